@@ -1,0 +1,20 @@
+"""metarun: train, sweep and compare few-shot learners.
+
+From Python, `metarun.load(PATH)` gives the trained learner of a run's folder, ready for `adapt(support)`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from metarun.algos.learner import Learner
+
+
+def load(path: str | Path) -> Learner:
+    """The trained learner of a run's folder, in evaluation mode; see `metarun.run.load`."""
+    from metarun.run import load as load_run  # torch takes seconds to import, the command line must not
+
+    return load_run(path)

@@ -1,0 +1,202 @@
+"""The one abstraction: a learner says how it uses a support set, and what it minimises over tasks.
+
+Both are written for ONE task, in the paper's symbols; batching over tasks is shared (`over_tasks`). See
+`metarun/algos/maml.py` for the smallest complete example.
+"""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils import _pytree as pytree
+
+from metarun.backbones.norm import (
+    batch_norms,
+    last_statistics,
+    recording,
+    statistics_of_first,
+    uses_support_statistics,
+)
+from metarun.tasks.task import Batch, Examples, Kind, Task, TaskLoss
+
+
+class Gaussian(NamedTuple):
+    """A predictive normal distribution per target dimension; both `[n, d]`."""
+
+    mean: Tensor
+    variance: Tensor
+
+
+class Samples(NamedTuple):
+    """Predictions of S sampled models, `[S, n, d]` (regression) or logits `[S, n, ways]`."""
+
+    values: Tensor
+
+
+Prediction = Tensor | Gaussian | Samples
+Predictor = Callable[[Tensor], Prediction]
+Backbone = Callable[..., nn.Module]  # backbone(outputs=ways) ends in a linear layer, outputs=None in an embedding
+
+
+class Stage(NamedTuple):
+    """A stretch of training: the stream it draws from, its share of `run.iterations`, its objectives in turn."""
+
+    stream: str = "episodes"
+    share: float = 1.0
+    objectives: tuple[str, ...] = ("all",)
+
+
+class Learner(nn.Module, ABC):
+    """A few-shot learner. Subclasses define `adapt`, or `trajectory` where adaptation goes in steps.
+
+    Attributes
+        stages: what it trains on, in order; shares sum to one. Empty: it is not trained.
+        evaluation_stream: the stream it is validated and tested on.
+        takes: the kinds of task it makes sense for.
+        inner_steps, eval_steps: adaptation steps in training, and where the headline is measured.
+        vectorized: False runs task after task (for `nn.LSTM` and whatever else fails under vmap).
+        progress: 0-dim buffer, iteration / iterations, set by the loop. Blend with it; an `if` on it breaks
+            compiled and fused runs.
+    """
+
+    stages: tuple[Stage, ...] = (Stage(),)
+    evaluation_stream: ClassVar[str] = "episodes"
+    takes: ClassVar[tuple[Kind, ...]] = ("classification", "regression")
+    inner_steps: int = 0
+    eval_steps: int = 0
+    vectorized: bool = True
+    progress: Tensor
+
+    def __init__(self, loss: TaskLoss) -> None:
+        super().__init__()
+        self.loss = loss
+        self.register_buffer("progress", torch.zeros(()))
+
+    # ------------------------------------------------------------------------------- the paper: for one task
+
+    def adapt(self, support: Examples, noise: Any = ()) -> Predictor:
+        """The inner problem: from a support set to a predictor of queries.
+
+        Takes `inner_steps` steps in training mode and `eval_steps` in evaluation mode.
+        """
+        steps = self.inner_steps if self.training else self.eval_steps
+        *_, last = self.trajectory(support, steps, noise)
+        return last
+
+    def trajectory(self, support: Examples, steps: int, noise: Any = ()) -> Iterator[Predictor]:
+        """The predictors after 0, 1, ..., `steps` steps. One that adapts at once has just the one."""
+        del steps  # no steps to count
+        yield self.adapt(support, noise)
+
+    def meta_loss(self, task: Any, noise: Any = ()) -> Tensor:
+        """The outer problem: what is minimised over tasks, a scalar. Default: the task loss on the query set."""
+        return self.loss(self.adapt(task.support, noise)(task.query.x), task.query.y)
+
+    # -------------------------------------------------------------------------------- shared, seldom overridden
+
+    def over_tasks(self, f: Callable, *batched: Any) -> Any:
+        """`f` of each task; every leaf of the arguments and of the result leads with T.
+
+        Random numbers inside `f` are an error: they come in as `noise` (metarun/loop.py says why).
+        """
+        if self.vectorized:
+            return torch.func.vmap(f, randomness="error")(*batched)
+        results = [f(*pytree.tree_map(lambda leaf, t=t: leaf[t], batched)) for t in range(count_tasks(batched))]
+        return pytree.tree_map(lambda *leaves: torch.stack(leaves), *results)
+
+    def forward(self, batch: Batch, noise: Any = (), objective: str = "all") -> Tensor:
+        """Meta-losses `[T]` of a batch of tasks, for one of the stage's objectives.
+
+        Batch norms in mode `running` hand out their statistics, which are gathered here, outside vmap, and
+        taken in by `after_step`.
+        """
+        del objective  # only learners with several objectives look at it
+        running = [norm for norm in batch_norms(self) if norm.mode == "running" and norm.training]
+        if not running:
+            return self.over_tasks(self.meta_loss, batch, noise)
+
+        def with_statistics(task: Any, noise: Any) -> tuple[Tensor, list]:
+            with recording(self) as norms:
+                return self.meta_loss(task, noise), last_statistics(norms)
+
+        losses, statistics = self.over_tasks(with_statistics, batch, noise)
+        for norm, (mean, var) in zip(running, statistics, strict=True):
+            norm.gather(mean, var)
+        return losses
+
+    def after_step(self) -> None:
+        """Follows each outer step: running statistics take in what the step's forward passes gathered."""
+        for norm in batch_norms(self):
+            norm.take_in()
+
+    def noise(self, batch: Batch, steps: int, generator: torch.Generator) -> Any:
+        """All that one outer step (or evaluation) draws at random, every leaf `[T, ...]`; drawn outside vmap."""
+        del batch, steps, generator
+        return ()
+
+    def parameter_groups(self) -> list[dict]:
+        """`name`, `params`, and optionally `lr` and `optimizer` (a factory). One optimizer each.
+
+        An objective steps the group of its name; `all` steps every group.
+        """
+        return [{"name": "meta", "params": list(self.parameters())}]
+
+    def inspect(self) -> dict[str, float]:
+        """What it has to tell of itself (mask probabilities, learned rates); logged as `learner/NAME`."""
+        return {}
+
+    def cast(self, batch: Any) -> Any:
+        """Floating-point leaves of a batch in the learner's precision; all others as they are."""
+        dtype = self.progress.dtype
+        return pytree.tree_map(lambda leaf: leaf.to(dtype) if leaf.is_floating_point() else leaf, batch)
+
+    # --------------------------------------------------------------------------------------- for its subclasses
+
+    def number(self, name: str, value: float) -> None:
+        """Register a number that sweeps may vary, as a 0-dim buffer.
+
+        A Python float would be compiled into the program and could not differ between fused replicas. It is
+        not saved with the weights, so loading another run's weights does not bring its `inner_lr`.
+        """
+        self.register_buffer(name, torch.tensor(float(value)), persistent=False)
+
+    def network_predictor(self, net: nn.Module, params: dict[str, Tensor], support: Examples) -> Predictor:
+        """The network under `params`; queries are normalised as its batch norms' mode says (backbones/norm.py)."""
+
+        def predict(x: Tensor) -> Tensor:
+            if uses_support_statistics(net):
+                with statistics_of_first(net, len(support.x)):
+                    return functional_call(net, params, (torch.cat([support.x, x]),))[len(support.x) :]
+            return functional_call(net, params, (x,))
+
+        return predict
+
+
+def count_tasks(batch: Any) -> int:
+    """T: the leading dimension that all leaves of a batch share."""
+    return pytree.tree_leaves(batch)[0].shape[0]
+
+
+def slice_tasks(batch: Any, start: int, stop: int) -> Any:
+    """Tasks `start` to `stop` of a batch."""
+    return pytree.tree_map(lambda leaf: leaf[start:stop], batch)
+
+
+def require_positive(**values: float) -> None:
+    """Refuse values that are not above zero, naming the argument and what came."""
+    for name, value in values.items():
+        if not value > 0:
+            raise ValueError(f"{name} must be above 0, got {value}")
+
+
+def require_counts(**values: int) -> None:
+    """Refuse values that are not whole numbers of at least zero."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise ValueError(f"{name} must be a whole number of at least 0, got {value!r}")
+

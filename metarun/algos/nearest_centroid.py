@@ -1,0 +1,63 @@
+"""Nearest centroid on raw inputs: the classifier that learns nothing from other tasks.
+
+Tibshirani, Hastie, Narasimhan, Chu: Diagnosis of multiple cancer types by shrunken centroids of gene
+expression, PNAS 99(10), 2002, doi 10.1073/pnas.082099299, without the shrinkage; also prototypical networks
+(Snell, Swersky, Zemel, NeurIPS 2017, arXiv 1703.05175, eq. 1 and 2) with the identity for an embedding. Code to
+compare with: sklearn.neighbors.NearestCentroid.
+
+Inner problem:      c_k = mean of x over the support examples of class k
+                    logit_k(x) = - || x - c_k ||^2
+Outer problem:      none
+
+    symbol   code          shape / unit
+    x        support.x     [n, ...], flattened to [n, d]
+    c        centroids     [ways, d]
+
+Differences from the papers
+    - None: no shrinkage, Euclidean distance.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from metarun.algos.learner import Backbone, Learner, Predictor, Stage
+from metarun.tasks.task import Examples, Kind, TaskLoss
+
+
+class NearestCentroid(Learner):
+    """The class whose mean support image is nearest. It has no parameters.
+
+    Every class must have a support example: the centroid of one that has none is NaN.
+
+    Args:
+        backbone: offered to every learner; not used, for distances are between raw inputs.
+        outputs: ways.
+        loss: the task loss, for reporting.
+    """
+
+    stages: tuple[Stage, ...] = ()
+    takes: ClassVar[tuple[Kind, ...]] = ("classification",)
+
+    def __init__(self, backbone: Backbone, outputs: int, loss: TaskLoss) -> None:
+        super().__init__(loss)
+        del backbone
+        self.ways = outputs
+
+    def adapt(self, support: Examples, noise: Any = ()) -> Predictor:
+        del noise  # draws nothing
+        x = support.x.flatten(1)
+        # One-hot means, for under vmap no class can be picked out by an index that depends on the data.
+        member = (support.y[:, None] == torch.arange(self.ways, device=x.device)).to(x.dtype)
+        centroids = (member / member.sum(0)).T @ x
+
+        def predict(query: Tensor) -> Tensor:
+            # || q - c ||^2 multiplied out, about the mean centroid, where rounding costs least.
+            origin = centroids.mean(0)
+            q, c = query.flatten(1) - origin, centroids - origin
+            return 2 * q @ c.T - q.square().sum(1, keepdim=True) - c.square().sum(1)
+
+        return predict

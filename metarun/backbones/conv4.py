@@ -1,0 +1,72 @@
+"""The four-block convolutional network of the few-shot literature (Vinyals 2016; MAML's code: cbfinn/maml, maml.py)."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+
+from metarun.backbones.init import initialise
+from metarun.backbones.norm import make_norm
+
+
+class Conv4(nn.Module):
+    """Blocks of 3x3 convolution, normalisation and ReLU; `[n, C, H, W]` to `[n, outputs]` or to features.
+
+    Args:
+        in_shape: `(C, H, W)`.
+        outputs: width of the last, linear layer. None: no last layer, the network ends in its features.
+        filters: channels of every block.
+        blocks: how many blocks.
+        downsample: `stride` (convolutions of stride 2, no pooling: MAML's Omniglot network) or `max_pool` (2x2
+            after each block: its mini-ImageNet network).
+        features: `mean` over positions (MAML's Omniglot network) or `flatten`.
+        norm: a name of `metarun.backbones.norm.make_norm`.
+        init: a name of `metarun.backbones.init.initialise`.
+
+    Raises:
+        ValueError: an unknown choice, or images too small for the number of blocks.
+    """
+
+    def __init__(
+        self,
+        in_shape: tuple[int, ...],
+        outputs: int | None,
+        filters: int,
+        blocks: int,
+        downsample: str,
+        features: str,
+        norm: str,
+        init: str,
+    ) -> None:
+        super().__init__()
+        if downsample not in ("stride", "max_pool"):
+            raise ValueError(f"backbone.downsample must be stride or max_pool; got {downsample!r}")
+        if features not in ("mean", "flatten"):
+            raise ValueError(f"backbone.features must be mean or flatten; got {features!r}")
+        if len(in_shape) != 3:
+            raise ValueError(f"backbone conv4 takes images (C, H, W); the data has inputs of shape {tuple(in_shape)}")
+        channels, *size = in_shape
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        for number in range(1, blocks + 1):
+            stride = 2 if downsample == "stride" else 1
+            layers[f"conv{number}"] = nn.Conv2d(channels, filters, 3, stride=stride, padding=1)
+            layers[f"norm{number}"] = make_norm(norm, filters)
+            layers[f"relu{number}"] = nn.ReLU()
+            if downsample == "max_pool":
+                layers[f"pool{number}"] = nn.MaxPool2d(2)
+            size = [side // 2 if downsample == "max_pool" else -(-side // 2) for side in size]
+            channels = filters
+        if min(size) < 1:
+            raise ValueError(f"backbone.blocks={blocks} leaves nothing of images of {in_shape[1]}x{in_shape[2]}")
+        self.blocks = nn.Sequential(layers)
+        self.pool_positions = features == "mean"
+        width = filters if self.pool_positions else filters * size[0] * size[1]
+        self.head = nn.Identity() if outputs is None else nn.Linear(width, outputs)
+        initialise(self, init)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.blocks(x)
+        x = x.mean((-2, -1)) if self.pool_positions else torch.flatten(x, 1)
+        return self.head(x)

@@ -1,0 +1,223 @@
+"""The command line: Hydra's, with our words where it is mistyped, and runs that go on or are tested again.
+
+Exit status: 0 completed, 1 failed, 2 refused before starting, 3 diverged, 130 and 143 interrupted; a multirun 1 if
+any cell failed, else 3 if any diverged.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import ConfigCompositionException, HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from metarun.conf_files import CONF, GROUPS, names
+
+HELP = """metarun: train, evaluate and sweep few-shot learners.
+
+Usage
+  metarun algo=maml data=omniglot               train one learner, test it on held-out tasks
+  metarun -m algo=maml,fomaml seed=0,1,2        the same for a grid
+  metarun run.resume=outputs/omniglot/maml/...  go on with an interrupted run
+
+Choices (GROUP=NAME)
+{choices}
+
+Common numbers (GROUP.KEY=VALUE; `--cfg job` prints all)
+  seed  run.iterations  run.meta_batch  run.eval_tasks  run.resume=PATH  run.init_from=PATH  run.evaluate=PATH
+  data.root=PATH  data.ways  data.shots  data.queries  data.split  algo.inner_lr  algo.inner_steps  algo.eval_steps
+  optimizer.lr  optimizer.schedule  backbone.init  device.threads  device.compile  tracker.mode=offline|online
+
+Hydra's own
+  -m/--multirun  sweep over comma-separated values      --cfg job  print the configuration, run nothing
+  --info         what was composed from which file      -sc install=bash  shell completion (also zsh, fish)
+  --hydra-help   all of Hydra's flags
+"""
+
+_exit_statuses: list[int] = []  # of the jobs run in this process
+
+
+def help_text() -> str:
+    """What `metarun --help` prints: the choices of every group are read from conf/."""
+    width = max(map(len, GROUPS))
+    lines = []
+    for group in GROUPS:
+        line = f"  {group:<{width}} "
+        for name in names(group) or ["(none yet)"]:
+            if len(line) + len(name) > 110:
+                lines.append(line)
+                line = " " * (width + 3)
+            line += f" {name}"
+        lines.append(line)
+    return HELP.format(choices="\n".join(lines))
+
+
+OmegaConf.register_new_resolver("metarun_help", help_text, replace=True)
+OmegaConf.register_new_resolver("metarun_name", lambda name: name.replace("/", "-"), replace=True)
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def _job(cfg: DictConfig) -> float | None:
+    """One run; returns its headline metric (what a sweeper searches by)."""
+    from metarun.run import Refused, run, saved_config  # imports torch, which --help must not wait for
+
+    context = HydraConfig.get()
+    multirun = context.mode == RunMode.MULTIRUN
+    folder = Path(context.runtime.output_dir)
+    choices = {str(group): str(name) for group, name in context.runtime.choices.items()}
+    overrides = list(context.overrides.task)
+    try:
+        if cfg.run.resume:
+            path = cfg.run.resume
+            cfg, choices = saved_config(folder)
+            overrides = [entry for entry in _saved_overrides(folder) if not entry.startswith("run.resume=")]
+            cfg.run.resume = path
+        result = run(cfg, choices, folder, overrides)
+    except Refused as error:  # not raised on: Hydra would print more, and end a multirun
+        print(f"metarun: {error}", file=sys.stderr)
+        if not cfg.run.resume:
+            _remove_unused(folder)
+        result = {"exit_status": 2, "mean": None}
+    _exit_statuses.append(result["exit_status"])
+    if multirun and result["exit_status"] > 128:
+        raise KeyboardInterrupt  # a signal is for the whole sweep, not for the cell it happened to hit
+    return result["mean"]
+
+
+def _remove_unused(folder: Path) -> None:
+    """Drop the folder that Hydra made for a run that was refused, if nothing but Hydra's own files is in it."""
+    if all(entry.name in (".hydra", "metarun.log") for entry in folder.iterdir()):
+        shutil.rmtree(folder)
+
+
+def main() -> NoReturn:
+    """Entry point of the console script; never returns."""
+    show_traceback = "HYDRA_FULL_ERROR" in os.environ
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and what is printed is ours to say
+    os.environ.setdefault("WANDB_SILENT", "true")
+    try:
+        sys.argv[1:] = _with_saved_overrides(sys.argv[1:])
+        _job()
+    except KeyboardInterrupt:
+        sys.exit(max([130, *_exit_statuses]))
+    except Exception as error:
+        if show_traceback or not _is_refusal(error):
+            raise
+        print(f"metarun: {explain(error, sys.argv[1:])}", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(_total(_exit_statuses))
+
+
+def _total(statuses: list[int]) -> int:
+    """The exit status of one run, or of the cells of a multirun."""
+    if len(statuses) == 1:
+        return statuses[0]
+    bad = [status for status in statuses if status not in (0, 3)]
+    return 1 if bad else 3 if 3 in statuses else 0
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Whether it is the user's input that is at fault."""
+    return isinstance(error, HydraException | OmegaConfBaseException)
+
+
+# ------------------------------------------------------------------------------------------------- going on, again
+
+
+def _with_saved_overrides(arguments: list[str]) -> list[str]:
+    """Arguments of a command that goes on with a run or tests it again: that run's overrides come first.
+
+    Raises:
+        HydraException: no run there, or an override contradicts what the run was started with.
+    """
+    values = dict(entry.split("=", 1) for entry in arguments if "=" in entry and not entry.startswith("-"))
+    resume, again = values.get("run.resume"), values.get("run.evaluate")
+    path = resume or again
+    if path in (None, "null", ""):
+        return arguments
+    assert path is not None
+    folder = Path(path)
+    if not (folder / ".hydra" / "config.yaml").is_file():
+        raise HydraException(f"{path} is no run's folder: it has no .hydra/config.yaml")
+    saved = [e for e in _saved_overrides(folder) if not e.startswith(("run.resume=", "run.evaluate=", "hydra."))]
+    if resume is None:
+        return [*(entry for entry in saved if entry.split("=", 1)[0].lstrip("+~") not in values), *arguments]
+    _refuse_contradiction(folder, {k: v for k, v in values.items() if k != "run.resume"})
+    flags = [entry for entry in arguments if entry.startswith("-")]
+    return [*flags, *saved, f"run.resume={path}", f"hydra.run.dir={path}", "hydra.output_subdir=null"]
+
+
+def _saved_overrides(folder: Path) -> list[str]:
+    return list(OmegaConf.load(folder / ".hydra" / "overrides.yaml"))
+
+
+def _refuse_contradiction(folder: Path, given: dict[str, str]) -> None:
+    """A resumed run is the run that was started: an override may repeat its values, not change them."""
+    saved = OmegaConf.load(folder / ".hydra" / "config.yaml")
+    chosen = OmegaConf.load(folder / ".hydra" / "hydra.yaml").hydra.runtime.choices
+    for key, text in given.items():
+        had = chosen[key] if key in chosen else OmegaConf.select(saved, key)  # type: ignore[arg-type]
+        wanted = OverridesParser.create().parse_override(f"{key}={text}").value()
+        if had != wanted:
+            raise HydraException(
+                f"{key}={text} contradicts the run in {folder}, which has {key}={had}. "
+                "A resumed run goes on as it was started; for other settings start a new one with run.init_from"
+            )
+
+
+# ------------------------------------------------------------------------------------------------- what is at fault
+
+
+def explain(error: BaseException, arguments: list[str]) -> str:
+    """One message for a refused command: what came, and what there is to choose from."""
+    text = str(error)
+    missing = re.search(r"(?:Could not find|In '[^']*': Could not find) '([\w./-]+)'", text)
+    if missing and "/" in missing.group(1):
+        group, _, name = missing.group(1).partition("/")
+        if group in GROUPS:
+            return f"there is no {group}={name}{_nearest(name, names(group))}\nChoices of {group}: {', '.join(names(group))}"
+    key = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text)
+    if key:
+        keys = _all_keys(arguments)
+        near = difflib.get_close_matches(key.group(1), keys, n=4, cutoff=0.5)
+        listing = ", ".join(near) or ", ".join(sorted({k.split(".")[0] for k in keys}))
+        return f"there is no setting {key.group(1)}. Nearest: {listing}. `metarun --cfg job` prints all"
+    if isinstance(error, ConfigCompositionException) and error.__cause__ is not None:
+        return f"{text}\n{error.__cause__}"
+    return text
+
+
+def _nearest(name: str, choices: list[str]) -> str:
+    near = difflib.get_close_matches(name, choices, n=1, cutoff=0.4)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _all_keys(arguments: list[str]) -> list[str]:
+    """Dotted keys of the configuration that the command's valid group choices compose."""
+    groups = [a for a in arguments if a.partition("=")[0] in GROUPS and "," not in a]
+    try:
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = hydra.compose("config", overrides=groups)
+    except HydraException:
+        return list(GROUPS)
+    return list(_leaves(OmegaConf.to_container(cfg, resolve=False), ""))
+
+
+def _leaves(node: Any, prefix: str) -> list[str]:
+    if not isinstance(node, dict):
+        return [prefix]
+    found = [prefix] if prefix else []
+    for key, value in node.items():
+        found += _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+    return found

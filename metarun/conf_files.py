@@ -1,0 +1,32 @@
+"""The folder of YAML files: where it is, and what it holds."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+# A wheel carries conf/ inside the package. A checkout, also an editable install, reads the top-level one.
+_INSIDE = Path(__file__).parent / "conf"
+CONF = _INSIDE if _INSIDE.is_dir() else Path(__file__).parents[1] / "conf"
+
+GROUPS = ("data", "algo", "backbone", "device", "optimizer", "tracker", "experiment")
+
+
+def names(group: str) -> list[str]:
+    """The choices of a group, e.g. `maml` and `learn2learn/maml`."""
+    folder = CONF / group
+    return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
+
+
+@cache
+def describe(group: str, name: str) -> dict[str, Any]:
+    """The group's own keys in a choice's file, with those of the choice it builds on, uninterpolated."""
+    content = yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
+    merged: dict[str, Any] = {}
+    for entry in content.get("defaults", []):
+        if isinstance(entry, str) and not entry.startswith("_self_"):
+            merged |= describe(group, entry)
+    return merged | (content.get(group, content) or {})

@@ -1,0 +1,100 @@
+"""Where a run computes: device, threads, precision, compilation, determinism."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import sys
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from metarun.algos.learner import Learner
+
+PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
+COMPILE_FROM = {"convolutional": 4_000, "other": 40_000}  # iterations from which compiling pays (see compile_pays)
+
+
+@dataclass
+class Device:
+    """The device group of the configuration.
+
+    Args:
+        name: `auto` (CUDA where there is one, then MPS, then CPU), `cpu`, `cuda`, `mps`, or torch's `cuda:1`.
+        threads: CPU threads of torch; None leaves torch's own choice.
+        precision: `float32` or `float64` for weights, data and gradients.
+        compile: True, False, or `auto` (a rule: `compile_pays`).
+        deterministic: ask torch for deterministic kernels.
+        task_chunk: at most so many tasks in one forward pass, to bound memory; None: all at once.
+
+    Raises:
+        ValueError: an unknown precision or device, or one that this machine lacks.
+    """
+
+    name: str
+    threads: int | None
+    precision: str
+    compile: bool | str
+    deterministic: bool
+    task_chunk: int | None
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"device.precision must be one of {', '.join(PRECISIONS)}; got {self.precision!r}")
+        if self.compile not in (True, False, "auto"):
+            raise ValueError(f"device.compile must be true, false or auto; got {self.compile!r}")
+        for name, value in {"threads": self.threads, "task_chunk": self.task_chunk}.items():
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ValueError(f"device.{name} must be a whole number of at least 1, or null; got {value!r}")
+        self.torch_device = _find(self.name)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return PRECISIONS[self.precision]
+
+    def set_up(self) -> None:
+        """Set threads and determinism for this process."""
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        torch.use_deterministic_algorithms(self.deterministic, warn_only=True)
+        # Filling every uninitialised tensor costs time and hides nothing that is tested here.
+        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.backends.cudnn.benchmark = not self.deterministic
+
+    def compiles(self, learner: Learner, iterations: int) -> bool:
+        """Whether to compile the learner; a rule, never a stopwatch, since compiling changes the last digits."""
+        return compile_pays(learner, iterations) if self.compile == "auto" else bool(self.compile)
+
+
+def _find(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device.name must be auto, cpu, cuda or mps; got {name!r}") from error
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available.get(device.type, False):
+        raise ValueError(f"device.name={name}: this machine has no such device; device=auto takes what there is")
+    return device
+
+
+def compile_pays(learner: Learner, iterations: int) -> bool:
+    """Whether compilation, some 30 seconds on two cores, is earned back by a margin.
+
+    Measured on two cores: a compiled outer step of the sinusoid's network saves about 1 ms, one of conv4 on Omniglot
+    about 20 ms.
+    """
+    if not learner.vectorized or not learner.stages or shutil.which("c++") is None:
+        return False
+    convolutional = any(isinstance(module, nn.Conv2d) for module in learner.modules())
+    return iterations >= COMPILE_FROM["convolutional" if convolutional else "other"]
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """The most memory this process has held so far: on the GPU where it computes there, else resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes / (2**20 if sys.platform == "darwin" else 2**10)  # macOS counts in bytes

@@ -1,0 +1,147 @@
+"""The metric of held-out tasks after 0, 1, ..., S adaptation steps, task by task and with its interval."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from metarun.algos.learner import Gaussian, Learner, Prediction, Samples, count_tasks, slice_tasks
+from metarun.backbones.norm import batch_norms, inductive
+from metarun.results import Estimate
+from metarun.tasks.task import BLOCK, Batch, Kind, Part, Task, TaskSet, stream_generator
+
+
+@dataclass
+class Evaluation:
+    """Metrics of held-out tasks: `values[name]` is `[tasks, steps + 1]`, column k after k adaptation steps.
+
+    A learner that adapts at once has a single column.
+    """
+
+    headline: str
+    step: int
+    values: dict[str, np.ndarray]
+    episodes: str = ""  # hash of the tasks
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def estimate(self, metric: str | None = None, step: int | None = None) -> Estimate:
+        """Mean and interval of a metric (the headline) after a number of steps (where the headline is taken)."""
+        values = self.values[metric or self.headline]
+        return Estimate.of(values[:, min(self.step if step is None else step, values.shape[1] - 1)])
+
+    def curve(self) -> list[dict[str, float]]:
+        """The headline after each number of steps, as `result.json` has it."""
+        columns = self.values[self.headline].shape[1]
+        return [{"step": k, **self.estimate(step=k).as_dict()} for k in range(columns)]
+
+
+def evaluate(
+    learner: Learner,
+    data: TaskSet,
+    part: Part,
+    tasks: int,
+    steps: int,
+    chunk: int | None = None,
+    on_block: Callable[[int], object] = lambda done: None,
+) -> Evaluation:
+    """Evaluate a learner on the first `tasks` held-out tasks of a part.
+
+    The tasks are the same for every learner, run and seed. The learner's own random numbers are seeded by the
+    block of tasks, so that the same learner always gets the same figures.
+
+    Args:
+        learner: it is put into evaluation mode and back.
+        data: where the tasks come from.
+        part: `val` or `test`.
+        tasks: how many.
+        steps: the longest adaptation to look at; the headline is at `learner.eval_steps`.
+        chunk: at most so many tasks at a time, to bound memory; it does not change the numbers.
+        on_block: called with the number of tasks done.
+    """
+    steps = max(steps, learner.eval_steps) if learner.eval_steps or learner.inner_steps else 0
+    digest = hashlib.sha256()
+    collected: list[dict[str, np.ndarray]] = []
+    was_training = learner.training
+    learner.eval()
+    try:
+        for block, batch in _blocks(data, part, learner.evaluation_stream, tasks):
+            noise = learner.noise(batch, steps, stream_generator(data.device, "evaluation", part, block))
+            batch, noise = learner.cast((batch, noise))
+            digest.update(batch.query.y.cpu().numpy().tobytes())
+            digest.update(batch.query.x.double().sum(tuple(range(2, batch.query.x.dim()))).cpu().numpy().tobytes())
+            collected.append(evaluate_batch(learner, data.kind, batch, noise, steps, chunk))
+            on_block(min((block + 1) * BLOCK, tasks))
+    finally:
+        learner.train(was_training)
+    values = {name: np.concatenate([entry[name] for entry in collected]) for name in collected[0]}
+    return Evaluation(data.metric, learner.eval_steps, values, digest.hexdigest()[:16])
+
+
+def _blocks(data: TaskSet, part: Part, stream: str, tasks: int) -> Iterator[tuple[int, Task]]:
+    for block in range(-(-tasks // BLOCK)):
+        batch = data.held_out(part, stream, block)
+        yield block, slice_tasks(batch, 0, min(BLOCK, tasks - block * BLOCK))
+
+
+def evaluate_batch(
+    learner: Learner, kind: Kind, batch: Batch, noise: Any, steps: int, chunk: int | None = None
+) -> dict[str, np.ndarray]:
+    """Metrics `[T, steps + 1]` of a batch of tasks after 0..steps adaptation steps."""
+
+    def task_metrics(task: Task, noise: Any) -> dict[str, Tensor]:
+        rows = [_both_ways(learner, kind, predictor, task) for predictor in learner.trajectory(task.support, steps, noise)]
+        return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+    size = chunk or count_tasks(batch)
+    with torch.no_grad():
+        parts = [
+            learner.over_tasks(task_metrics, slice_tasks(batch, at, at + size), slice_tasks(noise, at, at + size))
+            for at in range(0, count_tasks(batch), size)
+        ]
+    return {name: torch.cat([p[name] for p in parts]).double().cpu().numpy() for name in parts[0]}
+
+
+def _both_ways(learner: Learner, kind: Kind, predictor: Callable, task: Task) -> dict[str, Tensor]:
+    """Metrics of one predictor, and `NAME_inductive` where queries share batch statistics."""
+    row = METRICS[kind](predictor(task.query.x), task.query.y)
+    if kind == "classification":
+        if any(norm.mode == "batch" for norm in batch_norms(learner)):
+            with inductive(learner):
+                apart = METRICS[kind](predictor(task.query.x), task.query.y)
+            row["accuracy_inductive"] = apart["accuracy"]
+        else:
+            row["accuracy_inductive"] = row["accuracy"]
+    return row
+
+
+def _classification(prediction: Prediction, y: Tensor) -> dict[str, Tensor]:
+    """Accuracy and negative log-likelihood (nats) of class scores `[n, ways]`; samples are averaged as probabilities."""
+    if isinstance(prediction, Samples):
+        log_p = prediction.values.log_softmax(-1).logsumexp(0) - np.log(len(prediction.values))
+    else:
+        log_p = prediction.log_softmax(-1)
+    accuracy = (log_p.argmax(-1) == y).to(log_p.dtype).mean()
+    return {"accuracy": accuracy, "nll": -log_p.gather(-1, y.unsqueeze(-1)).mean()}
+
+
+def _regression(prediction: Prediction, y: Tensor) -> dict[str, Tensor]:
+    """Mean squared error of the point prediction; for a predictive distribution its negative log-likelihood too."""
+    if isinstance(prediction, Gaussian):
+        nll = F.gaussian_nll_loss(prediction.mean, y, prediction.variance, full=True)
+        return {"mse": F.mse_loss(prediction.mean, y), "nll": nll}
+    if isinstance(prediction, Samples):
+        prediction = prediction.values.mean(0)
+    return {"mse": F.mse_loss(prediction, y)}
+
+
+METRICS: dict[str, Callable[[Any, Tensor], dict[str, Tensor]]] = {
+    "classification": _classification,
+    "regression": _regression,
+}

@@ -1,0 +1,171 @@
+"""A run's figures as PNG: the metric while adapting, the metric while training, and adapted sinusoids.
+
+Drawn with matplotlib's Agg canvas, which needs no screen and no global state; matplotlib is imported when the
+first figure is drawn. Colours are Okabe and Ito's, told apart with every common colour blindness.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metarun.tracking.jsonl import read_metrics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DPI = 150
+TRUTH, INK = "#9a9a9a", "#222222"
+BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
+STYLES = ((ORANGE, (0, (1, 1.2))), (GREEN, (0, (5, 1.5))), (BLUE, "solid"), (PURPLE, (0, (5, 1.5, 1, 1.5))))
+
+
+def step_curve(rows: Sequence[Mapping[str, Any]], metric: str, path: Path) -> None:
+    """Draws the mean with its 95% interval, and the median, after 0..S adaptation steps.
+
+    Args:
+        rows: {step, mean, ci95, median}, as `steps` in result.json; a missing number (None) leaves a gap.
+        metric: its name; accuracies between 0 and 1 are shown in percent.
+        path: the PNG, written whole or not at all.
+    """
+    scale = scale_of(metric)
+    steps = [row["step"] for row in rows]
+    mean, width, median = (scaled([row[key] for row in rows], scale) for key in ("mean", "ci95", "median"))
+    with new_figure(path, (5.0, 3.4)) as figure:
+        axes = figure.subplots()
+        axes.errorbar(
+            steps,
+            mean,
+            yerr=width,
+            color=BLUE,
+            marker="o",
+            markersize=4,
+            capsize=3,
+            label="mean, 95% interval",
+        )
+        axes.plot(steps, median, color=ORANGE, linestyle=(0, (4, 2)), linewidth=1.2, label="median")
+        label(axes, "adaptation steps", axis_name(metric))
+        axes.locator_params(axis="x", integer=True)
+        axes.legend(frameon=False)
+
+
+def learning_curve(metrics_jsonl_path: Path, metric: str, path: Path) -> None:
+    """Draws `train/METRIC` and `val/METRIC` of a metrics.jsonl against the iteration.
+
+    Args:
+        metrics_jsonl_path: a run's metrics.jsonl; a half-written last line is passed over.
+        metric: its name; accuracies between 0 and 1 are shown in percent.
+        path: the PNG, written whole or not at all.
+    """
+    rows = read_metrics(metrics_jsonl_path)
+    with new_figure(path, (5.0, 3.4)) as figure:
+        axes = figure.subplots()
+        styles: tuple[tuple[str, str, dict[str, Any]], ...] = (
+            ("train", "training tasks", {"color": TRUTH, "linewidth": 1.0}),
+            ("val", "validation tasks", {"color": BLUE, "linewidth": 1.6, "marker": "o", "markersize": 3}),
+        )
+        for part, name, style in styles:
+            points = [
+                (row["iteration"], row[f"{part}/{metric}"]) for row in rows if f"{part}/{metric}" in row
+            ]
+            if points:
+                iterations, values = zip(*points, strict=True)
+                axes.plot(iterations, scaled(values, scale_of(metric)), label=name, **style)
+        label(axes, "iteration (outer steps)", axis_name(metric))
+        if axes.lines:
+            axes.legend(frameon=False)
+
+
+def adapted_sinusoids(examples: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draws, task by task, the curve, its support points and the predictions before and after adapting.
+
+    Args:
+        examples: one a task, NumPy arrays: `x_support`, `y_support` [shots], `x`, `y` [points] (the true curve
+            on a dense grid), `predictions` {steps: y [points]} for at most four numbers of steps, `title`.
+        path: the PNG, written whole or not at all.
+
+    Raises:
+        ValueError: no example, or more than four numbers of steps.
+    """
+    if not examples:
+        raise ValueError("examples must hold at least one task")
+    if max(len(example["predictions"]) for example in examples) > len(STYLES):
+        raise ValueError(f"predictions may name at most {len(STYLES)} numbers of steps, one a colour")
+    columns = min(3, len(examples))
+    lines = ceil(len(examples) / columns)
+    with new_figure(path, (3.1 * columns, 2.3 * lines + 0.5)) as figure:
+        grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+        for axes, example in zip(grid.flat, examples, strict=False):
+            draw_task(axes, example)
+        for axes in grid.flat[len(examples) :]:
+            axes.remove()
+        figure.supxlabel("x", fontsize=9)
+        figure.supylabel("y", fontsize=9)
+        handles, names = grid[0, 0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside upper center", ncols=len(names), frameon=False, fontsize=9)
+
+
+def draw_task(axes: Axes, example: Mapping[str, Any]) -> None:
+    """One task of `adapted_sinusoids`."""
+    axes.plot(example["x"], example["y"], color=TRUTH, linewidth=1.0, label="truth")
+    for (steps, y), (color, dashes) in zip(sorted(example["predictions"].items()), STYLES, strict=False):
+        axes.plot(example["x"], y, color=color, linestyle=dashes, linewidth=1.7, label=steps_name(steps))
+    axes.plot(
+        example["x_support"],
+        example["y_support"],
+        "o",
+        color=INK,
+        markersize=4.5,
+        zorder=3,
+        label="support points",
+    )
+    label(axes, "", "")
+    axes.set_title(example.get("title", ""), fontsize=9)
+
+
+def steps_name(steps: int) -> str:
+    return "before adapting" if steps == 0 else "after 1 step" if steps == 1 else f"after {steps} steps"
+
+
+def scale_of(metric: str) -> float:
+    return 100.0 if metric.startswith("accuracy") else 1.0
+
+
+def axis_name(metric: str) -> str:
+    return f"{metric} (%)" if metric.startswith("accuracy") else metric
+
+
+def scaled(values: Sequence[float | None], scale: float) -> list[float]:
+    """Values in the axis's unit; None, JSON's NaN, is NaN again, which matplotlib leaves out."""
+    return [float("nan") if value is None else scale * value for value in values]
+
+
+def label(axes: Axes, x: str, y: str) -> None:
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(color="#e6e6e6", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
+
+
+@contextmanager
+def new_figure(path: Path, inches: tuple[float, float]) -> Iterator[Figure]:
+    """A figure (width, height in inches) that is saved to `path` when the block ends without an error."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=inches, layout="constrained")
+    FigureCanvasAgg(figure)
+    yield figure
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        figure.savefig(temporary, dpi=DPI, format="png")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

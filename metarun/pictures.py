@@ -1,0 +1,60 @@
+"""Pictures of what a learner predicts, before and after adaptation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from metarun import figures
+from metarun.algos.learner import Gaussian, Learner, Prediction, Samples
+from metarun.tasks.sinusoid import Sinusoid
+from metarun.tasks.task import Task, TaskSet, stream_generator
+
+SHOWN_STEPS = (0, 1, 10)
+
+
+def adapted_curves(learner: Learner, data: TaskSet, path: Path, tasks: int = 6, points: int = 200) -> None:
+    """Draw the learner's function on a few sinusoids before and after 1 and 10 steps; nothing for other data.
+
+    Args:
+        learner: a learner of the stream `episodes` (the oracle's input is no line to draw over).
+        data: where the tasks come from, the same ones for every run.
+        path: the PNG to write.
+        tasks: how many.
+        points: of the grid over x.
+    """
+    if not isinstance(data, Sinusoid) or learner.evaluation_stream != "episodes":
+        return
+    generator = stream_generator(data.device, "picture")
+    batch, parameters = data.curves(tasks, points, generator)
+    was_training = learner.training
+    learner.eval()
+    noise = learner.noise(batch, max(SHOWN_STEPS), generator)
+    batch, noise = learner.cast((batch, noise))
+
+    def curves(task: Task, noise: Any) -> list[Tensor]:
+        predictors = learner.trajectory(task.support, max(SHOWN_STEPS), noise)
+        return [_point(predictor(task.query.x)) for predictor in predictors]
+
+    with torch.no_grad():
+        values = learner.over_tasks(curves, batch, noise)
+    examples = []
+    for t, (amplitude, phase, frequency) in enumerate(parameters[..., 0].tolist()):
+        (x, y), (grid, truth) = pytree.tree_map(lambda leaf, t=t: leaf[t, :, 0].cpu().numpy(), batch)
+        shown = {step: values[step][t, :, 0].cpu().numpy() for step in SHOWN_STEPS if step < len(values)}
+        title = f"A {amplitude:.1f}, phase {phase:.1f}, frequency {frequency:.2f}"
+        examples.append(
+            {"x_support": x, "y_support": y, "x": grid, "y": truth, "predictions": shown, "title": title}
+        )
+    learner.train(was_training)
+    figures.adapted_sinusoids(examples, path)
+
+
+def _point(prediction: Prediction) -> Tensor:
+    if isinstance(prediction, Gaussian):
+        return prediction.mean
+    return prediction.values.mean(0) if isinstance(prediction, Samples) else prediction

@@ -1,0 +1,81 @@
+"""A run's result: the estimate of a metric with its interval, and `result.json`."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+Z95 = 1.959963984540054  # two-sided 95 % of the normal distribution
+
+
+class Estimate(NamedTuple):
+    """The mean of a metric over tasks and its 95 % interval.
+
+    `ci95` is half the interval's width, 1.96 standard errors over tasks: it says how well the mean over the task
+    distribution is known for this one trained learner, and nothing about other seeds.
+    """
+
+    mean: float
+    ci95: float
+    median: float
+    tasks: int
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> Estimate:
+        """From the metric of each task `[tasks]`; the interval of fewer than two tasks is infinite."""
+        tasks = len(values)
+        spread = float(values.std(ddof=1)) if tasks > 1 else math.inf
+        return cls(float(values.mean()), Z95 * spread / math.sqrt(tasks), float(np.median(values)), tasks)
+
+    def as_dict(self) -> dict[str, float]:
+        return {"mean": self.mean, "ci95": self.ci95, "median": self.median}
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4g} +- {self.ci95:.2g} ({self.tasks} tasks)"
+
+
+def without_nan(value: Any) -> Any:
+    """The same structure with None for every number that JSON does not know."""
+    if isinstance(value, dict):
+        return {key: without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Create or replace `path` whole or not at all; `write` gets the open temporary file beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide results from one's group
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON, atomically; NaN and infinity become null."""
+    text = json.dumps(without_nan(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """`result.json` of a run's folder.
+
+    Raises:
+        FileNotFoundError: the run left none (yet).
+    """
+    return json.loads((folder / "result.json").read_text())

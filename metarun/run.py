@@ -1,0 +1,538 @@
+"""One experiment: configuration -> objects -> fit -> evaluate -> result. The only module that sees both sides.
+
+Below it nothing knows of Hydra; above it nothing knows of torch's objects.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+import traceback
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from metarun import checkpoint
+from metarun.algos.learner import Learner
+from metarun.conf_files import describe, names
+from metarun.device import Device, peak_memory_mb
+from metarun.evaluate import Evaluation, evaluate, evaluate_batch
+from metarun.loop import Diverged, OuterOptimizer, Step, Training, fit
+from metarun.results import read_result, write_atomically, write_json
+from metarun.tasks.task import DataError, Task, TaskSet
+from metarun.tracking.console import Progress, print_result
+from metarun.tracking.jsonl import MetricsFile
+from metarun.tracking.tracker import Tracker
+
+STEADY_AFTER = 10  # outer steps that do not count as steady: allocation, caches, compilation
+
+
+class Refused(ValueError):
+    """The configuration makes no sense; said before anything starts."""
+
+
+class Interrupted(Exception):
+    """Stopped by a signal; the folder can be resumed."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}")
+        self.exit_status = 128 + signum
+
+
+@dataclass
+class Options:
+    """The `run` group, checked. Units and meanings stand in conf/config.yaml."""
+
+    iterations: int
+    meta_batch: int
+    eval_tasks: int
+    val_tasks: int
+    validate_every: int
+    log_every: int
+    curve_steps: int
+    checkpoint_seconds: float
+    keep: str
+    resume: str | None
+    init_from: str | None
+    evaluate: str | None
+
+    def __post_init__(self) -> None:
+        for name in ("iterations", "meta_batch", "eval_tasks", "val_tasks", "validate_every", "log_every"):
+            if not isinstance(value := getattr(self, name), int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"run.{name} must be a whole number of at least 1; got {value!r}")
+        if not isinstance(self.curve_steps, int) or self.curve_steps < 0:
+            raise ValueError(f"run.curve_steps must be a whole number of at least 0; got {self.curve_steps!r}")
+        if not isinstance(self.checkpoint_seconds, int | float) or self.checkpoint_seconds < 0:
+            raise ValueError(f"run.checkpoint_seconds must be seconds, at least 0; got {self.checkpoint_seconds!r}")
+        if self.keep not in ("best", "last"):
+            raise ValueError(f"run.keep must be best or last; got {self.keep!r}")
+
+
+@dataclass
+class Parts:
+    """What a configuration stands for."""
+
+    options: Options
+    device: Device
+    data: TaskSet
+    learner: Learner
+    outer: OuterOptimizer
+    seed: int
+
+
+# ------------------------------------------------------------------------------------- from configuration to objects
+
+
+def build(cfg: DictConfig, choices: dict[str, str]) -> Parts:
+    """The objects of a configuration; touches no data.
+
+    Args:
+        cfg: the composed configuration.
+        choices: the chosen name of each group (`algo`, `data`, `backbone`, ...), for messages.
+
+    Raises:
+        Refused: a value or a combination makes no sense; the message names the argument.
+    """
+    try:
+        options = Options(**cfg.run)
+        if not isinstance(cfg.seed, int) or isinstance(cfg.seed, bool):
+            raise ValueError(f"seed must be a whole number; got {cfg.seed!r}")
+        device = Device(**cfg.device)
+        data = instantiate(cfg.data, device=device.torch_device, _convert_="all")
+        learner_class = get_class(cfg.algo._target_)
+        _refuse_mismatch(learner_class, data, choices)
+        torch.manual_seed(cfg.seed)
+        stream = learner_class.evaluation_stream
+        outputs = data.outputs("test", stream)
+        offered: dict[str, Any] = {
+            "backbone": partial(instantiate(cfg.backbone, _partial_=True, _convert_="all"), data.in_shape(stream)),
+            "outputs": outputs,
+            "loss": data.loss,
+        }
+        wanted = signature(learner_class).parameters
+        given = {name: value for name, value in offered.items() if name in wanted}
+        learner = instantiate(cfg.algo, **given, _convert_="all").to(device.torch_device, device.dtype)
+        if "outputs" in wanted and learner.stages and data.outputs("train", learner.stages[-1].stream) != outputs:
+            raise ValueError(
+                f"data.train_ways must be data.ways={outputs} for algo={choices['algo']}, "
+                f"whose last layer has one unit for each way; got {data.outputs('train', learner.stages[-1].stream)}"
+            )
+        outer = instantiate(cfg.optimizer, _convert_="all")
+    except InstantiationException as error:
+        raise Refused(str(error.__cause__ or error)) from error
+    except (ValueError, TypeError, OmegaConfBaseException) as error:
+        raise Refused(str(error)) from error
+    return Parts(options, device, data, learner, outer, cfg.seed)
+
+
+def _refuse_mismatch(learner: type[Learner], data: TaskSet, choices: dict[str, str]) -> None:
+    """Refuse an algorithm on data whose tasks or streams it cannot use, and name the data that it can."""
+    streams = {stage.stream for stage in learner.stages} | {learner.evaluation_stream}
+    if data.kind in learner.takes and streams <= set(data.offers):
+        return
+    fitting = [
+        name
+        for name in names("data")
+        if (other := get_class(describe("data", name)["_target_"])).kind in learner.takes
+        and streams <= set(other.offers)
+    ]
+    reason = (
+        f"{choices['algo']} is for {' and '.join(learner.takes)}, {choices['data']} is {data.kind}"
+        if data.kind not in learner.takes
+        else f"{choices['algo']} needs the streams {', '.join(sorted(streams))}; "
+        f"{choices['data']} offers {', '.join(data.offers)}"
+    )
+    raise ValueError(f"algo={choices['algo']} cannot run on data={choices['data']}: {reason}. It runs on {', '.join(fitting)}.")
+
+
+def saved_config(folder: Path) -> tuple[DictConfig, dict[str, str]]:
+    """The configuration a run was started with, and its chosen groups.
+
+    Raises:
+        Refused: there is no run in that folder.
+    """
+    if not (folder / ".hydra" / "config.yaml").is_file():
+        raise Refused(f"{folder} is no run's folder: it has no .hydra/config.yaml")
+    cfg = OmegaConf.load(folder / ".hydra" / "config.yaml")
+    chosen = OmegaConf.load(folder / ".hydra" / "hydra.yaml").hydra.runtime.choices
+    assert isinstance(cfg, DictConfig)
+    return cfg, {str(group): str(name) for group, name in chosen.items()}
+
+
+def load(path: str | Path) -> Learner:
+    """The trained learner of a run's folder, in evaluation mode, ready for `adapt(support)`.
+
+    Args:
+        path: the run's folder. Its data need not be there.
+
+    Raises:
+        Refused: no run there.
+        FileNotFoundError: the run has no checkpoint.
+    """
+    folder = Path(path)
+    cfg, choices = saved_config(folder)
+    cfg.device.name = "auto"
+    learner = build(cfg, choices).learner
+    learner.load_state_dict(_weights(folder))
+    return learner.eval()
+
+
+def _weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights a finished run is judged by: its best, or where it kept none, its last."""
+    name = "best" if checkpoint.exists(folder / "checkpoint", "best") else "last"
+    return checkpoint.load(folder / "checkpoint", name).weights
+
+
+# ----------------------------------------------------------------------------------------------------- one experiment
+
+
+def run(cfg: DictConfig, choices: dict[str, str], folder: Path, overrides: list[str]) -> dict[str, Any]:
+    """Train, evaluate, and leave a folder that says everything about it.
+
+    Args:
+        cfg: the composed configuration (of a resumed run: the saved one, with `run.resume` set).
+        choices: the chosen name of each group.
+        folder: the run's folder.
+        overrides: what the command line changed.
+
+    Returns:
+        The content of `result.json`, with `exit_status` beside it (0, 1, 3, 130 or 143; see design).
+
+    Raises:
+        Refused: before anything started.
+    """
+    parts = build(cfg, choices)
+    job = Job(parts, cfg, choices, folder, overrides)
+    with _signals() as caught:
+        job.caught = caught
+        return job.run()
+
+
+class Job:
+    """One experiment under way. Its parts change; `result` says how it ended."""
+
+    def __init__(
+        self, parts: Parts, cfg: DictConfig, choices: dict[str, str], folder: Path, overrides: list[str]
+    ) -> None:
+        self.options, self.device, self.data = parts.options, parts.device, parts.data
+        self.learner, self.outer, self.seed = parts.learner, parts.outer, parts.seed
+        self.cfg, self.choices, self.folder, self.overrides = cfg, choices, folder, overrides
+        self.iterations = self.options.iterations if self.learner.stages and not self.options.evaluate else 0
+        self.device.set_up()
+        self.training = Training.begin(self.learner, self.outer, self.device.torch_device, self.seed)
+        self.caught: list[int] = []
+        self.best: float | None = None
+        self.last_metric: float | None = None
+        self.train_seconds = 0.0
+        self.compile_seconds = 0.0
+        self.compiled = self.device.compiles(self.learner, self.iterations)
+        self.step_seconds: deque[float] = deque(maxlen=5000)
+        self.tracker: Tracker | None = None
+        self._load_start()
+
+    def _load_start(self) -> None:
+        """Weights and state of another run, where one is named; all of it before anything starts."""
+        source = self.options.resume or self.options.init_from or self.options.evaluate
+        if source is None:
+            return
+        try:
+            if self.options.resume is None:
+                self.learner.load_state_dict(_weights(Path(source)))
+                self.learner.progress.zero_()
+            elif checkpoint.exists(self.folder / "checkpoint", "last"):
+                self._restore(checkpoint.load(self.folder / "checkpoint", "last"))
+        except (RuntimeError, FileNotFoundError) as error:
+            raise Refused(f"cannot start from {source}: {error}") from error
+
+    def _restore(self, saved: checkpoint.Checkpoint) -> None:
+        self.learner.load_state_dict(saved.weights)
+        self.training.load_state_dict(saved.state)
+        self.best, self.last_metric = saved.about["best"], saved.about["last_metric"]
+        self.train_seconds, self.compiled = saved.about["train_seconds"], saved.about["compiled"]
+
+    # ------------------------------------------------------------------------------------------------ the whole of it
+
+    def run(self) -> dict[str, Any]:
+        """Everything from the first draw to the last file; failures end in `result.json` too."""
+        if self.options.resume and (self.folder / "result.json").is_file():
+            done = read_result(self.folder)
+            if done["status"] == "completed":
+                print_result(done, self.folder)
+                return {**done, "exit_status": 0}
+        result: dict[str, Any] = {"status": "completed", "error": None}
+        exit_status = 0
+        try:
+            self.data.prepare()
+            self._start_tracker()
+            self._train()
+            result.update(self._test())
+        except Diverged as error:
+            exit_status = 3
+            result.update(status="diverged", error=str(error), iteration=error.iteration)
+        except (Interrupted, KeyboardInterrupt) as error:
+            exit_status = getattr(error, "exit_status", 130)
+            result.update(status="interrupted", error=str(error) or "stopped", iteration=self.training.iteration)
+        except DataError as error:
+            raise Refused(str(error)) from error
+        except Exception as error:
+            exit_status = 1
+            result.update(
+                status="failed",
+                error=f"{type(error).__name__}: {error}",
+                traceback=traceback.format_exc(),
+                iteration=self.training.iteration,
+            )
+        return self._close(result, exit_status)
+
+    def _close(self, result: dict[str, Any], exit_status: int) -> dict[str, Any]:
+        result = {**self._facts(), **result}
+        write_json(self.folder / "result.json", result)
+        if self.tracker is not None:
+            self.tracker.summary(result)
+            if exit_status == 0:
+                self.tracker.artifact(self.folder / "checkpoint")
+            self.tracker.finish(exit_status)
+        print_result(result, self.folder)
+        return {**result, "exit_status": exit_status}
+
+    def _start_tracker(self) -> None:
+        self.tracker = instantiate(self.cfg.tracker, _convert_="all")
+        about = self.folder / "checkpoint" / "tracker.json"
+        run_id = about.read_text().strip() if about.is_file() else None
+        config = {**OmegaConf.to_container(self.cfg, resolve=True), "choices": self.choices}  # type: ignore[dict-item]
+        name = f"{self.choices['data']}/{self.choices['algo']}/{self.folder.name}"
+        tags = [self.choices["algo"], self.choices["data"], self.choices["backbone"]]
+        self.tracker.start(self.folder, config, name, None, tags, run_id)
+        if self.tracker.run_id and not about.is_file():
+            write_atomically(about, lambda file: file.write(f"{self.tracker.run_id}".encode()))
+
+    # ---------------------------------------------------------------------------------------------------- training
+
+    def _train(self) -> None:
+        """Fit, with logging, validation and checkpoints between two steps."""
+        metrics = MetricsFile(self.folder / "metrics.jsonl")
+        metrics.cut(self.training.iteration)
+        began, before = time.perf_counter(), self.train_seconds
+        last_save = began
+        losses: list[float] = []
+        title = f"{self.choices['algo']} on {self.choices['data']}"
+        program = torch.compile(self.learner, dynamic=False) if self.compiled else None
+        steps = fit(
+            self.training, self.data, self.outer, self.iterations, self.options.meta_batch, self.device.task_chunk, program
+        )
+        try:
+            with Progress(self.iterations, title, self.data.metric) as progress:
+                progress.update(self.training.iteration, loss=None, metric=self.last_metric)
+                for number, step in enumerate(steps):
+                    self._time(number, step)
+                    losses.append(step.loss)
+                    self.train_seconds = before + time.perf_counter() - began
+                    if step.iteration % self.options.log_every == 0 or step.iteration == self.iterations:
+                        self._log(metrics, step, losses)
+                        losses = []
+                    if step.iteration % self.options.validate_every == 0 or step.iteration == self.iterations:
+                        self._validate(metrics, step.iteration)
+                    self.train_seconds = before + time.perf_counter() - began
+                    progress.update(step.iteration, loss=step.loss, metric=self.last_metric)
+                    due = time.perf_counter() - last_save >= self.options.checkpoint_seconds
+                    if due or self.caught or step.iteration == self.iterations:
+                        self._save("last")
+                        last_save = time.perf_counter()
+                    self._stop_if_asked()
+        finally:
+            metrics.close()
+            if self.iterations:
+                self.learner.progress.fill_(self.training.iteration / self.iterations)
+
+    def _time(self, number: int, step: Step) -> None:
+        if number == 0 and self.compiled:
+            self.compile_seconds = step.seconds
+        if number >= STEADY_AFTER or number > self.iterations // 2:
+            self.step_seconds.append(step.seconds)
+
+    def _log(self, metrics: MetricsFile, step: Step, losses: list[float]) -> None:
+        values = {"train/loss": sum(losses) / len(losses)}
+        if isinstance(step.batch, Task):
+            self.learner.eval()
+            scores = evaluate_batch(
+                self.learner, self.data.kind, step.batch, step.noise, self.learner.inner_steps, self.device.task_chunk
+            )
+            self.learner.train()
+            values[f"train/{self.data.metric}"] = float(scores[self.data.metric][:, -1].mean())
+        if self.step_seconds:
+            values["time/iterations_per_second"] = 1 / float(np.median(self.step_seconds))
+        values |= {f"learner/{name}": value for name, value in self.learner.inspect().items()}
+        self._record(metrics, values, step.iteration)
+
+    def _record(self, metrics: MetricsFile, values: dict[str, float], iteration: int) -> None:
+        values = {**values, "time/train_seconds": self.train_seconds}
+        metrics.log(values, iteration)
+        assert self.tracker is not None
+        self.tracker.log(values, iteration)
+
+    def _validate(self, metrics: MetricsFile, iteration: int) -> None:
+        """Score the held-out validation tasks; the best weights so far are kept as checkpoint `best`."""
+        scores = self._evaluate("val", self.options.val_tasks, self.learner.eval_steps, "validation")
+        self.last_metric = scores.estimate().mean
+        self._record(metrics, {f"val/{self.data.metric}": self.last_metric}, iteration)
+        better = self.best is None or (
+            self.last_metric > self.best if self.data.higher_is_better else self.last_metric < self.best
+        )
+        if better and np.isfinite(self.last_metric):
+            self.best = self.last_metric
+            if self.options.keep == "best":
+                self._save("best")
+
+    def _save(self, name: str) -> None:
+        """Write a checkpoint, unless the weights are already poisoned: the last good one stays."""
+        weights = self.learner.state_dict()
+        if not all(bool(torch.isfinite(w).all()) for w in weights.values()):
+            raise Diverged(self.training.iteration, "a meta-parameter became NaN or infinite")
+        about = {
+            "best": self.best,
+            "last_metric": self.last_metric,
+            "train_seconds": self.train_seconds,
+            "compiled": self.compiled,
+        }
+        state = self.training.state_dict()
+        checkpoint.save(self.folder / "checkpoint", name, self.training.iteration, weights, state, about)
+
+    def _stop_if_asked(self, *_: int) -> None:
+        if self.caught:
+            raise Interrupted(self.caught[0])
+
+    # ------------------------------------------------------------------------------------------------------ testing
+
+    def _evaluate(self, part: str, tasks: int, steps: int, what: str) -> Evaluation:
+        with Progress(tasks, f"{what}, {self.choices['algo']} on {self.choices['data']}", self.data.metric) as progress:
+            return evaluate(
+                self.learner,
+                self.data,
+                part,  # type: ignore[arg-type]
+                tasks,
+                steps,
+                self.device.task_chunk,
+                lambda done: (progress.update(done), self._stop_if_asked()),
+            )
+
+    def _test(self) -> dict[str, Any]:
+        """The held-out test at the weights to be judged, and its files: episodes, curves, pictures."""
+        if self.iterations and self.options.keep == "best":
+            self.learner.load_state_dict(_weights(self.folder))
+        scores = self._evaluate("test", self.options.eval_tasks, self.options.curve_steps, "test")
+        write_atomically(
+            self.folder / "episodes.npz",
+            lambda file: np.savez_compressed(file, headline_step=scores.step, **scores.values),  # type: ignore[arg-type]
+        )
+        curve = scores.curve()
+        self._figures(curve)
+        headline = scores.estimate()
+        return {
+            "metric": scores.headline,
+            **headline._asdict(),
+            "step": scores.step,
+            "steps": curve,
+            "metrics": {n: scores.estimate(n).as_dict() for n in scores.values if n != scores.headline},
+            "episodes": scores.episodes,
+        }
+
+    def _figures(self, curve: list[dict[str, float]]) -> None:
+        from metarun import figures
+        from metarun.pictures import adapted_curves
+
+        assert self.tracker is not None
+        self.tracker.curve(self.data.metric, curve)
+        if len(curve) > 1:
+            figures.step_curve(curve, self.data.metric, self.folder / "step_curve.png")
+        if self.iterations:
+            figures.learning_curve(self.folder / "metrics.jsonl", self.data.metric, self.folder / "learning_curve.png")
+        adapted_curves(self.learner, self.data, self.folder / "adapted_curves.png")
+        for path in sorted(self.folder.glob("*.png")):
+            self.tracker.figure(path.stem, path)
+
+    def _facts(self) -> dict[str, Any]:
+        """What is known of a run however it ended."""
+        median = float(np.median(self.step_seconds)) if self.step_seconds else None
+        group = {name: self.choices[name] for name in ("algo", "data", "backbone")}
+        return {
+            "status": None,
+            "error": None,
+            **group,
+            **self.data.describe(),
+            "seed": self.seed,
+            "metric": self.data.metric,
+            "mean": None,
+            "ci95": None,
+            "median": None,
+            "tasks": None,
+            "step": self.learner.eval_steps,
+            "steps": [],
+            "metrics": {},
+            "episodes": None,
+            "validation": {"best": self.best, "last": self.last_metric},
+            "iterations": self.training.iteration,
+            "train_seconds": round(self.train_seconds, 3),
+            "compile_seconds": round(self.compile_seconds, 3),
+            "iterations_per_second": 1 / median if median else None,
+            "peak_memory_mb": round(peak_memory_mb(self.device.torch_device), 1),
+            "parameters": sum(p.numel() for p in self.learner.parameters()),
+            "paper": OmegaConf.to_container(self.cfg.paper) if self.cfg.paper else None,
+            "overrides": self.overrides,
+            "device": str(self.device.torch_device),
+            "threads": torch.get_num_threads(),
+            "compiled": self.compiled,
+            "vectorized": self.learner.vectorized,
+            "versions": {name: version(name) for name in ("metarun", "torch", "learn2learn", "hydra-core", "numpy")},
+            "commit": _commit(),
+        }
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Inside, SIGINT and SIGTERM are noted in the list, to stop at the next safe point; a second SIGINT stops at once."""
+    caught: list[int] = []
+
+    def note(signum: int, _frame: object) -> None:
+        if caught and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        caught.append(signum)
+
+    try:
+        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: some launchers' workers; their parent handles signals
+        yield caught
+        return
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that metarun runs from, with `+` where files differ from it."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+

@@ -1,0 +1,1 @@
+"""Distributions of tasks: what a learner is trained and judged on."""

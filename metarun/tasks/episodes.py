@@ -1,0 +1,242 @@
+"""The episode sampler: a whole meta-batch drawn by index, with no loop over tasks."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from metarun.tasks.images import Images
+from metarun.tasks.task import Batch, DataError, Examples, Kind, Part, Task, TaskSet
+
+PARTS: tuple[Part, ...] = ("train", "val", "test")
+
+
+def draw_distinct(rows: int, population: int, k: int, generator: torch.Generator) -> Tensor:
+    """`[rows, k]` int64: k distinct numbers below `population` a row, all ordered choices equally likely."""
+    device = generator.device
+    if 2 * k * k > population:
+        return torch.rand(rows, population, generator=generator, device=device).topk(k, dim=1).indices
+    # Repetitions are rare: draw freely, and draw again the whole rows that hold one (to redraw only the
+    # repeated number would favour some choices). This takes rows * k random numbers, not rows * population.
+    drawn = torch.randint(population, (rows, k), generator=generator, device=device)
+    while (again := _repeats(drawn)) is not None:
+        drawn[again] = torch.randint(population, (len(again), k), generator=generator, device=device)
+    return drawn
+
+
+def _repeats(drawn: Tensor) -> Tensor | None:
+    """Indices of the rows that hold a number twice; None if no row does."""
+    ordered = drawn.sort(dim=1).values
+    equal = ordered[:, 1:] == ordered[:, :-1]
+    return equal.any(1).nonzero().flatten() if equal.any() else None
+
+
+def draw_below(counts: Tensor, largest: int, k: int, generator: torch.Generator) -> Tensor:
+    """`counts [rows]` -> `[rows, k]`: k distinct numbers below each row's count, which is at most `largest`."""
+    keys = torch.rand(len(counts), largest, generator=generator, device=generator.device)
+    beyond = torch.arange(largest, device=generator.device) >= counts[:, None]
+    return keys.masked_fill_(beyond, -1.0).topk(k, dim=1).indices
+
+
+class Sampler:
+    """Draws episodes and flat mini-batches from one part's images.
+
+    Arguments
+        images: the part's images; they are moved to `device`.
+        mean, std: per channel, of pixels in [0, 1]; None leaves pixels in [0, 1].
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        device: torch.device,
+        mean: Sequence[float] | None,
+        std: Sequence[float] | None,
+    ):
+        self.pixels = images.pixels.to(device)
+        self.counts = images.counts.to(device)
+        self.starts = images.starts.to(device)
+        self.classes = len(images.names)
+        self.fewest, self.most = int(images.counts.min()), int(images.counts.max())
+        self.scale = torch.tensor(1 / 255, device=device)
+        self.shift: Tensor | None = None
+        if mean is not None and std is not None:
+            spread = torch.tensor(std, device=device).view(-1, 1, 1)
+            self.scale = 1 / (255 * spread)
+            self.shift = -torch.tensor(mean, device=device).view(-1, 1, 1) / spread
+
+    def episodes(self, tasks: int, ways: int, shots: int, queries: int, generator: torch.Generator) -> Task:
+        """`support` of `[T, ways*shots, ...]`, `query` of `[T, ways*queries, ...]`, each class after class.
+
+        Classes are distinct within a task, images distinct within a class, so support and query are disjoint.
+        """
+        classes = draw_distinct(tasks, self.classes, ways, generator).flatten()
+        k = shots + queries
+        if self.fewest == self.most:
+            within = draw_distinct(tasks * ways, self.most, k, generator)
+        else:
+            within = draw_below(self.counts[classes], self.most, k, generator)
+        index = (self.starts[classes][:, None] + within).view(tasks, ways, k)
+        label = torch.arange(ways, device=generator.device)
+        sets = []
+        for part, n in ((index[..., :shots], shots), (index[..., shots:], queries)):
+            y = label.repeat_interleave(n).repeat(tasks, 1)
+            sets.append(Examples(self.images(part.reshape(tasks, ways * n)), y))
+        return Task(*sets)
+
+    def flat(self, tasks: int, batch: int, generator: torch.Generator) -> Examples:
+        """`x [T, batch, ...]`, `y [T, batch]`: images of the part, all equally likely, with their classes."""
+        index = torch.randint(len(self.pixels), (tasks, batch), generator=generator, device=generator.device)
+        y = torch.searchsorted(self.starts, index, right=True) - 1
+        return Examples(self.images(index), y)
+
+    def images(self, index: Tensor) -> Tensor:
+        """Images by number, float32, scaled: `index [...]` -> `[..., C, H, W]`."""
+        raw = self.pixels.index_select(0, index.flatten())
+        x = raw.to(torch.float32)  # three times as fast as a product of mixed types
+        if self.shift is None:
+            x.mul_(self.scale)
+        else:
+            torch.addcmul(self.shift, x, self.scale, out=x)
+        return x.view(*index.shape, *raw.shape[1:])
+
+
+class ImageTasks(TaskSet):
+    """Few-shot classification of images in named parts.
+
+    Arguments
+        split: name of the division into train, val and test; recorded in the result.
+        ways, shots, queries: classes of a task, support and query images per class; in `val` and `test`.
+        train_ways, train_queries: the same in `train` (shots do not differ).
+        flat_batch: images per mini-batch of the `flat` stream.
+        channels: 1 (grey) or 3 (RGB).
+        mean, std: per channel, of pixels in [0, 1], to normalise with; None for neither.
+        device: where the images are kept and the tasks drawn.
+
+    Raises
+        ValueError: an argument is out of range, or `split` is not one of `splits`.
+    """
+
+    kind: ClassVar[Kind] = "classification"
+    offers: ClassVar[tuple[str, ...]] = ("episodes", "flat")
+    splits: ClassVar[tuple[str, ...]]
+
+    def __init__(
+        self,
+        *,
+        split: str,
+        ways: int,
+        shots: int,
+        queries: int,
+        train_ways: int,
+        train_queries: int,
+        flat_batch: int,
+        channels: int,
+        mean: Sequence[float] | None,
+        std: Sequence[float] | None,
+        device: torch.device | str,
+    ):
+        numbers = {"ways": ways, "shots": shots, "queries": queries, "train_ways": train_ways}
+        numbers |= {"train_queries": train_queries, "flat_batch": flat_batch}
+        for name, value in numbers.items():
+            least = 2 if name.endswith("ways") else 1
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ValueError(f"data.{name}: wanted a whole number of at least {least}, got {value!r}")
+        if split not in self.splits:
+            raise ValueError(f"data.split: wanted one of {', '.join(self.splits)}, got {split!r}")
+        _check_normalisation(channels, mean, std)
+        self.split, self.ways, self.shots, self.queries = split, ways, shots, queries
+        self.train_ways, self.train_queries, self.flat_batch = train_ways, train_queries, flat_batch
+        self.mean, self.std = mean, std
+        self.device = torch.device(device)
+        self._samplers: dict[Part, Sampler] = {}
+        self._names: dict[Part, tuple[str, ...]] = {}
+
+    @abstractmethod
+    def load(self, part: Part) -> Images:
+        """The images of one part, from the cache where that holds them.
+
+        Raises
+            DataError: they are missing or unusable.
+        """
+
+    def classes(self, part: Part) -> tuple[str, ...]:
+        """Names of the part's classes, in the order of the `flat` stream's labels. Loads the part."""
+        self._sampler(part)
+        return self._names[part]
+
+    def prepare(self) -> None:
+        for part in PARTS:
+            self._sampler(part)
+
+    def outputs(self, part: Part, stream: str = "episodes") -> int:
+        if stream == "flat":
+            return len(self.classes(part))
+        return self._sizes(part)[0]
+
+    def draw(self, part: Part, stream: str, tasks: int, generator: torch.Generator) -> Batch:
+        sampler = self._sampler(part)
+        if stream == "episodes":
+            ways, queries = self._sizes(part)
+            return sampler.episodes(tasks, ways, self.shots, queries, generator)
+        if stream == "flat":
+            return sampler.flat(tasks, self.flat_batch, generator)
+        raise ValueError(f"stream: wanted one of {', '.join(self.offers)}, got {stream!r}")
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "ways": self.ways,
+            "shots": self.shots,
+            "queries": self.queries,
+            "train_ways": self.train_ways,
+            "train_queries": self.train_queries,
+            "split": self.split,
+        }
+
+    def _sizes(self, part: Part) -> tuple[int, int]:
+        """Ways and queries of a part's tasks."""
+        return (self.train_ways, self.train_queries) if part == "train" else (self.ways, self.queries)
+
+    def _sampler(self, part: Part) -> Sampler:
+        if part not in self._samplers:
+            if part not in PARTS:
+                raise ValueError(f"part: wanted one of {', '.join(PARTS)}, got {part!r}")
+            images = self.load(part)
+            self._check(part, images)
+            self._names[part] = images.names
+            self._samplers[part] = Sampler(images, self.device, self.mean, self.std)
+        return self._samplers[part]
+
+    def _check(self, part: Part, images: Images) -> None:
+        ways, queries = self._sizes(part)
+        prefix = "train_" if part == "train" else ""
+        if ways > len(images.names):
+            raise DataError(
+                f"data.{prefix}ways: wanted at most the {len(images.names)} classes of part {part!r} "
+                f"(split {self.split!r}), got {ways}"
+            )
+        wanted = self.shots + queries
+        counts = dict(zip(images.names, images.counts.tolist(), strict=True))
+        short = [f"{name} ({count})" for name, count in counts.items() if count < wanted]
+        if short:
+            more = f" and {len(short) - 5} more" if len(short) > 5 else ""
+            raise DataError(
+                f"data.shots + data.{prefix}queries: a task takes {self.shots} + {queries} = {wanted} images "
+                f"of a class, and classes of part {part!r} hold fewer: {', '.join(short[:5])}{more}"
+            )
+
+
+def _check_normalisation(channels: int, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
+    if channels not in (1, 3):
+        raise ValueError(f"data.channels: wanted 1 (grey) or 3 (RGB), got {channels!r}")
+    if mean is None and std is None:
+        return
+    if mean is None or std is None or not len(mean) == len(std) == channels or min(std) <= 0:
+        raise ValueError(
+            f"data.mean and data.std: wanted {channels} numbers each, std positive, or null for both, "
+            f"got {mean!r} and {std!r}"
+        )

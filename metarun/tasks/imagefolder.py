@@ -1,0 +1,79 @@
+"""Anybody's images, in folders: no code needed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+
+from metarun.tasks.episodes import ImageTasks
+from metarun.tasks.images import Folder, Images, cached, data_roots, folder_contents
+from metarun.tasks.task import DataError, Part
+
+
+class ImageFolder(ImageTasks):
+    """Images in folders `train/CLASS/IMAGE`, `val/CLASS/IMAGE` and `test/CLASS/IMAGE` (PNG, JPEG, WebP, ...).
+
+    Classes may have different numbers of images: in an episode every class is equally likely, in the `flat`
+    stream every image.
+
+    Arguments
+        root: folder that holds train, val and test (see `images.data_roots`).
+        size: height and width in pixels; images of another size are stretched to it (Lanczos).
+        channels: 1 for grey, 3 for RGB.
+        The others as in `ImageTasks`.
+    """
+
+    splits: ClassVar[tuple[str, ...]] = ("folders",)
+
+    def __init__(
+        self,
+        *,
+        root: str | os.PathLike[str] | None,
+        size: int,
+        channels: int,
+        split: str,
+        ways: int,
+        shots: int,
+        queries: int,
+        train_ways: int,
+        train_queries: int,
+        flat_batch: int,
+        mean: Sequence[float] | None,
+        std: Sequence[float] | None,
+        device: torch.device | str,
+    ):
+        super().__init__(
+            split=split,
+            ways=ways,
+            shots=shots,
+            queries=queries,
+            train_ways=train_ways,
+            train_queries=train_queries,
+            flat_batch=flat_batch,
+            channels=channels,
+            mean=mean,
+            std=std,
+            device=device,
+        )
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f"data.size: wanted a whole number of pixels, got {size!r}")
+        self.root, self.size, self.channels = root, size, channels
+
+    def in_shape(self, stream: str = "episodes") -> tuple[int, ...]:  # noqa: ARG002  (all streams are of images)
+        return (self.channels, self.size, self.size)
+
+    def load(self, part: Part) -> Images:
+        places = [root / part for root in data_roots(self.root)]
+        place = next((place for place in places if place.is_dir()), None)
+        if place is not None:
+            files, channels, size = Folder(place), self.channels, self.size
+            key = [size, channels, files.fingerprint()]
+            return cached(f"imagefolder-{part}", key, lambda: folder_contents(files, "", channels, size))
+        looked = "\n".join(f"    {place}/CLASS/IMAGE" for place in places)
+        raise DataError(
+            f"images of part {part!r} not found. Looked for:\n{looked}\n"
+            f"Give the folder that holds train, val and test: data.root=FOLDER."
+        )

@@ -1,0 +1,124 @@
+"""What a task is, and what a distribution of tasks offers.
+
+Everything a learner sees is a NamedTuple of tensors, hence a pytree: `torch.func.vmap` maps over it, and the
+loop moves, chunks and shards it without knowing what is inside. A *batch* is the same structure with a leading
+task dimension T on every leaf.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Part = Literal["train", "val", "test"]
+Kind = Literal["classification", "regression"]
+TaskLoss = Callable[[Any, Tensor], Tensor]
+
+BLOCK = 20  # held-out tasks are drawn in blocks of this many, each from its own seed
+
+
+class Examples(NamedTuple):
+    """Inputs `x [n, ...]` and targets `y`: class indices `[n]` (int64) or values `[n, d]`.
+
+    As a batch of episodes the leaves lead with T. A `flat` batch is an `Examples` too: `x [T, b, ...]`,
+    `y [T, b]` with the class index global to the part it comes from.
+    """
+
+    x: Tensor
+    y: Tensor
+
+
+class Task(NamedTuple):
+    """One episode: adapt on `support`, be judged on `query`."""
+
+    support: Examples
+    query: Examples
+
+
+Batch = Task | Examples
+
+
+class DataError(ValueError):
+    """Data that is missing or unusable; the message says what was looked for, where, and what to do."""
+
+
+def stream_seed(*names: object) -> int:
+    """A 63-bit seed from any names, the same in every process and on every machine."""
+    digest = hashlib.sha256("/".join(map(str, names)).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def stream_generator(device: torch.device | str, *names: object) -> torch.Generator:
+    """A generator on `device` for one stream of random numbers, seeded by its names alone."""
+    generator = torch.Generator(device=device)
+    generator.manual_seed(stream_seed(*names))
+    return generator
+
+
+class TaskSet(ABC):
+    """A distribution of tasks in three parts, `train`, `val` and `test`.
+
+    Constructing one is cheap and touches no file: data is loaded at the first draw (or by `prepare`), so that a
+    trained learner can be loaded where its data is not.
+
+    Class attributes
+        kind: what a task asks for; it selects loss and headline metric.
+        offers: the streams that some part of this data set can draw.
+    """
+
+    kind: ClassVar[Kind]
+    offers: ClassVar[tuple[str, ...]] = ("episodes",)
+
+    device: torch.device
+
+    @abstractmethod
+    def in_shape(self, stream: str = "episodes") -> tuple[int, ...]:
+        """Shape of one input `x` of a stream, without batch dimensions, e.g. `(1, 28, 28)`."""
+
+    @abstractmethod
+    def outputs(self, part: Part, stream: str = "episodes") -> int:
+        """Width of a prediction: ways, the number of classes of a flat stream, or the dimension of `y`."""
+
+    @abstractmethod
+    def draw(self, part: Part, stream: str, tasks: int, generator: torch.Generator) -> Batch:
+        """A batch of `tasks` tasks (or flat mini-batches) on `self.device`; all randomness from `generator`.
+
+        Raises
+            DataError: the data is missing, or the part holds too few classes or examples.
+            ValueError: the stream is not offered.
+        """
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """`ways`, `shots`, `queries` and `split` (null where they mean nothing) for `result.json`."""
+
+    def prepare(self) -> None:  # noqa: B027  (an optional step, not a forgotten one)
+        """Load what drawing needs, with a progress bar where that is long. Called once before training."""
+
+    def held_out(self, part: Part, stream: str, block: int) -> Batch:
+        """Block number `block` of the part's held-out tasks: the same for every algorithm, run and seed.
+
+        Blocks hold `BLOCK` tasks and have a seed each, so the first 100 tasks are the same tasks whether 100 or
+        600 are asked for. Streams share the seed, so the oracle is judged on the tasks that MAML is judged on.
+        """
+        return self.draw(part, stream, BLOCK, stream_generator(self.device, "held-out", part, block))
+
+    @property
+    def loss(self) -> TaskLoss:
+        """The task loss: mean cross-entropy, or mean squared error, over a set of examples."""
+        return F.cross_entropy if self.kind == "classification" else F.mse_loss
+
+    @property
+    def metric(self) -> str:
+        """Name of the headline metric."""
+        return "accuracy" if self.kind == "classification" else "mse"
+
+    @property
+    def higher_is_better(self) -> bool:
+        return self.kind == "classification"

@@ -1,0 +1,114 @@
+"""metrics.jsonl: one line of JSON per logged iteration, `{"iteration": 100, "train/loss": 0.31, ...}`.
+
+Every run writes it, whatever its tracker. A process may be killed in the middle of a line: such a tail is
+dropped when the file is next opened, and readers pass over it.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, SupportsFloat
+
+
+class MetricsFile:
+    """Appends to a run's metrics.jsonl.
+
+    Args:
+        path: the file; made where there is none, else continued after its last whole line.
+
+    Raises:
+        OSError: the file cannot be opened or written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if path.exists():
+            drop_half_line(path)
+        self._file = open_unbuffered(path)
+
+    def log(self, values: Mapping[str, SupportsFloat], iteration: int) -> None:
+        """Appends one line; NaN and infinity become null. The line is with the system when this returns.
+
+        Raises:
+            OSError: the disk is full; the file then ends in the line before.
+        """
+        row = {"iteration": iteration, **{key: finite(float(value)) for key, value in values.items()}}
+        line = (json.dumps(row, allow_nan=False) + "\n").encode()
+        length = os.fstat(self._file.fileno()).st_size
+        if self._file.write(line) != len(line):
+            os.ftruncate(self._file.fileno(), length)
+            raise OSError(errno.ENOSPC, "no space for a line of metrics", str(self.path))
+
+    def cut(self, iteration: int) -> None:
+        """Drops the lines after `iteration`, as a run does that resumes from a checkpoint taken there.
+
+        The file is replaced whole: whoever reads it sees the old or the new one.
+
+        Raises:
+            ValueError: a line that is not the last is damaged.
+        """
+        kept = [row for row in read_metrics(self.path) if row["iteration"] <= iteration]
+        self.close()
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        try:
+            with temporary.open("w") as file:
+                file.writelines(json.dumps(row, allow_nan=False) + "\n" for row in kept)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, self.path)
+        finally:
+            temporary.unlink(missing_ok=True)
+            self._file = open_unbuffered(self.path)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> MetricsFile:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl, in the order written, without a half-written last line.
+
+    Raises:
+        ValueError: a line that is not the last is no JSON object with an iteration.
+    """
+    lines = path.read_bytes().splitlines()
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            row["iteration"] + 0
+        except (ValueError, TypeError, KeyError) as error:
+            if number == len(lines):
+                break
+            raise ValueError(
+                f"{path}, line {number}: wanted a JSON object with an iteration, got {line[:80]!r}"
+            ) from error
+        rows.append(row)
+    return rows
+
+
+def finite(value: float) -> float | None:
+    """JSON knows neither NaN nor infinity."""
+    return value if math.isfinite(value) else None
+
+
+def drop_half_line(path: Path) -> None:
+    """Cuts off what stands after the last newline."""
+    with path.open("rb+") as file:
+        content = file.read()
+        file.truncate(content.rfind(b"\n") + 1)
+
+
+def open_unbuffered(path: Path) -> Any:
+    """A file to which each `write` is one system call at the end of the file."""
+    return path.open("ab", buffering=0)

@@ -1,0 +1,240 @@
+"""Weights & Biases: offline by default, and never in the way of a run.
+
+What lies where. Everything goes to `wandb/` in the run's folder, the copies in which tables wait for their
+upload and the service's own log included. A resumed run writes a second `offline-run-*` folder with the
+same run id, marked as a resume: `wandb sync` uploads both, in order, as one run.
+
+Steps. W&B drops a row whose own step is not above the last one's. So the row's step is the iteration where
+it rises, and one more than the last where it does not (a run that resumes online below what was uploaded
+before it died). The x axis of every plot is the value `iteration`, which is always the true one. No point
+is lost either way.
+
+Failure. `start` raises TrackerError, before anything is trained. After that no error of W&B stops a run:
+the first is logged as a warning that says since which iteration nothing is recorded, the tracker falls
+silent, and the numbers are in metrics.jsonl and result.json as always. A run that cannot upload gives up
+after UPLOAD_SECONDS at its end.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Any, Concatenate, Literal, ParamSpec, cast
+
+from metarun.tracking.tracker import TrackerError
+
+log = logging.getLogger(__name__)
+
+UPLOAD_SECONDS = 300
+MODES = ("offline", "online", "disabled")
+P = ParamSpec("P")
+
+
+def never_fatal(
+    method: Callable[Concatenate[WandbTracker, P], None],
+) -> Callable[Concatenate[WandbTracker, P], None]:
+    """The method does nothing without a run; an error of W&B becomes a warning and the end of recording."""
+
+    @wraps(method)
+    def guarded(self: WandbTracker, *args: P.args, **kwargs: P.kwargs) -> None:
+        if self.run is None or self.broken:
+            return
+        try:
+            with self.environment():
+                method(self, *args, **kwargs)
+        except Exception as error:  # wandb raises its own, OSError, ValueError, ...: none is worth a run
+            self.broken = True
+            log.warning(
+                "W&B records nothing more after iteration %s (%s: %s). The run goes on; its numbers are in "
+                "metrics.jsonl and result.json.",
+                self.iteration,
+                type(error).__name__,
+                error,
+            )
+
+    return guarded
+
+
+class WandbTracker:
+    """A run in Weights & Biases; implements `Tracker`.
+
+    Args:
+        mode: `offline`, `online` or `disabled` (nothing is recorded, wandb is not even imported).
+        project: the W&B project.
+        entity: user or team; None: the account's own.
+        tags: of every run, beside those `start` is given.
+        group: goes before the one `start` is given.
+        log_model: whether `artifact` records the checkpoint.
+
+    Raises:
+        ValueError: an unknown mode.
+    """
+
+    def __init__(
+        self,
+        mode: str,
+        project: str,
+        entity: str | None,
+        tags: Sequence[str],
+        group: str | None,
+        log_model: bool,
+    ) -> None:
+        if mode not in MODES:
+            raise ValueError(f"tracker.mode must be one of {', '.join(MODES)}; got {mode!r}")
+        self.mode, self.project, self.entity = mode, project, entity
+        self.tags, self.group, self.log_model = list(tags), group, log_model
+        self.run_id: str | None = None
+        self.run: Any = None
+        self.broken = False
+        self.iteration: int | None = None  # of the row being filled
+        self.step = -1  # W&B's own step of that row
+        self.folder = Path()
+
+    def start(
+        self,
+        folder: Path,
+        config: dict[str, Any],
+        name: str,
+        group: str | None,
+        tags: Sequence[str],
+        run_id: str | None,
+    ) -> None:
+        if self.mode == "disabled":
+            return
+        self.folder = folder.resolve()
+        (self.folder / "wandb").mkdir(parents=True, exist_ok=True)
+        with self.environment():
+            self.run = self.open_run(config, name, self.group or group, [*self.tags, *tags], run_id)
+            self.run_id = self.run.id
+            self.step = self.run.step - 1
+            self.run.define_metric("iteration")
+            self.run.define_metric("*", step_metric="iteration")
+
+    def open_run(
+        self, config: dict[str, Any], name: str, group: str | None, tags: Sequence[str], run_id: str | None
+    ) -> Any:
+        """`wandb.init`, with every failure turned into a TrackerError."""
+        try:
+            import wandb
+
+            # Before init, which at a terminal would ask for an account, and an unattended run would wait.
+            wandb.setup(settings=wandb.Settings(silent=True))
+            return wandb.init(
+                dir=str(self.folder),
+                mode=cast(Literal["offline", "online"], self.mode),
+                project=self.project,
+                entity=self.entity,
+                name=name,
+                group=group,
+                tags=list(dict.fromkeys(tags)),
+                id=run_id,
+                resume=None if run_id is None else "allow",
+                reinit="create_new",  # leaves alone a run that a calling program has open
+                config=config,
+                # disable_git: it would record the repository around the working folder, whatever that is;
+                # the commit of metarun is in result.json.
+                settings=wandb.Settings(
+                    silent=True,
+                    console="off",
+                    disable_git=True,
+                    save_code=False,
+                    finish_timeout=UPLOAD_SECONDS,
+                    finish_timeout_raises=True,
+                ),
+            )
+        except Exception as error:
+            raise TrackerError(
+                f"W&B cannot start with tracker.mode={self.mode}: {' '.join(str(error).split())} "
+                "(tracker.mode=offline needs no account and no network; tracker=none does without W&B)"
+            ) from error
+
+    @never_fatal
+    def log(self, values: dict[str, float], iteration: int) -> None:
+        if iteration != self.iteration:
+            self.iteration, self.step = iteration, max(iteration, self.step + 1)
+        self.add_to_row(values)
+
+    @never_fatal
+    def curve(self, metric: str, rows: list[dict[str, Any]]) -> None:
+        import wandb
+
+        table = wandb.Table(
+            columns=["step", "mean", "ci95", "median"],
+            data=[[row["step"], row["mean"], row["ci95"], row["median"]] for row in rows],
+        )
+        # The plot brings its table along, as curve/METRIC_table.
+        plot = wandb.plot.line(table, "step", "mean", title=f"{metric} after adaptation steps")
+        self.add_to_row({f"curve/{metric}": plot})
+
+    @never_fatal
+    def figure(self, name: str, path: Path) -> None:
+        import wandb
+
+        self.add_to_row({f"figures/{name}": wandb.Image(str(path))})
+
+    @never_fatal
+    def summary(self, result: dict[str, Any]) -> None:
+        self.run.summary.update(flat_result(result))
+
+    @never_fatal
+    def artifact(self, folder: Path) -> None:
+        if not self.log_model:
+            return
+        import wandb
+
+        artifact = wandb.Artifact(f"checkpoint-{self.run_id}", type="model")
+        # "immutable": uploaded from where it lies instead of from a second copy on the disk.
+        artifact.add_dir(str(folder.resolve()), policy="immutable")
+        self.run.log_artifact(artifact)
+
+    def finish(self, exit_code: int) -> None:
+        self.broken = False  # what W&B has is worth closing, even where an earlier call failed
+        self.close(exit_code)
+        self.run = None
+
+    @never_fatal
+    def close(self, exit_code: int) -> None:
+        self.run.finish(exit_code=exit_code)
+
+    def add_to_row(self, values: Mapping[str, Any]) -> None:
+        """Adds values to the row of the current iteration; W&B merges what is logged at one step."""
+        axis = {} if self.iteration is None else {"iteration": self.iteration}
+        self.run.log({**axis, **values}, step=max(self.step, 0))
+
+    @contextmanager
+    def environment(self) -> Iterator[None]:
+        """What wandb takes from the environment only. The user's own values win; restored afterwards.
+
+        Without them files wait for upload in the home folder, which may be read-only, and even an offline run
+        looks up the host of W&B's error reports.
+        """
+        wanted = {"WANDB_DATA_DIR": str(self.folder / "wandb"), "WANDB_CACHE_DIR": str(self.folder / "wandb")}
+        if self.mode == "offline":
+            wanted["WANDB_ERROR_REPORTING"] = "false"
+        added = {key: value for key, value in wanted.items() if key not in os.environ}
+        os.environ.update(added)
+        try:
+            yield
+        finally:
+            for key in added:
+                os.environ.pop(key, None)
+
+
+def flat_result(result: Mapping[str, Any]) -> dict[str, Any]:
+    """result.json as W&B's summary: `test/METRIC` with `_ci95` and `_median`, the rest under `result/`."""
+    summary: dict[str, Any] = {}
+    headline = {result["metric"]: result} if result.get("metric") else {}
+    for metric, estimate in {**headline, **result.get("metrics", {})}.items():
+        summary[f"test/{metric}"] = estimate.get("mean")
+        summary[f"test/{metric}_ci95"] = estimate.get("ci95")
+        summary[f"test/{metric}_median"] = estimate.get("median")
+    for key, value in result.items():
+        if key not in ("mean", "ci95", "median") and isinstance(value, str | int | float):
+            summary[f"result/{key}"] = value
+    for key, value in (result.get("paper") or {}).items():
+        summary[f"paper/{key}"] = value
+    return {key: value for key, value in summary.items() if value is not None}

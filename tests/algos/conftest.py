@@ -1,0 +1,98 @@
+"""Small networks and tasks that the tests of all algorithms share."""
+
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from metarun.backbones.conv4 import Conv4
+from metarun.backbones.mlp import MLP
+from metarun.tasks.task import Examples, Task
+
+BACKBONES = {
+    "mlp": partial(MLP, in_shape=(1,), hidden=[40, 40], activation="relu", norm="none", init="torch"),
+    "conv4": partial(
+        Conv4,
+        in_shape=(1, 16, 16),
+        filters=6,
+        blocks=3,
+        downsample="stride",
+        features="mean",
+        norm="batch",
+        init="torch",
+    ),
+}
+OUTPUTS = {"mlp": 1, "conv4": 5}
+LOSSES = {"mlp": F.mse_loss, "conv4": F.cross_entropy}
+
+
+@pytest.fixture
+def backbones():
+    return BACKBONES
+
+
+@pytest.fixture
+def make():
+    """make(cls, kind, **numbers): a learner on a small backbone, always with the same weights, in float64."""
+
+    def build(cls, kind, dtype=torch.float64, seed=0, **numbers):
+        numbers = {"inner_lr": 0.1} | numbers
+        backbone = numbers.pop("backbone", BACKBONES[kind])
+        torch.manual_seed(seed)
+        return cls(backbone=backbone, outputs=OUTPUTS[kind], loss=LOSSES[kind], **numbers).to(dtype)
+
+    return build
+
+
+@pytest.fixture
+def draw():
+    """draw(kind): a batch of 4 sinusoids (10 + 10 points), or of 3 image tasks (5-way 2-shot, 3 queries)."""
+
+    def sample(kind, dtype=torch.float64, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        if kind == "mlp":
+            x = torch.rand(4, 20, 1, generator=generator, dtype=torch.float64) * 10 - 5
+            phase, height = torch.rand(2, 4, 1, 1, generator=generator, dtype=torch.float64)
+            y = (0.1 + 4.9 * height) * torch.sin(x - 3.14 * phase)
+            sets = [Examples(x[:, part].to(dtype), y[:, part].to(dtype)) for part in (slice(10), slice(10, 20))]
+        else:
+            x = torch.rand(3, 25, 1, 16, 16, generator=generator, dtype=torch.float64).to(dtype)
+            y = torch.arange(25).remainder(5).expand(3, 25)
+            sets = [Examples(x[:, part], y[:, part]) for part in (slice(10), slice(10, 25))]
+        return Task(*sets)
+
+    return sample
+
+
+@pytest.fixture
+def loss_and_gradient():
+    """Losses `[T]` and the gradient of their mean, one flat vector."""
+
+    def compute(learner, batch, call=None):
+        learner.zero_grad()
+        losses = (call or learner)(batch)
+        losses.mean().backward()
+        return losses.detach(), torch.cat([p.grad.flatten() for p in learner.parameters()])
+
+    return compute
+
+
+@pytest.fixture
+def relative():
+    """Relative error of a vector to its reference."""
+
+    def error(a, reference):
+        return float((a - reference).norm() / reference.norm())
+
+    return error
+
+
+@pytest.fixture
+def one():
+    """The first task of a batch."""
+
+    def first(batch):
+        return Task(*(Examples(*(leaf[0] for leaf in part)) for part in batch))
+
+    return first
