@@ -47,7 +47,7 @@ def save(
     write_atomically(folder / f"{stem}.safetensors", lambda file: file.write(safetensors.torch.save(contiguous)))
     write_atomically(folder / f"{stem}.state", lambda file: torch.save(state, file))
     write_json(folder / f"{name}.json", {"iteration": iteration, "files": stem, **about})
-    for old in folder.glob(f"{name}-*"):
+    for old in (*folder.glob(f"{name}-*"), *folder.glob(f".{name}*")):  # the latter: of processes killed while writing
         if old.stem != stem:
             old.unlink(missing_ok=True)
 

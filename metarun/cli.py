@@ -18,6 +18,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -45,7 +46,10 @@ Hydra's own
   --hydra-help   all of Hydra's flags
 """
 
+HYDRAS_OWN = (".hydra", "metarun.log", "multirun.yaml")
+
 _exit_statuses: list[int] = []  # of the jobs run in this process
+_sweep_folders: list[Path] = []
 
 
 def help_text() -> str:
@@ -96,9 +100,20 @@ def _job(cfg: DictConfig) -> float | None:
 
 
 def _remove_unused(folder: Path) -> None:
-    """Drop the folder that Hydra made for a run that was refused, if nothing but Hydra's own files is in it."""
-    if all(entry.name in (".hydra", "metarun.log") for entry in folder.iterdir()):
+    """Drop the folder that Hydra made for what was refused, if nothing but Hydra's own files is in it."""
+    if all(entry.name in HYDRAS_OWN for entry in folder.iterdir()):
         shutil.rmtree(folder)
+        for parent in folder.parents:  # those that Hydra made on the way
+            if parent == Path.cwd() or any(parent.iterdir()):
+                break
+            parent.rmdir()
+
+
+class SweepFolder(Callback):
+    """Tells `main` where a multirun has its folder (named in conf/config.yaml)."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        _sweep_folders.append(Path(config.hydra.sweep.dir))
 
 
 def main() -> NoReturn:
@@ -106,6 +121,8 @@ def main() -> NoReturn:
     show_traceback = "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and what is printed is ours to say
     os.environ.setdefault("WANDB_SILENT", "true")
+    _exit_statuses.clear()
+    _sweep_folders.clear()
     try:
         sys.argv[1:] = _with_saved_overrides(sys.argv[1:])
         _job()
@@ -116,6 +133,10 @@ def main() -> NoReturn:
             raise
         print(f"metarun: {explain(error, sys.argv[1:])}", file=sys.stderr)
         sys.exit(2)
+    finally:
+        for folder in _sweep_folders:
+            if folder.is_dir():
+                _remove_unused(folder)
     sys.exit(_total(_exit_statuses))
 
 
@@ -144,9 +165,9 @@ def _with_saved_overrides(arguments: list[str]) -> list[str]:
     values = dict(entry.split("=", 1) for entry in arguments if "=" in entry and not entry.startswith("-"))
     resume, again = values.get("run.resume"), values.get("run.evaluate")
     path = resume or again
-    if path in (None, "null", ""):
+    if path is None or path in ("null", ""):
+        _refuse_used_folder(values)
         return arguments
-    assert path is not None
     folder = Path(path)
     if not (folder / ".hydra" / "config.yaml").is_file():
         raise HydraException(f"{path} is no run's folder: it has no .hydra/config.yaml")
@@ -155,7 +176,19 @@ def _with_saved_overrides(arguments: list[str]) -> list[str]:
         return [*(entry for entry in saved if entry.split("=", 1)[0].lstrip("+~") not in values), *arguments]
     _refuse_contradiction(folder, {k: v for k, v in values.items() if k != "run.resume"})
     flags = [entry for entry in arguments if entry.startswith("-")]
-    return [*flags, *saved, f"run.resume={path}", f"hydra.run.dir={path}", "hydra.output_subdir=null"]
+    if {"-m", "--multirun"} & set(flags):
+        raise HydraException("run.resume goes on with one run; it cannot be part of a multirun")
+    quoted = "'" + path.replace("'", r"\'") + "'"  # the path may hold what means something to Hydra
+    return [*flags, *saved, f"run.resume={quoted}", f"hydra.run.dir={quoted}", "hydra.output_subdir=null"]
+
+
+def _refuse_used_folder(values: dict[str, str]) -> None:
+    """Hydra would write over the configuration of the run in a folder that is named once more."""
+    folder = values.get("hydra.run.dir")
+    if folder and (Path(folder) / "checkpoint").is_dir():
+        raise HydraException(
+            f"hydra.run.dir={folder} holds a run already. Name another folder, or go on with it: run.resume={folder}"
+        )
 
 
 def _saved_overrides(folder: Path) -> list[str]:

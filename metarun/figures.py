@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 150
-TRUTH, INK = "#9a9a9a", "#222222"
+PALE, GREY, INK = "#cfcfcf", "#9a9a9a", "#222222"
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
 STYLES = ((ORANGE, (0, (1, 1.2))), (GREEN, (0, (5, 1.5))), (BLUE, "solid"), (PURPLE, (0, (5, 1.5, 1, 1.5))))
 
@@ -66,7 +66,7 @@ def learning_curve(metrics_jsonl_path: Path, metric: str, path: Path) -> None:
     with new_figure(path, (5.0, 3.4)) as figure:
         axes = figure.subplots()
         styles: tuple[tuple[str, str, dict[str, Any]], ...] = (
-            ("train", "training tasks", {"color": TRUTH, "linewidth": 1.0}),
+            ("train", "training tasks", {"color": GREY, "linewidth": 1.0}),
             ("val", "validation tasks", {"color": BLUE, "linewidth": 1.6, "marker": "o", "markersize": 3}),
         )
         for part, name, style in styles:
@@ -85,7 +85,7 @@ def adapted_sinusoids(examples: Sequence[Mapping[str, Any]], path: Path) -> None
     """Draws, task by task, the curve, its support points and the predictions before and after adapting.
 
     Args:
-        examples: one a task, NumPy arrays: `x_support`, `y_support` [shots], `x`, `y` [points] (the true curve
+        examples: one a task, arrays: `x_support`, `y_support` [shots], `x`, `y` [points] (the true curve
             on a dense grid), `predictions` {steps: y [points]} for at most four numbers of steps, `title`.
         path: the PNG, written whole or not at all.
 
@@ -104,6 +104,8 @@ def adapted_sinusoids(examples: Sequence[Mapping[str, Any]], path: Path) -> None
             draw_task(axes, example)
         for axes in grid.flat[len(examples) :]:
             axes.remove()
+        for axes in grid.flat[: len(examples)][-columns:]:
+            axes.tick_params(labelbottom=True)  # also above an empty place of the last line
         figure.supxlabel("x", fontsize=9)
         figure.supylabel("y", fontsize=9)
         handles, names = grid[0, 0].get_legend_handles_labels()
@@ -112,9 +114,10 @@ def adapted_sinusoids(examples: Sequence[Mapping[str, Any]], path: Path) -> None
 
 def draw_task(axes: Axes, example: Mapping[str, Any]) -> None:
     """One task of `adapted_sinusoids`."""
-    axes.plot(example["x"], example["y"], color=TRUTH, linewidth=1.0, label="truth")
+    # Wide and pale, underneath: a good prediction would hide a thin line.
+    axes.plot(example["x"], example["y"], color=PALE, linewidth=4.5, label="truth")
     for (steps, y), (color, dashes) in zip(sorted(example["predictions"].items()), STYLES, strict=False):
-        axes.plot(example["x"], y, color=color, linestyle=dashes, linewidth=1.7, label=steps_name(steps))
+        axes.plot(example["x"], y, color=color, linestyle=dashes, linewidth=1.6, label=steps_name(steps))
     axes.plot(
         example["x_support"],
         example["y_support"],

@@ -197,7 +197,7 @@ def fit(
         losses = {}
         for objective in stage.objectives:
             learner.zero_grad(set_to_none=True)
-            loss = _backward(program or learner, batch, noise, objective, chunk)
+            loss = _backward(learner if program is None else program, batch, noise, objective, chunk)
             if not math.isfinite(loss):
                 raise Diverged(training.iteration + 1, f"the loss became {loss}")
             for name, optimizer in training.optimizers.items():

@@ -5,8 +5,10 @@ Below it nothing knows of Hydra; above it nothing knows of torch's objects.
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
+import sys
 import time
 import traceback
 from collections import deque
@@ -36,7 +38,7 @@ from metarun.results import read_result, write_atomically, write_json
 from metarun.tasks.task import DataError, Task, TaskSet
 from metarun.tracking.console import Progress, print_result
 from metarun.tracking.jsonl import MetricsFile
-from metarun.tracking.tracker import Tracker
+from metarun.tracking.tracker import Tracker, TrackerError
 
 STEADY_AFTER = 10  # outer steps that do not count as steady: allocation, caches, compilation
 
@@ -186,7 +188,8 @@ def load(path: str | Path) -> Learner:
     folder = Path(path)
     cfg, choices = saved_config(folder)
     cfg.device.name = "auto"
-    learner = build(cfg, choices).learner
+    with torch.random.fork_rng(devices=[]):  # initial weights are drawn; the caller's random numbers stay as they are
+        learner = build(cfg, choices).learner
     learner.load_state_dict(_weights(folder))
     return learner.eval()
 
@@ -235,6 +238,7 @@ class Job:
         self.device.set_up()
         self.training = Training.begin(self.learner, self.outer, self.device.torch_device, self.seed)
         self.caught: list[int] = []
+        self.losses: list[float] = []  # since the last logged line
         self.best: float | None = None
         self.last_metric: float | None = None
         self.train_seconds = 0.0
@@ -245,24 +249,25 @@ class Job:
         self._load_start()
 
     def _load_start(self) -> None:
-        """Weights and state of another run, where one is named; all of it before anything starts."""
-        source = self.options.resume or self.options.init_from or self.options.evaluate
-        if source is None:
-            return
+        """State of this run, or weights of another, where one is named; all of it before anything starts."""
+        own = self.folder / "checkpoint"
+        source = self.options.evaluate or self.options.init_from
         try:
-            if self.options.resume is None:
+            if self.options.resume and checkpoint.exists(own, "last"):
+                self._restore(checkpoint.load(own, "last"))
+            elif source:  # also of a run that was killed before its first checkpoint
                 self.learner.load_state_dict(_weights(Path(source)))
-                self.learner.progress.zero_()
-            elif checkpoint.exists(self.folder / "checkpoint", "last"):
-                self._restore(checkpoint.load(self.folder / "checkpoint", "last"))
+                if not self.options.evaluate:
+                    self.learner.progress.zero_()
         except (RuntimeError, FileNotFoundError) as error:
-            raise Refused(f"cannot start from {source}: {error}") from error
+            raise Refused(f"cannot start from {self.options.resume or source}: {error}") from error
 
     def _restore(self, saved: checkpoint.Checkpoint) -> None:
         self.learner.load_state_dict(saved.weights)
         self.training.load_state_dict(saved.state)
         self.best, self.last_metric = saved.about["best"], saved.about["last_metric"]
         self.train_seconds, self.compiled = saved.about["train_seconds"], saved.about["compiled"]
+        self.losses = saved.about["losses"]
 
     # ------------------------------------------------------------------------------------------------ the whole of it
 
@@ -271,12 +276,17 @@ class Job:
         if self.options.resume and (self.folder / "result.json").is_file():
             done = read_result(self.folder)
             if done["status"] == "completed":
+                print(f"metarun: the run in {self.folder} is completed, there is nothing to go on with")
                 print_result(done, self.folder)
                 return {**done, "exit_status": 0}
+        if not self.options.resume:
+            self._clear()
         result: dict[str, Any] = {"status": "completed", "error": None}
         exit_status = 0
         try:
             self.data.prepare()
+            with MetricsFile(self.folder / "metrics.jsonl") as metrics:
+                metrics.cut(self.training.iteration)  # before the tracker starts, which reads it on resume
             self._start_tracker()
             self._train()
             result.update(self._test())
@@ -286,7 +296,9 @@ class Job:
         except (Interrupted, KeyboardInterrupt) as error:
             exit_status = getattr(error, "exit_status", 130)
             result.update(status="interrupted", error=str(error) or "stopped", iteration=self.training.iteration)
-        except DataError as error:
+        except (DataError, TrackerError) as error:
+            if self.tracker is not None:
+                self.tracker.finish(2)
             raise Refused(str(error)) from error
         except Exception as error:
             exit_status = 1
@@ -300,7 +312,11 @@ class Job:
 
     def _close(self, result: dict[str, Any], exit_status: int) -> dict[str, Any]:
         result = {**self._facts(), **result}
-        write_json(self.folder / "result.json", result)
+        try:
+            write_json(self.folder / "result.json", result)
+        except OSError as error:  # a full disk: the checkpoint is whole, and the run can go on from it
+            print(f"metarun: cannot write {self.folder / 'result.json'}: {error}", file=sys.stderr)
+            exit_status = exit_status or 1
         if self.tracker is not None:
             self.tracker.summary(result)
             if exit_status == 0:
@@ -308,6 +324,11 @@ class Job:
             self.tracker.finish(exit_status)
         print_result(result, self.folder)
         return {**result, "exit_status": exit_status}
+
+    def _clear(self) -> None:
+        """Drop what an earlier run left in this folder: it must be neither resumed from nor taken for our result."""
+        shutil.rmtree(self.folder / "checkpoint", ignore_errors=True)
+        (self.folder / "result.json").unlink(missing_ok=True)
 
     def _start_tracker(self) -> None:
         self.tracker = instantiate(self.cfg.tracker, _convert_="all")
@@ -325,25 +346,24 @@ class Job:
     def _train(self) -> None:
         """Fit, with logging, validation and checkpoints between two steps."""
         metrics = MetricsFile(self.folder / "metrics.jsonl")
-        metrics.cut(self.training.iteration)
         began, before = time.perf_counter(), self.train_seconds
         last_save = began
-        losses: list[float] = []
+        if not self.iterations:  # untrained or only tested: the weights that are tested are kept all the same
+            self._save("last")
         title = f"{self.choices['algo']} on {self.choices['data']}"
         program = torch.compile(self.learner, dynamic=False) if self.compiled else None
         steps = fit(
             self.training, self.data, self.outer, self.iterations, self.options.meta_batch, self.device.task_chunk, program
         )
         try:
-            with Progress(self.iterations, title, self.data.metric) as progress:
-                progress.update(self.training.iteration, loss=None, metric=self.last_metric)
+            with Progress(self.iterations, title, self.data.metric, self.training.iteration) as progress:
+                progress.update(self.training.iteration, metric=self.last_metric)
                 for number, step in enumerate(steps):
                     self._time(number, step)
-                    losses.append(step.loss)
+                    self.losses.append(step.loss)
                     self.train_seconds = before + time.perf_counter() - began
                     if step.iteration % self.options.log_every == 0 or step.iteration == self.iterations:
-                        self._log(metrics, step, losses)
-                        losses = []
+                        self._log(metrics, step)
                     if step.iteration % self.options.validate_every == 0 or step.iteration == self.iterations:
                         self._validate(metrics, step.iteration)
                     self.train_seconds = before + time.perf_counter() - began
@@ -355,8 +375,6 @@ class Job:
                     self._stop_if_asked()
         finally:
             metrics.close()
-            if self.iterations:
-                self.learner.progress.fill_(self.training.iteration / self.iterations)
 
     def _time(self, number: int, step: Step) -> None:
         if number == 0 and self.compiled:
@@ -364,8 +382,9 @@ class Job:
         if number >= STEADY_AFTER or number > self.iterations // 2:
             self.step_seconds.append(step.seconds)
 
-    def _log(self, metrics: MetricsFile, step: Step, losses: list[float]) -> None:
-        values = {"train/loss": sum(losses) / len(losses)}
+    def _log(self, metrics: MetricsFile, step: Step) -> None:
+        values = {"train/loss": sum(self.losses) / len(self.losses)}
+        self.losses = []
         if isinstance(step.batch, Task):
             self.learner.eval()
             scores = evaluate_batch(
@@ -407,6 +426,7 @@ class Job:
             "last_metric": self.last_metric,
             "train_seconds": self.train_seconds,
             "compiled": self.compiled,
+            "losses": self.losses,
         }
         state = self.training.state_dict()
         checkpoint.save(self.folder / "checkpoint", name, self.training.iteration, weights, state, about)
@@ -431,7 +451,7 @@ class Job:
 
     def _test(self) -> dict[str, Any]:
         """The held-out test at the weights to be judged, and its files: episodes, curves, pictures."""
-        if self.iterations and self.options.keep == "best":
+        if self.iterations:
             self.learner.load_state_dict(_weights(self.folder))
         scores = self._evaluate("test", self.options.eval_tasks, self.options.curve_steps, "test")
         write_atomically(
@@ -471,6 +491,7 @@ class Job:
         return {
             "status": None,
             "error": None,
+            "iteration": None,
             **group,
             **self.data.describe(),
             "seed": self.seed,
@@ -526,6 +547,8 @@ def _signals() -> Iterator[list[int]]:
 def _commit() -> str | None:
     """The commit of the checkout that metarun runs from, with `+` where files differ from it."""
     here = Path(__file__).parent
+    if not (here.parent / ".git").exists():
+        return None  # installed: the checkout around it, if any, is somebody else's
 
     def git(*words: str) -> str:
         return subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=True).stdout.strip()

@@ -36,7 +36,7 @@ def _repeats(drawn: Tensor) -> Tensor | None:
 
 
 def draw_below(counts: Tensor, largest: int, k: int, generator: torch.Generator) -> Tensor:
-    """`counts [rows]` -> `[rows, k]`: k distinct numbers below each row's count, which is at most `largest`."""
+    """`counts [rows]` -> `[rows, k]`: k distinct numbers below each row's count, itself at most `largest`."""
     keys = torch.rand(len(counts), largest, generator=generator, device=generator.device)
     beyond = torch.arange(largest, device=generator.device) >= counts[:, None]
     return keys.masked_fill_(beyond, -1.0).topk(k, dim=1).indices

@@ -313,8 +313,8 @@ def _decode_one(files: Files, name: str, decode: Decoder) -> np.ndarray:
 def image_decoder(channels: int, height: int, width: int) -> Decoder:
     """Bytes of an image file -> uint8 `[channels, height, width]`, stretched to that size where it differs.
 
-    Grey for one channel, RGB for three; the filter is Lanczos (antialiased). The conversion comes first, because
-    Pillow resizes one-bit images such as Omniglot's by nearest neighbour whatever is asked for.
+    Grey for one channel, RGB for three; the filter is Lanczos (antialiased). The conversion comes first,
+    because Pillow resizes one-bit images such as Omniglot's by nearest neighbour whatever is asked for.
     """
     mode = {1: "L", 3: "RGB"}[channels]
 
@@ -356,6 +356,9 @@ class ArrayUnpickler(pickle.Unpickler):
             ("builtins", "set"),
             ("builtins", "frozenset"),
             ("builtins", "bytearray"),
+            ("__builtin__", "set"),  # Python 2's name for builtins, which protocols 0 to 2 use
+            ("__builtin__", "frozenset"),
+            ("__builtin__", "bytearray"),
         }
     )
 

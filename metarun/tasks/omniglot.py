@@ -58,7 +58,7 @@ class Omniglot(ImageTasks):
         lake: images_evaluation is test; five alphabets of images_background are val, the others train;
             rotations in train only (Lake et al. 2015 have neither rotations nor val).
         small: train Balinese, Early_Aramaic, Greek, Korean, Latin with rotations (136 characters);
-            val Bengali, Futurama, Hebrew (94), test Japanese_(katakana), Sanskrit, Tagalog (106), both without.
+            val Bengali, Futurama, Hebrew (94), test Japanese_(katakana), Sanskrit, Tagalog (106) without.
 
     Differences from MAML's code: drawings are made grey and then resized with an antialiasing Lanczos filter,
     as learn2learn's examples do (MAML's code asks for Lanczos, but of Pillow on one-bit images, which takes
@@ -206,8 +206,8 @@ def _load(sources: dict[str, Path]) -> Images:
         characters = sum(name.startswith(half) for name in images.names)
         if characters != HALVES[half] or images.counts.unique().tolist() != [DRAWINGS]:
             raise DataError(
-                f"Omniglot is not complete in {path}: wanted {HALVES[half]} characters of {DRAWINGS} drawings "
-                f"in {half}, got {characters} of {images.counts.min()} to {images.counts.max()} drawings"
+                f"Omniglot is not complete in {path}: wanted {HALVES[half]} characters of {DRAWINGS} "
+                f"drawings in {half}, got {characters} of {images.counts.min()} to {images.counts.max()}"
             )
     return images
 

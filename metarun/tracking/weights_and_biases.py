@@ -6,8 +6,12 @@ same run id, marked as a resume: `wandb sync` uploads both, in order, as one run
 
 Steps. W&B drops a row whose own step is not above the last one's. So the row's step is the iteration where
 it rises, and one more than the last where it does not (a run that resumes online below what was uploaded
-before it died). The x axis of every plot is the value `iteration`, which is always the true one. No point
-is lost either way.
+before it died). The x axis of every plot is the value `iteration`, which is always the true one.
+
+A killed process leaves out of W&B's file what it logged in its last FLUSH_SECONDS, and its last row, which
+W&B keeps open for more values of its step. So a run that is resumed first records the last REPLAYED_ROWS of
+its metrics.jsonl again (cut that to the checkpoint before `start`): no point is lost, and a point recorded
+twice is the same point.
 
 Failure. `start` raises TrackerError, before anything is trained. After that no error of W&B stops a run:
 the first is logged as a warning that says since which iteration nothing is recorded, the tracker falls
@@ -25,11 +29,14 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, cast
 
+from metarun.tracking.jsonl import read_metrics
 from metarun.tracking.tracker import TrackerError
 
 log = logging.getLogger(__name__)
 
 UPLOAD_SECONDS = 300
+FLUSH_SECONDS = 1.0
+REPLAYED_ROWS = 100  # more than a run logs in FLUSH_SECONDS
 MODES = ("offline", "online", "disabled")
 P = ParamSpec("P")
 
@@ -49,7 +56,7 @@ def never_fatal(
         except Exception as error:  # wandb raises its own, OSError, ValueError, ...: none is worth a run
             self.broken = True
             log.warning(
-                "W&B records nothing more after iteration %s (%s: %s). The run goes on; its numbers are in "
+                "W&B records nothing from iteration %s on (%s: %s). The run goes on; its numbers are in "
                 "metrics.jsonl and result.json.",
                 self.iteration,
                 type(error).__name__,
@@ -111,8 +118,8 @@ class WandbTracker:
             self.run = self.open_run(config, name, self.group or group, [*self.tags, *tags], run_id)
             self.run_id = self.run.id
             self.step = self.run.step - 1
-            self.run.define_metric("iteration")
-            self.run.define_metric("*", step_metric="iteration")
+        if run_id is not None:
+            self.replay(folder / "metrics.jsonl")
 
     def open_run(
         self, config: dict[str, Any], name: str, group: str | None, tags: Sequence[str], run_id: str | None
@@ -123,7 +130,7 @@ class WandbTracker:
 
             # Before init, which at a terminal would ask for an account, and an unattended run would wait.
             wandb.setup(settings=wandb.Settings(silent=True))
-            return wandb.init(
+            run = wandb.init(
                 dir=str(self.folder),
                 mode=cast(Literal["offline", "online"], self.mode),
                 project=self.project,
@@ -144,13 +151,24 @@ class WandbTracker:
                     save_code=False,
                     finish_timeout=UPLOAD_SECONDS,
                     finish_timeout_raises=True,
+                    **flush_setting(wandb.Settings.model_fields),
                 ),
             )
+            run.define_metric("iteration")
+            run.define_metric("*", step_metric="iteration")
+            return run
         except Exception as error:
             raise TrackerError(
                 f"W&B cannot start with tracker.mode={self.mode}: {' '.join(str(error).split())} "
                 "(tracker.mode=offline needs no account and no network; tracker=none does without W&B)"
             ) from error
+
+    @never_fatal
+    def replay(self, metrics: Path) -> None:
+        """Records the last rows before the checkpoint again; see the module's head."""
+        for row in read_metrics(metrics)[-REPLAYED_ROWS:] if metrics.exists() else []:
+            iteration = row.pop("iteration")
+            self.log({key: float("nan") if value is None else value for key, value in row.items()}, iteration)
 
     @never_fatal
     def log(self, values: dict[str, float], iteration: int) -> None:
@@ -222,6 +240,12 @@ class WandbTracker:
         finally:
             for key in added:
                 os.environ.pop(key, None)
+
+
+def flush_setting(known: Mapping[str, Any]) -> dict[str, Any]:
+    """A killed process loses what waits for a flush, else 15 s. An internal setting: wandb may drop it."""
+    name = "x_transaction_log_flush_interval"
+    return {name: FLUSH_SECONDS} if name in known else {}
 
 
 def flat_result(result: Mapping[str, Any]) -> dict[str, Any]:

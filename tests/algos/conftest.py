@@ -55,7 +55,8 @@ def draw():
             x = torch.rand(4, 20, 1, generator=generator, dtype=torch.float64) * 10 - 5
             phase, height = torch.rand(2, 4, 1, 1, generator=generator, dtype=torch.float64)
             y = (0.1 + 4.9 * height) * torch.sin(x - 3.14 * phase)
-            sets = [Examples(x[:, part].to(dtype), y[:, part].to(dtype)) for part in (slice(10), slice(10, 20))]
+            x, y = x.to(dtype), y.to(dtype)
+            sets = [Examples(x[:, part], y[:, part]) for part in (slice(10), slice(10, 20))]
         else:
             x = torch.rand(3, 25, 1, 16, 16, generator=generator, dtype=torch.float64).to(dtype)
             y = torch.arange(25).remainder(5).expand(3, 25)
@@ -71,7 +72,7 @@ def loss_and_gradient():
 
     def compute(learner, batch, call=None):
         learner.zero_grad()
-        losses = (call or learner)(batch)
+        losses = (learner if call is None else call)(batch)
         losses.mean().backward()
         return losses.detach(), torch.cat([p.grad.flatten() for p in learner.parameters()])
 

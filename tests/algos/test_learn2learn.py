@@ -1,6 +1,9 @@
-"""The vectorised learners against learn2learn's own class: same weights, same tasks, same loss and meta-gradient."""
+"""Vectorised learners against learn2learn's own class: same weights and tasks, same meta-gradient."""
 
 import copy
+import subprocess
+import sys
+from functools import partial
 
 import pytest
 import torch
@@ -9,6 +12,7 @@ from test_maml import exchange_for_torch, numbers
 
 from metarun.algos.learn2learn import Learn2LearnMAML
 from metarun.algos.maml import MAML
+from metarun.backbones.norm import inductive
 
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4}
 
@@ -20,7 +24,7 @@ TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4}
 def test_vectorised_agrees_with_learn2learn(
     kind, steps, first_order, dtype, make, draw, loss_and_gradient, relative
 ):
-    """learn2learn's side has torch's own batch norm, which is right in a loop: nothing is shared but the weights."""
+    """Only weights are shared: learn2learn's side has torch's own batch norm, which is right in a loop."""
     batch = draw(kind, dtype)
     # float32 rounding grows with the step size: after 5 steps of 0.1 it already flips a ReLU here and there
     lr = 0.1 if dtype is torch.float64 else 0.01
@@ -70,8 +74,6 @@ def test_evaluates_without_gradients_and_each_predictor_stays_at_its_step(kind, 
 
 
 def test_inductive_evaluation_reaches_predictors_made_before_it(make, draw, one):
-    from metarun.backbones.norm import inductive
-
     task = one(draw("conv4"))
     ours, theirs = (make(cls, "conv4", **numbers(2)).eval() for cls in (MAML, Learn2LearnMAML))
     with torch.no_grad():
@@ -85,8 +87,6 @@ def test_inductive_evaluation_reaches_predictors_made_before_it(make, draw, one)
 
 @pytest.mark.parametrize("cls", [MAML, Learn2LearnMAML])
 def test_support_and_running_norms_train(cls, make, draw, loss_and_gradient, relative, backbones):
-    from functools import partial
-
     for norm in ("support", "running"):
         backbone = partial(backbones["conv4"], norm=norm)
         learner = make(cls, "conv4", backbone=backbone, **numbers(2))
@@ -101,10 +101,6 @@ def test_support_and_running_norms_train(cls, make, draw, loss_and_gradient, rel
 
 
 def test_importing_metarun_does_not_import_learn2learn():
-    import subprocess
-    import sys
-
-    code = (
-        "import sys, metarun.algos.learn2learn, metarun.backbones.resnet12; assert 'learn2learn' not in sys.modules"
-    )
+    modules = "metarun.algos.learn2learn, metarun.backbones.resnet12"
+    code = f"import sys, {modules}; assert 'learn2learn' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,43 @@
+# Needs python3 (3.11 or newer), git, make and a C compiler. `make` alone lists the targets.
+BIN := .venv/bin
+UV = $(shell command -v uv || echo .uv/bin/uv)
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check lint types format benchmark
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY) ## make .venv with everything that running and testing need
+
+demo: setup ## train MAML on the sinusoid (under a minute), show its result and a picture
+	@folder="outputs/demo/$$(date +%Y-%m-%d_%H-%M-%S)" && \
+	$(BIN)/metarun algo=maml data=sinusoid run.iterations=10000 device.threads=1 hydra.run.dir="$$folder" && \
+	echo "A held-out sinusoid before and after adaptation: $$folder/adapted_curves.png"
+
+test: setup ## all tests but the long learning runs
+	$(BIN)/pytest -m "not reproduce"
+
+check: lint types test ## lint, types and tests
+
+lint: setup ## ruff: errors, imports, complexity, formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup ## mypy
+	$(BIN)/mypy
+
+format: setup ## put the code into ruff's form
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+benchmark: setup ## speed beside learn2learn's, one process each in turn
+	$(BIN)/python scripts/benchmark.py
+
+# Made again only when pyproject.toml changes: the stamp says for which one it stands.
+$(READY): pyproject.toml
+	@command -v uv >/dev/null || [ -x .uv/bin/uv ] || \
+		{ python3 -m venv .uv && .uv/bin/python -m pip install --quiet --disable-pip-version-check uv; }
+	$(UV) sync --extra dev
+	@touch $@

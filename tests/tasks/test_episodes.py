@@ -1,0 +1,223 @@
+"""The laws of the sampler. Images here are two bytes that say which image they are."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import chisquare
+
+from metarun.tasks.episodes import ImageTasks, Sampler, draw_below, draw_distinct
+from metarun.tasks.images import Images
+from metarun.tasks.task import BLOCK, DataError
+
+# Tests of uniformity use fixed seeds, so they never flicker; with another seed a right sampler would fail
+# each of them one time in a million.
+ODDS = 1e-6
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def numbered(counts):
+    total = sum(counts)
+    number = np.arange(total)
+    pixels = np.stack([number // 256, number % 256], 1).astype(np.uint8).reshape(total, 1, 1, 2)
+    names = tuple(f"class{i}" for i in range(len(counts)))
+    return Images(torch.from_numpy(pixels), names, torch.tensor(counts))
+
+
+def numbers(x):
+    """Which images these are."""
+    high, low = (x * 255).round().long().flatten(-3).unbind(-1)
+    return high * 256 + low
+
+
+def class_of(number, counts):
+    return torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))[number]
+
+
+class Toy(ImageTasks):
+    splits = ("toy",)
+
+    def __init__(self, counts, **arguments):
+        super().__init__(split="toy", channels=1, mean=None, std=None, **arguments)
+        self.counts = counts
+
+    def in_shape(self, stream="episodes"):
+        return (1, 1, 2)
+
+    def load(self, part):
+        return numbered(self.counts)
+
+
+@given(
+    rows=st.integers(1, 40),
+    population=st.integers(1, 300),
+    k=st.integers(1, 30),
+    seed=st.integers(0, 2**31),
+)
+@settings(max_examples=150, deadline=None)
+def test_drawn_numbers_are_distinct_and_in_range(rows, population, k, seed):
+    k = min(k, population)
+    drawn = draw_distinct(rows, population, k, generator(seed))
+    assert drawn.shape == (rows, k) and drawn.dtype == torch.int64
+    assert drawn.min() >= 0 and drawn.max() < population
+    assert all(len(set(row)) == k for row in drawn.tolist())
+
+
+@given(counts=st.lists(st.integers(3, 20), min_size=1, max_size=30), seed=st.integers(0, 2**31))
+@settings(max_examples=50, deadline=None)
+def test_drawn_numbers_stay_below_their_rows_count(counts, seed):
+    drawn = draw_below(torch.tensor(counts), max(counts), 3, generator(seed))
+    assert (drawn < torch.tensor(counts)[:, None]).all()
+    assert all(len(set(row)) == 3 for row in drawn.tolist())
+
+
+@pytest.mark.parametrize("population", [5, 7, 8, 12])  # 2 * 2 * 2 = 8 divides the two ways to draw
+def test_every_ordered_choice_is_equally_likely(population):
+    drawn = draw_distinct(60_000, population, 2, generator(1))
+    seen = torch.bincount(drawn[:, 0] * population + drawn[:, 1], minlength=population**2)
+    seen = seen.view(population, population)
+    assert seen.diagonal().sum() == 0
+    pairs = seen[~torch.eye(population, dtype=torch.bool)]
+    assert chisquare(pairs.numpy()).pvalue > ODDS
+
+
+def test_rows_are_independent():
+    drawn = draw_distinct(40_000, 6, 1, generator(2)).flatten()
+    pairs = torch.bincount(drawn[:-1] * 6 + drawn[1:], minlength=36)
+    assert chisquare(pairs.numpy()).pvalue > ODDS
+
+
+@pytest.mark.parametrize(
+    "counts", [[20] * 30, [7, 20, 9, 300, 8, 11, 50, 7, 9, 12]], ids=["equal", "unequal"]
+)
+@pytest.mark.parametrize("shots, queries, ways", [(1, 1, 2), (1, 6, 5), (5, 2, 10), (6, 1, 3)])
+def test_an_episode(counts, shots, queries, ways):
+    tasks = 40
+    task = Sampler(numbered(counts), torch.device("cpu"), None, None).episodes(
+        tasks, ways, shots, queries, generator(3)
+    )
+    assert task.support.x.shape == (tasks, ways * shots, 1, 1, 2) and task.support.x.dtype == torch.float32
+    assert task.query.x.shape == (tasks, ways * queries, 1, 1, 2)
+    assert task.support.y.dtype == task.query.y.dtype == torch.int64
+    assert task.support.y.is_contiguous() and task.query.y.is_contiguous()
+    support, query = numbers(task.support.x), numbers(task.query.x)
+    for t in range(tasks):
+        assert task.support.y[t].tolist() == [way for way in range(ways) for _ in range(shots)]
+        assert task.query.y[t].tolist() == [way for way in range(ways) for _ in range(queries)]
+        drawn = support[t].tolist() + query[t].tolist()
+        assert len(set(drawn)) == len(drawn)  # no image twice: support and query are disjoint
+        of = class_of(support[t], counts)[::shots]
+        assert len(of.unique()) == ways
+        assert torch.equal(class_of(support[t], counts), of[task.support.y[t]])
+        assert torch.equal(class_of(query[t], counts), of[task.query.y[t]])
+
+
+@pytest.mark.parametrize("counts", [[10] * 8, [4, 10, 6, 10, 5, 10, 8, 7]], ids=["equal", "unequal"])
+def test_classes_and_images_are_uniform(counts):
+    sampler = Sampler(numbered(counts), torch.device("cpu"), None, None)
+    task = sampler.episodes(20_000, 2, 1, 2, generator(4))
+    for x in (task.support.x, task.query.x):
+        drawn = numbers(x).flatten()
+        classes = torch.bincount(class_of(drawn, counts), minlength=8)
+        # Both of a task's classes differ, and so do a class's two queries: the counts vary less than those of
+        # independent draws, and the test is on the safe side.
+        assert chisquare(classes.numpy()).pvalue > ODDS
+        seen = torch.bincount(drawn, minlength=sum(counts))
+        expected = len(drawn) / 8 / torch.tensor(counts, dtype=torch.float64)
+        assert chisquare(seen.numpy(), expected.repeat_interleave(torch.tensor(counts)).numpy()).pvalue > ODDS
+
+
+@pytest.mark.parametrize("counts", [[10] * 8, [4, 10, 6, 10, 5, 10, 8, 7]], ids=["equal", "unequal"])
+def test_the_flat_stream(counts):
+    sampler = Sampler(numbered(counts), torch.device("cpu"), None, None)
+    batch = sampler.flat(500, 40, generator(5))
+    assert batch.x.shape == (500, 40, 1, 1, 2) and batch.y.shape == (500, 40) and batch.y.dtype == torch.int64
+    drawn = numbers(batch.x)
+    assert torch.equal(batch.y, class_of(drawn, counts))
+    assert chisquare(torch.bincount(drawn.flatten(), minlength=sum(counts)).numpy()).pvalue > ODDS
+
+
+def test_normalisation():
+    pixels = torch.randint(256, (6, 3, 4, 4), dtype=torch.uint8, generator=generator())
+    images = Images(pixels, ("a", "b"), torch.tensor([3, 3]))
+    mean, std = [0.1, 0.2, 0.3], [0.5, 0.25, 2.0]
+    x = Sampler(images, torch.device("cpu"), mean, std).images(torch.arange(6))
+    wanted = (pixels.float() / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    torch.testing.assert_close(x, wanted)
+    plain = Sampler(images, torch.device("cpu"), None, None).images(torch.arange(6))
+    torch.testing.assert_close(plain, pixels.float() / 255)
+    assert pixels.equal(images.pixels)
+
+
+def test_the_seed_decides_the_tasks(sizes):
+    toy = Toy([20] * 30, **sizes)
+    for stream in toy.offers:
+        one, same, other = (toy.draw("train", stream, 8, generator(s)) for s in (1, 1, 2))
+        x = [(b.x if stream == "flat" else b.query.x) for b in (one, same, other)]
+        assert torch.equal(x[0], x[1]) and not torch.equal(x[0], x[2])
+
+
+def test_the_global_generator_is_left_alone(sizes):
+    toy = Toy([20] * 30, **sizes)
+    before = torch.get_rng_state()
+    toy.draw("train", "episodes", 8, generator())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_held_out_blocks_are_the_same_for_every_run(sizes):
+    first, second = Toy([20] * 30, **sizes), Toy([20] * 30, **sizes | {"train_ways": 7, "train_queries": 9})
+    second.draw("train", "episodes", 3, generator(9))
+    blocks = [first.held_out("test", "episodes", b) for b in range(3)]
+    again = [second.held_out("test", "episodes", b) for b in reversed(range(3))][::-1]
+    for one, same in zip(blocks, again, strict=True):
+        assert one.query.x.shape[0] == BLOCK
+        assert torch.equal(one.query.x, same.query.x) and torch.equal(one.support.x, same.support.x)
+    assert not torch.equal(blocks[0].query.x, blocks[1].query.x)
+    assert not torch.equal(blocks[0].query.x, first.held_out("val", "episodes", 0).query.x)
+
+
+def test_training_has_its_own_ways_and_queries(sizes):
+    toy = Toy([20] * 30, **sizes | {"ways": 3, "queries": 4, "train_ways": 6, "train_queries": 2})
+    assert toy.draw("train", "episodes", 2, generator()).query.y.shape == (2, 12)
+    assert toy.draw("val", "episodes", 2, generator()).query.y.shape == (2, 12)
+    assert toy.outputs("train") == 6 and toy.outputs("test") == 3 and toy.outputs("train", "flat") == 30
+    wanted = {"ways": 3, "shots": 1, "queries": 4, "train_ways": 6, "train_queries": 2, "split": "toy"}
+    assert toy.describe() == wanted
+
+
+@pytest.mark.parametrize("name", ["ways", "shots", "queries", "train_ways", "train_queries", "flat_batch"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, "5", True, None])
+def test_a_bad_number_is_named(sizes, name, value):
+    with pytest.raises(ValueError, match=rf"data\.{name}: wanted a whole number .* got {value!r}"):
+        Toy([20] * 30, **sizes | {name: value})
+
+
+def test_too_many_ways(sizes):
+    with pytest.raises(DataError, match=r"data\.ways: wanted at most the 4 classes of part 'val' .* got 5"):
+        Toy([20] * 4, **sizes | {"ways": 5}).draw("val", "episodes", 1, generator())
+    with pytest.raises(DataError, match=r"data\.train_ways: .* got 6"):
+        Toy([20] * 4, **sizes | {"train_ways": 6}).draw("train", "episodes", 1, generator())
+
+
+def test_classes_with_too_few_images_are_named(sizes):
+    toy = Toy([20, 4, 20, 3], **sizes | {"shots": 2, "queries": 3})
+    with pytest.raises(DataError, match=r"2 \+ 3 = 5 images of a class, .* class1 \(4\), class3 \(3\)"):
+        toy.prepare()
+
+
+def test_all_images_of_a_class_can_be_used(sizes):
+    task = Toy([3] * 4, **sizes | {"ways": 4}).draw("val", "episodes", 5, generator())
+    drawn = torch.cat([numbers(task.support.x), numbers(task.query.x)], 1).sort().values
+    assert torch.equal(drawn, torch.arange(12).repeat(5, 1))
+
+
+def test_unknown_words_are_refused(sizes):
+    toy = Toy([20] * 4, **sizes)
+    with pytest.raises(ValueError, match="stream: wanted one of episodes, flat, got 'pairs'"):
+        toy.draw("train", "pairs", 1, generator())
+    with pytest.raises(ValueError, match="part: wanted one of train, val, test, got 'valid'"):
+        toy.draw("valid", "episodes", 1, generator())

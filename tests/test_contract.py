@@ -1,0 +1,148 @@
+"""The laws that every algorithm in conf/algo obeys: a new one is tested by existing.
+
+Each runs on the first small data set that it takes; nothing here names an algorithm.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from torch.utils import _pytree as pytree
+
+from metarun.algos.learner import Learner, slice_tasks
+from metarun.conf_files import CONF, names
+from metarun.evaluate import evaluate_batch
+from metarun.run import Parts, Refused, build
+from metarun.tasks.task import Batch, stream_generator
+
+SMALL = {
+    "sinusoid": ["data.train_queries=5", "data.queries=5"],
+    "synthetic": ["data.ways=3", "data.shots=2", "data.queries=2", "backbone=mlp", "backbone.hidden=[16]"],
+}
+TASKS = 3
+
+
+@cache
+def parts_of(algo: str, seed: int = 0) -> Parts:
+    for data, overrides in SMALL.items():
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            common = ["device=cpu", "device.precision=float64", "tracker=none", f"seed={seed}"]
+            cfg = compose("config", [f"algo={algo}", f"data={data}", *overrides, *common], return_hydra_config=False)
+        try:
+            parts = build(cfg, {"algo": algo, "data": data, "backbone": "mlp"})
+        except Refused:
+            continue
+        return parts
+    raise AssertionError(f"algo={algo} runs on none of {', '.join(SMALL)}: add a small data set that it takes")
+
+
+def make(algo: str, seed: int = 0) -> tuple[Learner, Batch, object, int]:
+    """A fresh learner, a batch of tasks of its evaluation stream, its noise, and a number of steps."""
+    parts_of.cache_clear()  # learners change under test
+    parts = parts_of(algo, seed)
+    learner = parts.learner
+    batch = parts.data.draw("train", learner.evaluation_stream, TASKS, stream_generator("cpu", "contract"))
+    steps = max(learner.eval_steps, learner.inner_steps)
+    batch = learner.cast(batch)
+    noise = learner.cast(learner.noise(batch, steps, stream_generator("cpu", "contract noise")))
+    return learner, batch, noise, steps
+
+
+def one(tree, t: int):
+    return pytree.tree_map(lambda leaf: leaf[t], tree)
+
+
+def predictions(learner: Learner, batch, noise, steps: int) -> list[torch.Tensor]:
+    return [torch.as_tensor(p(batch.query.x)) for p in learner.trajectory(batch.support, steps, noise)]
+
+
+every_algorithm = pytest.mark.parametrize("algo", names("algo"))
+
+
+@every_algorithm
+def test_adapting_leaves_the_meta_parameters_alone(algo):
+    learner, batch, noise, steps = make(algo)
+    before = {name: value.clone() for name, value in learner.state_dict().items()}
+    learner.adapt(one(batch, 0).support, one(noise, 0))(one(batch, 0).query.x)
+    evaluate_batch(learner, parts_of(algo).data.kind, batch, noise, steps)
+    assert all(torch.equal(value, before[name]) for name, value in learner.state_dict().items())
+
+
+@every_algorithm
+def test_a_batch_of_tasks_gives_what_single_tasks_give(algo):
+    learner, batch, noise, steps = make(algo)
+
+    def query_predictions(task, noise):
+        return predictions(learner, task, noise, steps)
+
+    together = learner.over_tasks(query_predictions, batch, noise)
+    for t in range(TASKS):
+        for whole, single in zip(together, query_predictions(one(batch, t), one(noise, t)), strict=True):
+            torch.testing.assert_close(whole[t], single, rtol=1e-9, atol=1e-10)
+
+
+@every_algorithm
+def test_the_same_task_and_noise_twice_give_the_same_answer(algo):
+    learner, batch, noise, steps = make(algo)
+    first, again = (predictions(learner, one(batch, 0), one(noise, 0), steps) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+@every_algorithm
+def test_the_order_of_the_support_set_is_irrelevant(algo):
+    learner, batch, noise, steps = make(algo)
+    task = one(batch, 0)
+    order = torch.randperm(len(task.support.y), generator=torch.Generator().manual_seed(3))
+    shuffled = task._replace(support=pytree.tree_map(lambda leaf: leaf[order], task.support))
+    for a, b in zip(*(predictions(learner, t, one(noise, 0), steps) for t in (task, shuffled)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
+
+
+@every_algorithm
+def test_adapting_helps_on_the_support_set(algo):
+    learner, batch, noise, steps = make(algo)
+    if not steps:
+        pytest.skip("it takes no adaptation steps: there is no before and after to compare")
+    before, *_, after = learner.trajectory(one(batch, 0).support, steps, one(noise, 0))
+    x, y = one(batch, 0).support
+    assert learner.loss(after(x), y) < learner.loss(before(x), y)
+
+
+@every_algorithm
+def test_the_meta_gradient_reaches_every_meta_parameter(algo):
+    learner, batch, noise, _ = make(algo)
+    if not learner.stages:
+        assert all(p.grad is None for p in learner.parameters())
+        return  # it is not trained
+    learner.train()
+    learner(batch, noise).sum().backward()
+    untouched = [n for n, p in learner.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+    assert not untouched
+
+
+@every_algorithm
+def test_another_seed_starts_from_other_weights(algo):
+    weights = [torch.cat([torch.zeros(1), *(p.flatten() for p in make(algo, s)[0].parameters())]) for s in (0, 0, 1)]
+    assert torch.equal(weights[0], weights[1])
+    if len(weights[0]) > 1:
+        assert not torch.equal(weights[0], weights[2])
+
+
+@every_algorithm
+def test_numbers_are_buffers_that_are_not_saved(algo):
+    learner, *_ = make(algo)
+    if hasattr(learner, "inner_lr"):
+        assert learner.inner_lr.shape == ()
+        assert "inner_lr" not in learner.state_dict()
+
+
+@every_algorithm
+def test_slices_of_a_batch_are_batches(algo):
+    learner, batch, noise, _ = make(algo)
+    if learner.stages:
+        whole = learner(batch, noise).detach()
+        part = learner(slice_tasks(batch, 1, 3), slice_tasks(noise, 1, 3)).detach()
+        torch.testing.assert_close(part, whole[1:3], rtol=1e-9, atol=1e-10)

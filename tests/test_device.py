@@ -1,0 +1,48 @@
+"""The device group: refused by name, decided by rule."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import toy
+
+from metarun.device import COMPILE_FROM, Device, peak_memory_mb
+
+GOOD = {
+    "name": "cpu", "threads": None, "precision": "float32", "compile": "auto", "deterministic": True, "task_chunk": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    ("precision", "float8"), ("compile", "maybe"), ("threads", 0), ("task_chunk", "all"), ("name", "abacus"),
+])  # fmt: skip
+def test_bad_values_are_refused_by_name(key, value):
+    with pytest.raises(ValueError, match=f"device.{key}"):
+        Device(**(GOOD | {key: value}))
+
+
+def test_a_device_this_machine_lacks_is_refused():
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    with pytest.raises(ValueError, match="no such device"):
+        Device(**(GOOD | {"name": "cuda"}))
+
+
+def test_compile_auto_follows_a_rule(monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}")
+    device = Device(**GOOD)
+    tiny, convolutional = toy.maml(), toy.maml(toy.conv4(), outputs=5)
+    assert not device.compiles(tiny, COMPILE_FROM["other"] - 1) and device.compiles(tiny, COMPILE_FROM["other"])
+    assert device.compiles(convolutional, COMPILE_FROM["convolutional"])
+    assert not device.compiles(toy.Recurrent(), 10**9)  # not vectorised
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert not device.compiles(convolutional, 10**9)  # no compiler
+    assert Device(**(GOOD | {"compile": True})).compiles(tiny, 1)
+
+
+def test_precision_is_a_dtype():
+    assert Device(**(GOOD | {"precision": "float64"})).dtype == torch.float64
+
+
+def test_peak_memory_is_in_megabytes():
+    assert 50 < peak_memory_mb(torch.device("cpu")) < 100_000

@@ -1,0 +1,120 @@
+"""Evaluation: the right tasks, steps, metric and interval."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import toy
+
+from metarun.algos.learner import Gaussian, Samples, slice_tasks
+from metarun.evaluate import METRICS, evaluate, evaluate_batch
+
+
+def test_values_are_those_of_single_tasks_step_by_step():
+    torch.manual_seed(0)
+    learner, data = toy.maml(eval_steps=2), toy.sinusoid()
+    scores = evaluate(learner, data, "test", 25, steps=4)
+    assert scores.values["mse"].shape == (25, 5)
+    batch = data.held_out("test", "episodes", 1)  # tasks 20 to 24 are the second block's first
+    for t in range(5):
+        task = torch.utils._pytree.tree_map(lambda leaf, t=t: leaf[t], batch)
+        for step, predictor in enumerate(learner.trajectory(task.support, 4)):
+            by_hand = (predictor(task.query.x) - task.query.y).square().mean().item()
+            assert scores.values["mse"][20 + t, step] == pytest.approx(by_hand, rel=1e-4)
+    assert scores.estimate().mean == pytest.approx(scores.values["mse"][:, 2].mean())  # the headline: eval_steps
+    assert [row["step"] for row in scores.curve()] == [0, 1, 2, 3, 4]
+
+
+def test_tasks_are_the_same_for_every_learner_and_count():
+    data = toy.sinusoid()
+    a = evaluate(toy.maml(), data, "test", 30, 1)
+    b = evaluate(toy.Scheduled(), data, "test", 30, 1)
+    assert a.episodes == b.episodes != evaluate(toy.maml(), data, "val", 30, 1).episodes
+    learner = toy.maml()
+    few, many = evaluate(learner, data, "test", 10, 1), evaluate(learner, data, "test", 45, 1)
+    np.testing.assert_allclose(few.values["mse"], many.values["mse"][:10], rtol=1e-5)
+
+
+@pytest.mark.parametrize("make", [toy.maml, toy.Noisy])
+def test_chunks_change_nothing(make):
+    torch.manual_seed(0)
+    learner = make().double()
+    whole = evaluate(learner, toy.sinusoid(), "test", 23, 2).values["mse"]
+    chunked = evaluate(learner, toy.sinusoid(), "test", 23, 2, chunk=3).values["mse"]
+    np.testing.assert_allclose(whole, chunked, rtol=1e-12)
+
+
+def test_evaluating_leaves_the_learner_as_it_was():
+    learner = toy.maml(toy.conv4(), outputs=5)
+    learner.train()
+    before = {k: v.clone() for k, v in learner.state_dict().items()}
+    evaluate_batch(learner, "classification", _images(), (), 2)
+    assert learner.training
+    assert all(torch.equal(v, before[k]) for k, v in learner.state_dict().items())
+    assert all(p.grad is None for p in learner.parameters())
+
+
+def _images(tasks: int = 4, queries: int = 3):
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(5)
+    x = torch.rand(tasks, 5 * (1 + queries), 1, 28, 28, generator=generator)
+    return toy.Task(
+        toy.Examples(x[:, :5], y.repeat(tasks, 1)), toy.Examples(x[:, 5:], y.repeat(tasks, queries))
+    )
+
+
+def test_inductive_accuracy_looks_at_one_query_at_a_time():
+    torch.manual_seed(0)
+    learner = toy.maml(toy.conv4(filters=32), outputs=5, inner_lr=0.4).eval()
+    batch = _images(tasks=6)
+    together = evaluate_batch(learner, "classification", batch, (), 2)
+    alone = []
+    for q in range(15):
+        one = batch._replace(query=toy.Examples(batch.query.x[:, q : q + 1], batch.query.y[:, q : q + 1]))
+        alone.append(evaluate_batch(learner, "classification", one, (), 2)["accuracy_inductive"])
+    np.testing.assert_allclose(np.mean(alone, 0), together["accuracy_inductive"])
+    assert not np.allclose(together["accuracy"], together["accuracy_inductive"])  # transductive is another figure
+
+
+def test_without_batch_statistics_both_accuracies_are_one():
+    learner = toy.maml(toy.conv4(norm="layer"), outputs=5)
+    scores = evaluate_batch(learner, "classification", _images(), (), 1)
+    np.testing.assert_array_equal(scores["accuracy"], scores["accuracy_inductive"])
+
+
+def test_classification_metrics():
+    logits, y = torch.tensor([[2.0, 0, 0], [0, 1, 0], [0, 3, 0]]), torch.tensor([0, 1, 2])
+    scores = METRICS["classification"](logits, y)
+    assert scores["accuracy"].item() == pytest.approx(2 / 3)
+    assert scores["nll"].item() == pytest.approx(F.cross_entropy(logits, y).item())
+    samples = METRICS["classification"](Samples(torch.stack([logits, -logits])), y)
+    mixture = (logits.softmax(-1) + (-logits).softmax(-1)) / 2
+    assert samples["nll"].item() == pytest.approx(-mixture[torch.arange(3), y].log().mean().item(), rel=1e-5)
+
+
+def test_regression_metrics():
+    y, mean, variance = torch.zeros(4, 1), torch.ones(4, 1), torch.full((4, 1), 2.0)
+    scores = METRICS["regression"](Gaussian(mean, variance), y)
+    assert scores["mse"].item() == pytest.approx(1)
+    by_hand = -torch.distributions.Normal(mean, variance.sqrt()).log_prob(y).mean()
+    assert scores["nll"].item() == pytest.approx(by_hand.item(), rel=1e-6)
+    averaged = METRICS["regression"](Samples(torch.stack([mean, -mean])), y)
+    assert averaged["mse"].item() == pytest.approx(0)
+
+
+def test_a_recurrent_learner_is_evaluated_task_after_task():
+    torch.manual_seed(0)
+    learner = toy.Recurrent()
+    scores = evaluate(learner, toy.sinusoid(), "val", 22, 3)
+    assert scores.values["mse"].shape == (22, 1)  # it adapts at once
+    batch = slice_tasks(toy.sinusoid().held_out("val", "episodes", 0), 3, 4)
+    again = evaluate_batch(learner, "regression", batch, (), 3)["mse"]
+    np.testing.assert_allclose(again[0], scores.values["mse"][3], rtol=1e-5)
+
+
+def test_progress_is_told_of_every_block():
+    seen: list[int] = []
+    evaluate(toy.maml(), toy.sinusoid(), "test", 45, 0, on_block=seen.append)
+    assert seen == [20, 40, 45]

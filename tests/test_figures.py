@@ -1,0 +1,123 @@
+"""Figures are whole PNGs, show what they are given, and leave nothing behind when they fail."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from metarun.figures import adapted_sinusoids, learning_curve, step_curve
+from metarun.tracking.jsonl import MetricsFile
+
+ROWS = [{"step": step, "mean": 0.2 + 0.1 * step, "ci95": 0.01, "median": None} for step in range(4)]
+
+
+@pytest.fixture
+def drawn(monkeypatch) -> list[Figure]:
+    """The figures that are saved, to look into."""
+    figures: list[Figure] = []
+    savefig = Figure.savefig
+
+    def keep(figure, *args, **kwargs):
+        figures.append(figure)
+        return savefig(figure, *args, **kwargs)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    return figures
+
+
+def tasks(count: int) -> list[dict]:
+    x = np.linspace(-5, 5, 100)
+    return [
+        {
+            "x": x,
+            "y": np.sin(x - task),
+            "x_support": x[::10],
+            "y_support": np.sin(x[::10] - task),
+            "predictions": {10: np.sin(x - task), 0: 0 * x, 1: 0.5 * np.sin(x - task)},
+            "title": f"task {task}",
+        }
+        for task in range(count)
+    ]
+
+
+def is_png(path) -> bool:
+    with Image.open(path) as image:
+        image.load()
+        assert image.size[0] >= 400 and round(image.info["dpi"][0]) == 150
+        return image.format == "PNG"
+
+
+def test_step_curve_in_percent_with_intervals(tmp_path, drawn):
+    step_curve(ROWS, "accuracy", tmp_path / "curve.png")
+    assert is_png(tmp_path / "curve.png")
+    axes = drawn[0].axes[0]
+    assert axes.get_ylabel() == "accuracy (%)" and axes.get_xlabel() == "adaptation steps"
+    np.testing.assert_allclose(np.asarray(axes.lines[0].get_ydata(), float), [20, 30, 40, 50])
+    segments = axes.collections[0].get_segments()
+    np.testing.assert_allclose([end[1] - start[1] for start, end in segments], 2.0)  # mean -+ ci95
+
+
+def test_learning_curve_takes_each_part_where_it_was_logged(tmp_path, drawn):
+    with MetricsFile(tmp_path / "metrics.jsonl") as file:
+        for iteration in range(100, 600, 100):
+            file.log({"train/loss": 1.0, "train/mse": float("nan") if iteration == 300 else 2.0}, iteration)
+        file.log({"val/mse": 1.5}, 500)
+    learning_curve(tmp_path / "metrics.jsonl", "mse", tmp_path / "learning.png")
+    assert is_png(tmp_path / "learning.png")
+    train, val = drawn[0].axes[0].lines
+    np.testing.assert_array_equal(train.get_xdata(), [100, 200, 300, 400, 500])
+    np.testing.assert_array_equal(train.get_ydata(), [2, 2, np.nan, 2, 2])
+    np.testing.assert_array_equal(val.get_xydata(), [[500, 1.5]])
+
+
+def test_learning_curve_of_a_run_without_the_metric(tmp_path):
+    MetricsFile(tmp_path / "metrics.jsonl").close()
+    learning_curve(tmp_path / "metrics.jsonl", "mse", tmp_path / "learning.png")
+    assert is_png(tmp_path / "learning.png")
+
+
+@pytest.mark.parametrize("count", [1, 4, 6])
+def test_sinusoids_one_panel_a_task_and_one_legend(tmp_path, drawn, count):
+    adapted_sinusoids(tasks(count), tmp_path / "sinusoids.png")
+    assert is_png(tmp_path / "sinusoids.png")
+    (figure,) = drawn
+    assert [axes.get_title() for axes in figure.axes] == [f"task {task}" for task in range(count)]
+    (legend,) = figure.legends
+    names = [entry.get_text() for entry in legend.get_texts()]
+    assert names == ["truth", "before adapting", "after 1 step", "after 10 steps", "support points"]
+    lines = {line.get_label(): line for line in figure.axes[-1].lines}
+    np.testing.assert_allclose(lines["before adapting"].get_ydata(), 0)
+    np.testing.assert_allclose(lines["after 10 steps"].get_ydata(), lines["truth"].get_ydata())
+    assert len({lines[name].get_color() for name in names}) == 5
+
+
+@pytest.mark.parametrize(
+    ("examples", "words"),
+    [([], "at least one"), ([{**tasks(1)[0], "predictions": dict.fromkeys(range(5), 0.0)}], "at most 4")],
+)
+def test_sinusoids_that_cannot_be_drawn_are_refused(tmp_path, examples, words):
+    with pytest.raises(ValueError, match=words):
+        adapted_sinusoids(examples, tmp_path / "sinusoids.png")
+
+
+def test_a_figure_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "curve.png"
+    path.write_bytes(b"the old figure")
+
+    def half(self, name, **_):
+        name.write_bytes(b"half")
+        raise OSError("full")
+
+    monkeypatch.setattr(Figure, "savefig", half)
+    with pytest.raises(OSError, match="full"):
+        step_curve(ROWS, "mse", path)
+    assert path.read_bytes() == b"the old figure"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["curve.png"]
+
+
+def test_matplotlib_is_not_imported_before_a_figure_is_drawn():
+    script = "import sys, metarun.figures; assert 'matplotlib' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True)

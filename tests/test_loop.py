@@ -1,0 +1,241 @@
+"""The loop: one outer step is the mean gradient; noise, objectives, schedules, groups, stages need nothing else."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import toy
+
+from metarun.algos.learner import Learner, Stage
+from metarun.loop import Diverged, OuterOptimizer, Training, fit, stage_at
+
+CPU = torch.device("cpu")
+
+
+def train(
+    learner: Learner, data=None, outer: OuterOptimizer | None = None, iterations=20, meta_batch=6, **how
+) -> Training:
+    outer = outer or toy.adam()
+    training = Training.begin(learner, outer, CPU, seed=0)
+    for _ in fit(training, data or toy.sinusoid(), outer, iterations, meta_batch, **how):
+        pass
+    return training
+
+
+def weights(learner: Learner) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in learner.parameters()])
+
+
+def seeded(make, *arguments, **keywords) -> Learner:
+    torch.manual_seed(0)
+    return make(*arguments, **keywords).double()
+
+
+def test_one_step_moves_by_the_mean_gradient_over_tasks():
+    learner = seeded(toy.maml)
+    outer = toy.sgd(lr=0.1)
+    before = weights(learner)
+    training = Training.begin(learner, outer, CPU, seed=0)
+    step = next(fit(training, toy.sinusoid(), outer, 10, 5))
+    after = weights(learner)
+
+    torch.nn.utils.vector_to_parameters(before, learner.parameters())
+    learner.zero_grad()
+    for t in range(5):  # task by task, an independent sum
+        task = torch.utils._pytree.tree_map(lambda leaf, t=t: leaf[t], step.batch)
+        (learner.meta_loss(task) / 5).backward()
+    gradient = torch.cat([p.grad.flatten() for p in learner.parameters()])
+    torch.testing.assert_close(after, before - 0.1 * gradient, rtol=0, atol=1e-12)
+
+
+def test_reported_loss_is_the_mean_over_tasks():
+    learner = seeded(toy.maml)
+    training = Training.begin(learner, outer := toy.sgd(lr=1e-9), CPU, seed=0)
+    step = next(fit(training, toy.sinusoid(), outer, 10, 5))
+    assert step.loss == pytest.approx(learner(step.batch).mean().item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("make", [toy.maml, toy.Noisy])
+def test_chunks_and_the_loop_give_what_the_whole_batch_gives(make):
+    whole = train(seeded(make)).learner
+    for chunk in (1, 4):
+        torch.testing.assert_close(weights(train(seeded(make), chunk=chunk).learner), weights(whole), rtol=0, atol=1e-12)
+    looped = seeded(make)
+    looped.vectorized = False
+    torch.testing.assert_close(weights(train(looped).learner), weights(whole), rtol=0, atol=1e-12)
+    assert (weights(seeded(make)) - weights(whole)).abs().max() > 1e-3  # and they all moved
+
+
+def test_a_compiled_learner_that_draws_noise_gives_the_same_numbers():
+    whole = train(seeded(toy.Noisy)).learner
+    learner = seeded(toy.Noisy)
+    compiled = train(learner, program=torch.compile(learner, dynamic=False)).learner
+    torch.testing.assert_close(weights(compiled), weights(whole), rtol=0, atol=1e-12)
+
+
+def test_noise_differs_between_tasks_and_steps_and_repeats_with_the_seed():
+    def masks() -> list[torch.Tensor]:
+        learner, outer = seeded(toy.Noisy), toy.adam()
+        return [s.noise["mask"] for s in fit(Training.begin(learner, outer, CPU, 0), toy.sinusoid(), outer, 3, 4)]
+
+    first, again = masks(), masks()
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert len(torch.cat(first).unique()) == 3 * 4
+
+
+def test_drawing_inside_the_mapped_function_is_refused():
+    class Careless(toy.Noisy):
+        def adapt(self, support, noise=()):
+            return super().adapt(support, {"mask": torch.rand(1)})
+
+    with pytest.raises(RuntimeError, match="random"):
+        train(Careless(), iterations=1)
+
+
+def test_two_objectives_take_turns_each_with_its_own_group_rate_and_optimizer():
+    learner = toy.Adversaries()
+    outer = toy.sgd(lr=0.01)
+    training = Training.begin(learner, outer, CPU, seed=0)
+    step = next(fit(training, toy.sinusoid(), outer, 10, 4))
+    # first: loss a*b*a', gradient b*a = 6 at (2, 3), rate 0.5 of its own; second then sees the moved a = -1
+    assert learner.first.item() == pytest.approx(2 - 0.5 * 6)
+    assert learner.second.item() == pytest.approx(3 - 0.01 * (-1 * 3 * -1))
+    assert list(step.losses) == ["first", "second"]
+    assert step.losses["first"] == pytest.approx(2 * 3 * 2)
+
+
+def test_progress_runs_from_zero_to_one_and_survives_a_resume():
+    data, outer = toy.sinusoid(), toy.adam()
+    whole = train(seeded(toy.Scheduled), iterations=20).learner
+
+    learner = seeded(toy.Scheduled)
+    first = Training.begin(learner, outer, CPU, seed=0)
+    for step in fit(first, data, outer, 20, 6):
+        assert learner.progress.item() == pytest.approx((step.iteration - 1) / 20)
+        if step.iteration == 7:
+            break
+    saved_weights, saved = {k: v.clone() for k, v in learner.state_dict().items()}, first.state_dict()
+
+    resumed_learner = toy.Scheduled().double()
+    second = Training.begin(resumed_learner, outer, CPU, seed=123)
+    resumed_learner.load_state_dict(saved_weights)
+    second.load_state_dict(saved)
+    for _ in fit(second, data, outer, 20, 6):
+        pass
+    assert torch.equal(weights(resumed_learner), weights(whole))
+    assert not torch.equal(weights(train(seeded(toy.Scheduled), iterations=40).learner), weights(whole))
+
+
+def test_a_stage_of_flat_batches_precedes_one_of_episodes():
+    learner = toy.Pretrained()
+    learner.vectorized = False  # so that meta_loss is called, and counted, once for each task
+    train(learner, toy.Blobs(), iterations=20, meta_batch=1)
+    assert learner.seen == ["flat"] * 5 + ["episodes"] * 15
+
+
+def test_stages_take_their_shares():
+    stages = (Stage("flat", 0.5), Stage("pairs", 0.25), Stage("episodes", 0.25))
+    streams = [stage_at(stages, i, 10).stream for i in range(10)]
+    assert streams == ["flat"] * 5 + ["pairs"] * 3 + ["episodes"] * 2
+
+
+def test_a_surrogate_loss_steps_along_its_own_direction():
+    learner = seeded(toy.Surrogate, 0.1)
+    outer = toy.sgd(lr=1.0)
+    before = weights(learner)
+    training = Training.begin(learner, outer, CPU, seed=0)
+    step = next(fit(training, toy.sinusoid(), outer, 10, 3))
+    x, y = step.batch.support
+    slope, bias = before
+    residual = slope * x + bias - y  # [T, n, 1]
+    gradient = torch.stack([(2 * residual * x).mean((1, 2)), (2 * residual).mean((1, 2))]).mean(1)
+    torch.testing.assert_close(weights(learner), before - learner.inner_lr * gradient, rtol=1e-12, atol=0)
+    query = step.batch.query
+    assert step.loss == pytest.approx((slope * query.x + bias - query.y).square().mean().item(), rel=1e-6)
+
+
+def test_an_lstm_learner_trains_task_after_task():
+    # the tasks are lines of a constant height: only the support set tells which
+    data = toy.sinusoid(frequency=(0.0, 0.0), phase=(-1.5708, -1.5708))
+    torch.manual_seed(0)
+    learner, outer = toy.Recurrent(), toy.adam(lr=1e-2)
+    losses = [s.loss for s in fit(Training.begin(learner, outer, CPU, 0), data, outer, 150, 8)]
+    assert sum(losses[:10]) / 10 > 2  # untrained, it does not know the height
+    assert sum(losses[-10:]) / 10 < 0.2
+
+
+def test_a_learner_without_stages_is_not_trained():
+    class Untrained(toy.Noisy):
+        stages = ()
+
+    learner = Untrained()
+    before = weights(learner)
+    assert train(learner, iterations=5).iteration == 0
+    assert torch.equal(weights(learner), before)
+
+
+def test_nan_stops_the_run_before_the_weights_are_touched():
+    learner = seeded(toy.maml, inner_lr=1e200)
+    before = weights(learner)
+    with pytest.raises(Diverged, match="iteration 1") as caught:
+        train(learner)
+    assert caught.value.iteration == 1
+    assert torch.equal(weights(learner), before)
+
+
+@pytest.mark.parametrize(("schedule", "halve_every", "at_middle"), [
+    ("constant", None, 1.0), ("cosine", None, 0.5), ("linear", None, 0.5), ("halve", 20, 0.25),
+])  # fmt: skip
+def test_schedules(schedule, halve_every, at_middle):
+    outer = toy.adam(schedule=schedule, halve_every=halve_every)
+    assert outer.factor(0, 100) == 1
+    assert outer.factor(50, 100) == pytest.approx(at_middle)
+
+
+def test_the_schedule_reaches_the_optimizer():
+    learner, outer = seeded(toy.maml), toy.sgd(lr=0.1, schedule="linear")
+    training = Training.begin(learner, outer, CPU, seed=0)
+    rates = [training.optimizers["meta"].param_groups[0]["lr"] for _ in fit(training, toy.sinusoid(), outer, 4, 2)]
+    assert rates == pytest.approx([0.1, 0.075, 0.05, 0.025])
+
+
+@pytest.mark.parametrize("bound", [{"clip": 1e-3}, {"clip_value": 1e-3}])
+def test_clipping_bounds_the_step(bound):
+    learner = seeded(toy.maml)
+    before = weights(learner)
+    train(learner, outer=toy.sgd(lr=1.0, **bound), iterations=1)
+    moved = weights(learner) - before
+    size = moved.norm() if "clip" in bound else moved.abs().max()
+    assert size.item() == pytest.approx(1e-3, rel=1e-2)
+
+
+@pytest.mark.parametrize(("change", "named"), [
+    ({"schedule": "cosin"}, "optimizer.schedule"), ({"lr": 0}, "optimizer.lr"), ({"clip": -1}, "optimizer.clip"),
+    ({"schedule": "halve"}, "halve_every"), ({"halve_every": 10}, "halve_every"),
+])  # fmt: skip
+def test_bad_numbers_are_refused_by_name(change, named):
+    with pytest.raises(ValueError, match=named):
+        toy.adam(**change)
+
+
+def test_tasks_of_two_seeds_differ_and_of_one_seed_repeat():
+    def first_batch(seed: int) -> torch.Tensor:
+        learner, outer = toy.maml(), toy.adam()
+        return next(fit(Training.begin(learner, outer, CPU, seed), toy.sinusoid(), outer, 1, 4)).batch.support.y
+
+    assert torch.equal(first_batch(0), first_batch(0))
+    assert not torch.equal(first_batch(0), first_batch(1))
+
+
+def test_running_statistics_are_the_same_whole_and_in_chunks():
+    def statistics(chunk: int | None) -> torch.Tensor:
+        learner = seeded(toy.maml, toy.mlp(norm="running"))
+        # few steps of SGD: batch norm divides by small variances, and rounding grows fast
+        train(learner, outer=toy.sgd(lr=0.01), iterations=5, chunk=chunk)
+        return torch.cat([b.flatten() for n, b in learner.named_buffers() if "running" in n])
+
+    assert (statistics(None)[:16]).abs().max() > 1e-3
+    torch.testing.assert_close(statistics(None), statistics(4), rtol=0, atol=1e-12)
+    assert math.isfinite(statistics(None).sum().item())
