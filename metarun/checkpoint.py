@@ -1,8 +1,8 @@
 """Checkpoints: written whole or not at all, and exact. A resumed run equals an unbroken one bit for bit.
 
 A checkpoint is two files, `NAME-ITERATION.safetensors` (the learner's weights, readable by any tool) and
-`NAME-ITERATION.state` (optimizers and random states), and becomes the current one when the pointer `NAME.json`,
-replaced last, names it. Whatever moment a process is killed at, the pointer names a complete pair.
+`NAME-ITERATION.state` (optimizers and random states), and becomes the current one when the pointer
+`NAME.json`, replaced last, names it. Whenever a process is killed, the pointer names a complete pair.
 """
 
 from __future__ import annotations
@@ -27,7 +27,12 @@ class Checkpoint(NamedTuple):
 
 
 def save(
-    folder: Path, name: str, iteration: int, weights: dict[str, Tensor], state: dict[str, Any], about: dict[str, Any]
+    folder: Path,
+    name: str,
+    iteration: int,
+    weights: dict[str, Tensor],
+    state: dict[str, Any],
+    about: dict[str, Any],
 ) -> None:
     """Write checkpoint `name` (`last` or `best`) and then drop its predecessor.
 
@@ -44,10 +49,13 @@ def save(
     """
     stem = f"{name}-{iteration:08d}"
     contiguous = {key: value.detach().contiguous().clone() for key, value in weights.items()}
-    write_atomically(folder / f"{stem}.safetensors", lambda file: file.write(safetensors.torch.save(contiguous)))
+    write_atomically(
+        folder / f"{stem}.safetensors", lambda file: file.write(safetensors.torch.save(contiguous))
+    )
     write_atomically(folder / f"{stem}.state", lambda file: torch.save(state, file))
     write_json(folder / f"{name}.json", {"iteration": iteration, "files": stem, **about})
-    for old in (*folder.glob(f"{name}-*"), *folder.glob(f".{name}*")):  # the latter: of processes killed while writing
+    half_written = folder.glob(f".{name}*")  # by processes that were killed
+    for old in (*folder.glob(f"{name}-*"), *half_written):
         if old.stem != stem:
             old.unlink(missing_ok=True)
 

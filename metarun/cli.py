@@ -1,12 +1,13 @@
 """The command line: Hydra's, with our words where it is mistyped, and runs that go on or are tested again.
 
-Exit status: 0 completed, 1 failed, 2 refused before starting, 3 diverged, 130 and 143 interrupted; a multirun 1 if
-any cell failed, else 3 if any diverged.
+Exit status: 0 completed, 1 failed, 2 refused before starting, 3 diverged, 130 and 143 interrupted; a multirun
+1 if any cell failed, else 3 if any diverged.
 """
 
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 import re
 import shutil
@@ -37,7 +38,8 @@ Choices (GROUP=NAME)
 
 Common numbers (GROUP.KEY=VALUE; `--cfg job` prints all)
   seed  run.iterations  run.meta_batch  run.eval_tasks  run.resume=PATH  run.init_from=PATH  run.evaluate=PATH
-  data.root=PATH  data.ways  data.shots  data.queries  data.split  algo.inner_lr  algo.inner_steps  algo.eval_steps
+  data.root=PATH  data.ways  data.shots  data.queries  data.split
+  algo.inner_lr  algo.inner_steps  algo.eval_steps
   optimizer.lr  optimizer.schedule  backbone.init  device.threads  device.compile  tracker.mode=offline|online
 
 Hydra's own
@@ -76,6 +78,7 @@ def _job(cfg: DictConfig) -> float | None:
     """One run; returns its headline metric (what a sweeper searches by)."""
     from metarun.run import Refused, run, saved_config  # imports torch, which --help must not wait for
 
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it tells of its font cache
     context = HydraConfig.get()
     multirun = context.mode == RunMode.MULTIRUN
     folder = Path(context.runtime.output_dir)
@@ -103,7 +106,7 @@ def _remove_unused(folder: Path) -> None:
     """Drop the folder that Hydra made for what was refused, if nothing but Hydra's own files is in it."""
     if all(entry.name in HYDRAS_OWN for entry in folder.iterdir()):
         shutil.rmtree(folder)
-        for parent in folder.parents:  # those that Hydra made on the way
+        for parent in folder.resolve().parents:  # those that Hydra made on the way
             if parent == Path.cwd() or any(parent.iterdir()):
                 break
             parent.rmdir()
@@ -112,7 +115,7 @@ def _remove_unused(folder: Path) -> None:
 class SweepFolder(Callback):
     """Tells `main` where a multirun has its folder (named in conf/config.yaml)."""
 
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         _sweep_folders.append(Path(config.hydra.sweep.dir))
 
 
@@ -153,7 +156,7 @@ def _is_refusal(error: BaseException) -> bool:
     return isinstance(error, HydraException | OmegaConfBaseException)
 
 
-# ------------------------------------------------------------------------------------------------- going on, again
+# ------------------------------------------------------------------------------------------- going on, again
 
 
 def _with_saved_overrides(arguments: list[str]) -> list[str]:
@@ -171,7 +174,9 @@ def _with_saved_overrides(arguments: list[str]) -> list[str]:
     folder = Path(path)
     if not (folder / ".hydra" / "config.yaml").is_file():
         raise HydraException(f"{path} is no run's folder: it has no .hydra/config.yaml")
-    saved = [e for e in _saved_overrides(folder) if not e.startswith(("run.resume=", "run.evaluate=", "hydra."))]
+    saved = [
+        e for e in _saved_overrides(folder) if not e.startswith(("run.resume=", "run.evaluate=", "hydra."))
+    ]
     if resume is None:
         return [*(entry for entry in saved if entry.split("=", 1)[0].lstrip("+~") not in values), *arguments]
     _refuse_contradiction(folder, {k: v for k, v in values.items() if k != "run.resume"})
@@ -187,7 +192,8 @@ def _refuse_used_folder(values: dict[str, str]) -> None:
     folder = values.get("hydra.run.dir")
     if folder and (Path(folder) / "checkpoint").is_dir():
         raise HydraException(
-            f"hydra.run.dir={folder} holds a run already. Name another folder, or go on with it: run.resume={folder}"
+            f"hydra.run.dir={folder} holds a run already. "
+            f"Name another folder, or go on with it: run.resume={folder}"
         )
 
 
@@ -200,16 +206,16 @@ def _refuse_contradiction(folder: Path, given: dict[str, str]) -> None:
     saved = OmegaConf.load(folder / ".hydra" / "config.yaml")
     chosen = OmegaConf.load(folder / ".hydra" / "hydra.yaml").hydra.runtime.choices
     for key, text in given.items():
-        had = chosen[key] if key in chosen else OmegaConf.select(saved, key)  # type: ignore[arg-type]
+        had = chosen[key] if key in chosen else OmegaConf.select(saved, key)
         wanted = OverridesParser.create().parse_override(f"{key}={text}").value()
         if had != wanted:
             raise HydraException(
                 f"{key}={text} contradicts the run in {folder}, which has {key}={had}. "
-                "A resumed run goes on as it was started; for other settings start a new one with run.init_from"
+                "A resumed run goes on as it was started; other settings need a new one, with run.init_from"
             )
 
 
-# ------------------------------------------------------------------------------------------------- what is at fault
+# ------------------------------------------------------------------------------------------ what is at fault
 
 
 def explain(error: BaseException, arguments: list[str]) -> str:
@@ -219,8 +225,11 @@ def explain(error: BaseException, arguments: list[str]) -> str:
     if missing and "/" in missing.group(1):
         group, _, name = missing.group(1).partition("/")
         if group in GROUPS:
-            return f"there is no {group}={name}{_nearest(name, names(group))}\nChoices of {group}: {', '.join(names(group))}"
-    key = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text)
+            hint = _nearest(name, names(group))
+            return f"there is no {group}={name}{hint}\nChoices of {group}: {', '.join(names(group))}"
+    key = re.search(r"Could not override '([^']+)'", text) or re.search(
+        r"Key '([^']+)' is not in struct", text
+    )
     if key:
         keys = _all_keys(arguments)
         near = difflib.get_close_matches(key.group(1), keys, n=4, cutoff=0.5)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metarun.algos.learner import Gaussian, Learner, Prediction, Samples, count_tasks, slice_tasks
+from metarun.algos.learner import Gaussian, Learner, Prediction, Predictor, Samples, count_tasks, slice_tasks
 from metarun.backbones.norm import batch_norms, inductive
 from metarun.results import Estimate
 from metarun.tasks.task import BLOCK, Batch, Kind, Part, Task, TaskSet, stream_generator
@@ -22,7 +22,7 @@ from metarun.tasks.task import BLOCK, Batch, Kind, Part, Task, TaskSet, stream_g
 class Evaluation:
     """Metrics of held-out tasks: `values[name]` is `[tasks, steps + 1]`, column k after k adaptation steps.
 
-    A learner that adapts at once has a single column.
+    A learner that adapts at once has a single column; so have metrics taken at the headline's step only.
     """
 
     headline: str
@@ -93,11 +93,19 @@ def _blocks(data: TaskSet, part: Part, stream: str, tasks: int) -> Iterator[tupl
 def evaluate_batch(
     learner: Learner, kind: Kind, batch: Batch, noise: Any, steps: int, chunk: int | None = None
 ) -> dict[str, np.ndarray]:
-    """Metrics `[T, steps + 1]` of a batch of tasks after 0..steps adaptation steps."""
+    """Metrics `[T, steps + 1]` of a batch of tasks after 0..steps adaptation steps.
+
+    `accuracy_inductive` is `[T, 1]`, after `learner.eval_steps` steps only: it costs as much as the other.
+    """
 
     def task_metrics(task: Task, noise: Any) -> dict[str, Tensor]:
-        rows = [_both_ways(learner, kind, predictor, task) for predictor in learner.trajectory(task.support, steps, noise)]
-        return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+        predictors = list(learner.trajectory(task.support, steps, noise))
+        rows = [METRICS[kind](predictor(task.query.x), task.query.y) for predictor in predictors]
+        columns = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+        if kind == "classification":
+            at = min(learner.eval_steps, len(predictors) - 1)
+            columns["accuracy_inductive"] = _inductive_accuracy(learner, predictors[at], task, columns["accuracy"][at])
+        return columns
 
     size = chunk or count_tasks(batch)
     with torch.no_grad():
@@ -108,17 +116,12 @@ def evaluate_batch(
     return {name: torch.cat([p[name] for p in parts]).double().cpu().numpy() for name in parts[0]}
 
 
-def _both_ways(learner: Learner, kind: Kind, predictor: Callable, task: Task) -> dict[str, Tensor]:
-    """Metrics of one predictor, and `NAME_inductive` where queries share batch statistics."""
-    row = METRICS[kind](predictor(task.query.x), task.query.y)
-    if kind == "classification":
-        if any(norm.mode == "batch" for norm in batch_norms(learner)):
-            with inductive(learner):
-                apart = METRICS[kind](predictor(task.query.x), task.query.y)
-            row["accuracy_inductive"] = apart["accuracy"]
-        else:
-            row["accuracy_inductive"] = row["accuracy"]
-    return row
+def _inductive_accuracy(learner: Learner, predictor: Predictor, task: Task, transductive: Tensor) -> Tensor:
+    """Accuracy `[1]` where no query sees another one's batch statistics: another figure only under such norms."""
+    if not any(norm.mode == "batch" for norm in batch_norms(learner)):
+        return transductive.unsqueeze(0)
+    with inductive(learner):
+        return METRICS["classification"](predictor(task.query.x), task.query.y)["accuracy"].unsqueeze(0)
 
 
 def _classification(prediction: Prediction, y: Tensor) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""One experiment: configuration -> objects -> fit -> evaluate -> result. The only module that sees both sides.
+"""One experiment: configuration -> objects -> fit -> evaluate -> result. Only this module sees both sides.
 
 Below it nothing knows of Hydra; above it nothing knows of torch's objects.
 """
@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -77,9 +77,13 @@ class Options:
             if not isinstance(value := getattr(self, name), int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"run.{name} must be a whole number of at least 1; got {value!r}")
         if not isinstance(self.curve_steps, int) or self.curve_steps < 0:
-            raise ValueError(f"run.curve_steps must be a whole number of at least 0; got {self.curve_steps!r}")
+            raise ValueError(
+                f"run.curve_steps must be a whole number of at least 0; got {self.curve_steps!r}"
+            )
         if not isinstance(self.checkpoint_seconds, int | float) or self.checkpoint_seconds < 0:
-            raise ValueError(f"run.checkpoint_seconds must be seconds, at least 0; got {self.checkpoint_seconds!r}")
+            raise ValueError(
+                f"run.checkpoint_seconds must be seconds, at least 0; got {self.checkpoint_seconds!r}"
+            )
         if self.keep not in ("best", "last"):
             raise ValueError(f"run.keep must be best or last; got {self.keep!r}")
 
@@ -93,10 +97,11 @@ class Parts:
     data: TaskSet
     learner: Learner
     outer: OuterOptimizer
+    tracker: Tracker
     seed: int
 
 
-# ------------------------------------------------------------------------------------- from configuration to objects
+# ----------------------------------------------------------------------------- from configuration to objects
 
 
 def build(cfg: DictConfig, choices: dict[str, str]) -> Parts:
@@ -115,30 +120,41 @@ def build(cfg: DictConfig, choices: dict[str, str]) -> Parts:
             raise ValueError(f"seed must be a whole number; got {cfg.seed!r}")
         device = Device(**cfg.device)
         data = instantiate(cfg.data, device=device.torch_device, _convert_="all")
-        learner_class = get_class(cfg.algo._target_)
+        learner_class = _class(cfg.algo)
         _refuse_mismatch(learner_class, data, choices)
         torch.manual_seed(cfg.seed)
         stream = learner_class.evaluation_stream
         outputs = data.outputs("test", stream)
         offered: dict[str, Any] = {
-            "backbone": partial(instantiate(cfg.backbone, _partial_=True, _convert_="all"), data.in_shape(stream)),
+            "backbone": partial(
+                instantiate(cfg.backbone, _partial_=True, _convert_="all"), data.in_shape(stream)
+            ),
             "outputs": outputs,
             "loss": data.loss,
         }
         wanted = signature(learner_class).parameters
         given = {name: value for name, value in offered.items() if name in wanted}
         learner = instantiate(cfg.algo, **given, _convert_="all").to(device.torch_device, device.dtype)
-        if "outputs" in wanted and learner.stages and data.outputs("train", learner.stages[-1].stream) != outputs:
+        if (
+            "outputs" in wanted
+            and learner.stages
+            and data.outputs("train", learner.stages[-1].stream) != outputs
+        ):
             raise ValueError(
-                f"data.train_ways must be data.ways={outputs} for algo={choices['algo']}, "
-                f"whose last layer has one unit for each way; got {data.outputs('train', learner.stages[-1].stream)}"
+                f"data.train_ways must be data.ways={outputs} for algo={choices['algo']}, whose last layer "
+                f"has one unit for each way; got {data.outputs('train', learner.stages[-1].stream)}"
             )
         outer = instantiate(cfg.optimizer, _convert_="all")
+        tracker = instantiate(cfg.tracker, _convert_="all")
     except InstantiationException as error:
         raise Refused(str(error.__cause__ or error)) from error
     except (ValueError, TypeError, OmegaConfBaseException) as error:
         raise Refused(str(error)) from error
-    return Parts(options, device, data, learner, outer, cfg.seed)
+    return Parts(options, device, data, learner, outer, tracker, cfg.seed)
+
+
+def _class(config: Mapping[str, Any]) -> Any:
+    return get_class(config["_target_"])
 
 
 def _refuse_mismatch(learner: type[Learner], data: TaskSet, choices: dict[str, str]) -> None:
@@ -149,8 +165,8 @@ def _refuse_mismatch(learner: type[Learner], data: TaskSet, choices: dict[str, s
     fitting = [
         name
         for name in names("data")
-        if (other := get_class(describe("data", name)["_target_"])).kind in learner.takes
-        and streams <= set(other.offers)
+        if _class(describe("data", name)).kind in learner.takes
+        and streams <= set(_class(describe("data", name)).offers)
     ]
     reason = (
         f"{choices['algo']} is for {' and '.join(learner.takes)}, {choices['data']} is {data.kind}"
@@ -158,7 +174,10 @@ def _refuse_mismatch(learner: type[Learner], data: TaskSet, choices: dict[str, s
         else f"{choices['algo']} needs the streams {', '.join(sorted(streams))}; "
         f"{choices['data']} offers {', '.join(data.offers)}"
     )
-    raise ValueError(f"algo={choices['algo']} cannot run on data={choices['data']}: {reason}. It runs on {', '.join(fitting)}.")
+    raise ValueError(
+        f"algo={choices['algo']} cannot run on data={choices['data']}: {reason}. "
+        f"It runs on {', '.join(fitting)}."
+    )
 
 
 def saved_config(folder: Path) -> tuple[DictConfig, dict[str, str]]:
@@ -188,7 +207,7 @@ def load(path: str | Path) -> Learner:
     folder = Path(path)
     cfg, choices = saved_config(folder)
     cfg.device.name = "auto"
-    with torch.random.fork_rng(devices=[]):  # initial weights are drawn; the caller's random numbers stay as they are
+    with torch.random.fork_rng(devices=[]):  # drawing initial weights must not reseed the caller
         learner = build(cfg, choices).learner
     learner.load_state_dict(_weights(folder))
     return learner.eval()
@@ -200,7 +219,7 @@ def _weights(folder: Path) -> dict[str, torch.Tensor]:
     return checkpoint.load(folder / "checkpoint", name).weights
 
 
-# ----------------------------------------------------------------------------------------------------- one experiment
+# -------------------------------------------------------------------------------------------- one experiment
 
 
 def run(cfg: DictConfig, choices: dict[str, str], folder: Path, overrides: list[str]) -> dict[str, Any]:
@@ -231,6 +250,7 @@ class Job:
     def __init__(
         self, parts: Parts, cfg: DictConfig, choices: dict[str, str], folder: Path, overrides: list[str]
     ) -> None:
+        self.parts = parts
         self.options, self.device, self.data = parts.options, parts.device, parts.data
         self.learner, self.outer, self.seed = parts.learner, parts.outer, parts.seed
         self.cfg, self.choices, self.folder, self.overrides = cfg, choices, folder, overrides
@@ -269,18 +289,16 @@ class Job:
         self.train_seconds, self.compiled = saved.about["train_seconds"], saved.about["compiled"]
         self.losses = saved.about["losses"]
 
-    # ------------------------------------------------------------------------------------------------ the whole of it
+    # --------------------------------------------------------------------------------------- the whole of it
 
     def run(self) -> dict[str, Any]:
         """Everything from the first draw to the last file; failures end in `result.json` too."""
-        if self.options.resume and (self.folder / "result.json").is_file():
-            done = read_result(self.folder)
-            if done["status"] == "completed":
-                print(f"metarun: the run in {self.folder} is completed, there is nothing to go on with")
-                print_result(done, self.folder)
-                return {**done, "exit_status": 0}
         if not self.options.resume:
             self._clear()
+        elif done := self._completed():
+            print(f"metarun: the run in {self.folder} is completed, there is nothing to go on with")
+            print_result(done, self.folder)
+            return {**done, "exit_status": 0}
         result: dict[str, Any] = {"status": "completed", "error": None}
         exit_status = 0
         try:
@@ -295,7 +313,9 @@ class Job:
             result.update(status="diverged", error=str(error), iteration=error.iteration)
         except (Interrupted, KeyboardInterrupt) as error:
             exit_status = getattr(error, "exit_status", 130)
-            result.update(status="interrupted", error=str(error) or "stopped", iteration=self.training.iteration)
+            result.update(
+                status="interrupted", error=str(error) or "stopped", iteration=self.training.iteration
+            )
         except (DataError, TrackerError) as error:
             if self.tracker is not None:
                 self.tracker.finish(2)
@@ -326,22 +346,29 @@ class Job:
         return {**result, "exit_status": exit_status}
 
     def _clear(self) -> None:
-        """Drop what an earlier run left in this folder: it must be neither resumed from nor taken for our result."""
+        """Drop what an earlier run left here, lest it be resumed from or taken for this one's result."""
         shutil.rmtree(self.folder / "checkpoint", ignore_errors=True)
         (self.folder / "result.json").unlink(missing_ok=True)
 
+    def _completed(self) -> dict[str, Any] | None:
+        """The result of a run that needs no going on with."""
+        if not (self.folder / "result.json").is_file():
+            return None
+        result = read_result(self.folder)
+        return result if result["status"] == "completed" else None
+
     def _start_tracker(self) -> None:
-        self.tracker = instantiate(self.cfg.tracker, _convert_="all")
+        self.tracker = tracker = self.parts.tracker
         about = self.folder / "checkpoint" / "tracker.json"
         run_id = about.read_text().strip() if about.is_file() else None
         config = {**OmegaConf.to_container(self.cfg, resolve=True), "choices": self.choices}  # type: ignore[dict-item]
         name = f"{self.choices['data']}/{self.choices['algo']}/{self.folder.name}"
         tags = [self.choices["algo"], self.choices["data"], self.choices["backbone"]]
-        self.tracker.start(self.folder, config, name, None, tags, run_id)
-        if self.tracker.run_id and not about.is_file():
-            write_atomically(about, lambda file: file.write(f"{self.tracker.run_id}".encode()))
+        tracker.start(self.folder, config, name, None, tags, run_id)
+        if tracker.run_id and not about.is_file():
+            write_atomically(about, lambda file: file.write(f"{tracker.run_id}".encode()))
 
-    # ---------------------------------------------------------------------------------------------------- training
+    # ---------------------------------------------------------------------------------------------- training
 
     def _train(self) -> None:
         """Fit, with logging, validation and checkpoints between two steps."""
@@ -353,7 +380,13 @@ class Job:
         title = f"{self.choices['algo']} on {self.choices['data']}"
         program = torch.compile(self.learner, dynamic=False) if self.compiled else None
         steps = fit(
-            self.training, self.data, self.outer, self.iterations, self.options.meta_batch, self.device.task_chunk, program
+            self.training,
+            self.data,
+            self.outer,
+            self.iterations,
+            self.options.meta_batch,
+            self.device.task_chunk,
+            program,
         )
         try:
             with Progress(self.iterations, title, self.data.metric, self.training.iteration) as progress:
@@ -388,7 +421,12 @@ class Job:
         if isinstance(step.batch, Task):
             self.learner.eval()
             scores = evaluate_batch(
-                self.learner, self.data.kind, step.batch, step.noise, self.learner.inner_steps, self.device.task_chunk
+                self.learner,
+                self.data.kind,
+                step.batch,
+                step.noise,
+                self.learner.inner_steps,
+                self.device.task_chunk,
             )
             self.learner.train()
             values[f"train/{self.data.metric}"] = float(scores[self.data.metric][:, -1].mean())
@@ -435,10 +473,17 @@ class Job:
         if self.caught:
             raise Interrupted(self.caught[0])
 
-    # ------------------------------------------------------------------------------------------------------ testing
+    # ----------------------------------------------------------------------------------------------- testing
 
     def _evaluate(self, part: str, tasks: int, steps: int, what: str) -> Evaluation:
-        with Progress(tasks, f"{what}, {self.choices['algo']} on {self.choices['data']}", self.data.metric) as progress:
+        with Progress(
+            tasks, f"{what}, {self.choices['algo']} on {self.choices['data']}", self.data.metric
+        ) as progress:
+
+            def on_block(done: int) -> None:
+                progress.update(done)
+                self._stop_if_asked()
+
             return evaluate(
                 self.learner,
                 self.data,
@@ -446,7 +491,7 @@ class Job:
                 tasks,
                 steps,
                 self.device.task_chunk,
-                lambda done: (progress.update(done), self._stop_if_asked()),
+                on_block,
             )
 
     def _test(self) -> dict[str, Any]:
@@ -479,10 +524,20 @@ class Job:
         if len(curve) > 1:
             figures.step_curve(curve, self.data.metric, self.folder / "step_curve.png")
         if self.iterations:
-            figures.learning_curve(self.folder / "metrics.jsonl", self.data.metric, self.folder / "learning_curve.png")
+            figures.learning_curve(
+                self.folder / "metrics.jsonl", self.data.metric, self.folder / "learning_curve.png"
+            )
         adapted_curves(self.learner, self.data, self.folder / "adapted_curves.png")
         for path in sorted(self.folder.glob("*.png")):
             self.tracker.figure(path.stem, path)
+
+    def _published(self) -> dict[str, Any] | None:
+        """The published figure for this run's ways and shots, where setting or experiment names one."""
+        about = self.data.describe()
+        for entry in self.cfg.paper:
+            if all(entry.get(key, about[key]) == about[key] for key in ("ways", "shots")):
+                return {key: entry[key] for key in ("source", "value", "ci95")}
+        return None
 
     def _facts(self) -> dict[str, Any]:
         """What is known of a run however it ended."""
@@ -511,20 +566,22 @@ class Job:
             "iterations_per_second": 1 / median if median else None,
             "peak_memory_mb": round(peak_memory_mb(self.device.torch_device), 1),
             "parameters": sum(p.numel() for p in self.learner.parameters()),
-            "paper": OmegaConf.to_container(self.cfg.paper) if self.cfg.paper else None,
+            "paper": self._published(),
             "overrides": self.overrides,
             "device": str(self.device.torch_device),
             "threads": torch.get_num_threads(),
             "compiled": self.compiled,
             "vectorized": self.learner.vectorized,
-            "versions": {name: version(name) for name in ("metarun", "torch", "learn2learn", "hydra-core", "numpy")},
+            "versions": {
+                name: version(name) for name in ("metarun", "torch", "learn2learn", "hydra-core", "numpy")
+            },
             "commit": _commit(),
         }
 
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Inside, SIGINT and SIGTERM are noted in the list, to stop at the next safe point; a second SIGINT stops at once."""
+    """SIGINT and SIGTERM are noted in the list, for the next safe point; a second SIGINT stops at once."""
     caught: list[int] = []
 
     def note(signum: int, _frame: object) -> None:
@@ -551,11 +608,13 @@ def _commit() -> str | None:
         return None  # installed: the checkout around it, if any, is somebody else's
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(here), *words], capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+        return git("rev-parse", "HEAD") + (
+            "+" if git("status", "--porcelain", "--untracked-files=no") else ""
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
-
-

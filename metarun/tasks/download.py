@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -27,8 +26,10 @@ from metarun.tasks import miniimagenet
 from metarun.tasks.images import cache_folder, data_roots, missing, progress_bar
 from metarun.tasks.task import DataError, Part
 
-PIECE = 1 << 16  # bytes read at once
+PIECE = 1 << 15  # bytes read at once; at most this much is fetched again after a break
 TIMEOUT = (15, 60)  # seconds to connect, and between two pieces
+
+pooch.get_logger().setLevel("WARNING")  # the bar says it already
 
 
 class Remote(NamedTuple):
@@ -227,7 +228,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="folder to put it in, later given as data.root=FOLDER (default: METARUN_DATA, else ./data)",
     )
     options = parser.parse_args(arguments)
-    logging.getLogger("pooch").setLevel(logging.ERROR)
     names = list(DATASETS) if options.dataset == "all" else [options.dataset]
     failed = 0
     for remote in (remote for name in names for remote in DATASETS[name]):

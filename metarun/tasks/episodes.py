@@ -143,9 +143,7 @@ class ImageTasks(TaskSet):
         numbers = {"ways": ways, "shots": shots, "queries": queries, "train_ways": train_ways}
         numbers |= {"train_queries": train_queries, "flat_batch": flat_batch}
         for name, value in numbers.items():
-            least = 2 if name.endswith("ways") else 1
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ValueError(f"data.{name}: wanted a whole number of at least {least}, got {value!r}")
+            check_whole(name, value, 2 if name.endswith("ways") else 1)
         if split not in self.splits:
             raise ValueError(f"data.split: wanted one of {', '.join(self.splits)}, got {split!r}")
         _check_normalisation(channels, mean, std)
@@ -228,6 +226,12 @@ class ImageTasks(TaskSet):
                 f"data.shots + data.{prefix}queries: a task takes {self.shots} + {queries} = {wanted} images "
                 f"of a class, and classes of part {part!r} hold fewer: {', '.join(short[:5])}{more}"
             )
+
+
+def check_whole(name: str, value: object, least: int) -> None:
+    """Raises ValueError, naming the argument, unless `value` is a whole number of at least `least`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"data.{name}: wanted a whole number of at least {least}, got {value!r}")
 
 
 def _check_normalisation(channels: int, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 
-from metarun.tasks.episodes import ImageTasks
+from metarun.tasks.episodes import ImageTasks, check_whole
 from metarun.tasks.images import Folder, Images, cached, data_roots, folder_contents
 from metarun.tasks.task import DataError, Part
 
@@ -58,8 +58,7 @@ class ImageFolder(ImageTasks):
             std=std,
             device=device,
         )
-        if not isinstance(size, int) or size < 1:
-            raise ValueError(f"data.size: wanted a whole number of pixels, got {size!r}")
+        check_whole("size", size, 1)
         self.root, self.size, self.channels = root, size, channels
 
     def in_shape(self, stream: str = "episodes") -> tuple[int, ...]:  # noqa: ARG002  (all streams are of images)

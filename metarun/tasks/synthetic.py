@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from metarun.tasks.episodes import ImageTasks
+from metarun.tasks.episodes import ImageTasks, check_whole
 from metarun.tasks.images import Images
 from metarun.tasks.task import Part, stream_generator
 
@@ -18,10 +18,10 @@ POINTS = 40  # drawn along a stroke: closer than a pixel for most
 
 # How one drawing differs from its class; chosen so that nearest centroid on pixels does about as badly as on
 # Omniglot (40 % in 5-way 1-shot), while the same strokes stay there to be recognised.
-WOBBLE = 0.06  # standard deviation of a control point, of the glyph's width
-TURN = 15.0  # degrees, standard deviation
+WOBBLE = 0.04  # standard deviation of a control point, of the glyph's width
+TURN = 12.0  # degrees, standard deviation
 STRETCH = 0.15  # standard deviation of the logarithm, per axis
-SHIFT = 0.10  # standard deviation, of the glyph's width
+SHIFT = 0.11  # standard deviation, of the glyph's width
 
 
 class Synthetic(ImageTasks):
@@ -69,6 +69,9 @@ class Synthetic(ImageTasks):
             std=None,
             device=device,
         )
+        numbers = {"train_classes": train_classes, "val_classes": val_classes, "test_classes": test_classes}
+        for name, value in (numbers | {"drawings": drawings}).items():
+            check_whole(name, value, 1)
         self.glyph_seed, self.drawings = glyph_seed, drawings
         self.sizes: dict[Part, int] = {"train": train_classes, "val": val_classes, "test": test_classes}
 

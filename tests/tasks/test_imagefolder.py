@@ -35,7 +35,7 @@ def test_folders_are_classes(root, sizes):
     images = data.load("train")
     assert images.counts.tolist() == [4, 9, 5] and images.pixels.shape == (18, 3, 12, 12)
     batch = data.draw("train", "flat", 20, torch.Generator())
-    # Red, green and blue are classes 0, 1 and 2: every image carries its class (JPEG and WebP are nearly exact).
+    # Red, green and blue are classes 0, 1 and 2: every image carries its class.
     assert torch.equal(batch.x.mean((-1, -2)).argmax(-1), batch.y)
     task = data.draw("val", "episodes", 50, torch.Generator())
     colour = task.query.x.mean((-1, -2)).argmax(-1).view(50, 2, 2)
@@ -76,7 +76,7 @@ def test_missing_folders_are_named(tmp_path, root, sizes):
 
 @pytest.mark.parametrize("size", [0, -3, 8.5, "84"])
 def test_a_bad_size_is_named(root, sizes, size):
-    with pytest.raises(ValueError, match=f"data.size: wanted a whole number of pixels, got {size!r}"):
+    with pytest.raises(ValueError, match=f"data.size: wanted a whole number of at least 1, got {size!r}"):
         open_folder(root, sizes, size=size)
 
 

@@ -84,6 +84,7 @@ def test_progress_fits_one_line_of_80_columns():
 def test_steps_done_before_a_resume_are_no_speed():
     console = terminal(120)
     with Progress(2000, "maml", "mse", start=1000, console=console) as progress:
+        assert "1000/2000" in text(console)
         progress.update(1001, loss=1.0)
         time.sleep(0.25)
         progress.update(1002, loss=1.0)
