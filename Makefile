@@ -4,10 +4,10 @@ UV = $(shell command -v uv || echo .uv/bin/uv)
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types format benchmark
+.PHONY: help setup demo test check lint types format benchmark reproduce-sinusoid reproduce-omniglot reproduce-miniimagenet
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-z -]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## make .venv with everything that running and testing need
 
@@ -41,3 +41,6 @@ $(READY): pyproject.toml
 		{ python3 -m venv .uv && .uv/bin/python -m pip install --quiet --disable-pip-version-check uv; }
 	$(UV) sync --extra dev
 	@touch $@
+
+reproduce-sinusoid reproduce-omniglot reproduce-miniimagenet: reproduce-%: setup ## measure again what REPLICATION.md says
+	$(BIN)/python scripts/reproduce.py $*

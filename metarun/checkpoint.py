@@ -7,6 +7,7 @@ A checkpoint is two files, `NAME-ITERATION.safetensors` (the learner's weights, 
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,7 +53,9 @@ def save(
     write_atomically(
         folder / f"{stem}.safetensors", lambda file: file.write(safetensors.torch.save(contiguous))
     )
-    write_atomically(folder / f"{stem}.state", lambda file: torch.save(state, file))
+    buffer = io.BytesIO()  # torch.save straight to a full disk fails with an error that does not say so
+    torch.save(state, buffer)
+    write_atomically(folder / f"{stem}.state", lambda file: file.write(buffer.getbuffer()))
     write_json(folder / f"{name}.json", {"iteration": iteration, "files": stem, **about})
     half_written = folder.glob(f".{name}*")  # by processes that were killed
     for old in (*folder.glob(f"{name}-*"), *half_written):

@@ -24,9 +24,12 @@ def names(group: str) -> list[str]:
 @cache
 def describe(group: str, name: str) -> dict[str, Any]:
     """The group's own keys in a choice's file, with those of the choice it builds on, uninterpolated."""
-    content = yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
+    text = (CONF / group / f"{name}.yaml").read_text()
+    content = yaml.safe_load(text) or {}
     merged: dict[str, Any] = {}
-    for entry in content.get("defaults", []):
-        if isinstance(entry, str) and not entry.startswith("_self_"):
-            merged |= describe(group, entry)
-    return merged | (content.get(group, content) or {})
+    for entry in content.pop("defaults", []):
+        if isinstance(entry, str) and entry != "_self_":
+            base = entry.partition("@")[0]  # `/algo/maml@_here_`, or a neighbour: `maml`
+            inside = base.removeprefix(f"/{group}/") if base.startswith("/") else str(Path(name).parent / base)
+            merged |= describe(group, inside)
+    return merged | (content.get(group) or {} if text.startswith("# @package _global_") else content)

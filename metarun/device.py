@@ -59,7 +59,7 @@ class Device:
             torch.set_num_threads(self.threads)
         torch.use_deterministic_algorithms(self.deterministic, warn_only=True)
         # Filling every uninitialised tensor costs time and hides nothing that is tested here.
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.backends.cudnn.benchmark = not self.deterministic
 
     def compiles(self, learner: Learner, iterations: int) -> bool:

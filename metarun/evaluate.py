@@ -49,7 +49,7 @@ def evaluate(
     tasks: int,
     steps: int,
     chunk: int | None = None,
-    on_block: Callable[[int], object] = lambda done: None,
+    on_block: Callable[[int], object] = lambda _done: None,
 ) -> Evaluation:
     """Evaluate a learner on the first `tasks` held-out tasks of a part.
 
@@ -125,10 +125,11 @@ def _inductive_accuracy(learner: Learner, predictor: Predictor, task: Task, tran
 
 
 def _classification(prediction: Prediction, y: Tensor) -> dict[str, Tensor]:
-    """Accuracy and negative log-likelihood (nats) of class scores `[n, ways]`; samples are averaged as probabilities."""
+    """Accuracy and negative log-likelihood (nats) of class scores `[n, ways]`; samples average as probabilities."""
     if isinstance(prediction, Samples):
         log_p = prediction.values.log_softmax(-1).logsumexp(0) - np.log(len(prediction.values))
     else:
+        assert isinstance(prediction, Tensor)  # a Gaussian is for regression
         log_p = prediction.log_softmax(-1)
     accuracy = (log_p.argmax(-1) == y).to(log_p.dtype).mean()
     return {"accuracy": accuracy, "nll": -log_p.gather(-1, y.unsqueeze(-1)).mean()}

@@ -22,7 +22,7 @@ from metarun.algos.learner import Learner, Stage, count_tasks, slice_tasks
 from metarun.tasks.task import Batch, TaskSet, stream_generator
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
-    "constant": lambda progress: 1.0,
+    "constant": lambda _progress: 1.0,
     "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),
     "linear": lambda progress: 1 - progress,
 }

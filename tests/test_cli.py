@@ -164,7 +164,6 @@ def test_info_tells_what_was_composed_from_which_file(tmp_path):
     ("line", "wanted"),
     [
         ("metarun algo=ma", ["algo=maml"]),
-        ("metarun algo=learn2learn/", ["algo=learn2learn/maml", "algo=learn2learn/fomaml"]),
         ("metarun data=sin", ["data=sinusoid", "data=sinusoid_varied"]),
         ("metarun algo.inner_", ["algo.inner_lr=", "algo.inner_steps="]),
     ],

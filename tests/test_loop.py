@@ -61,7 +61,8 @@ def test_reported_loss_is_the_mean_over_tasks():
 def test_chunks_and_the_loop_give_what_the_whole_batch_gives(make):
     whole = train(seeded(make)).learner
     for chunk in (1, 4):
-        torch.testing.assert_close(weights(train(seeded(make), chunk=chunk).learner), weights(whole), rtol=0, atol=1e-12)
+        chunked = train(seeded(make), chunk=chunk).learner
+        torch.testing.assert_close(weights(chunked), weights(whole), rtol=0, atol=1e-12)
     looped = seeded(make)
     looped.vectorized = False
     torch.testing.assert_close(weights(train(looped).learner), weights(whole), rtol=0, atol=1e-12)

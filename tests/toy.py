@@ -148,7 +148,8 @@ class Adversaries(Learner):
 
     def forward(self, batch: Any, noise: Any = (), objective: str = "all") -> Tensor:
         wanted = self.first if objective == "first" else -self.second
-        return self.over_tasks(lambda x: (wanted * self.second.detach() * self.first.detach()).sum() + 0 * x, batch.query.x[:, 0, 0])
+        product = (wanted * self.second.detach() * self.first.detach()).sum()
+        return self.over_tasks(lambda x: product + 0 * x, batch.query.x[:, 0, 0])
 
     def parameter_groups(self) -> list[dict]:
         return [

@@ -22,7 +22,7 @@ from metarun.backbones.norm import (
     statistics_of_first,
     uses_support_statistics,
 )
-from metarun.tasks.task import Batch, Examples, Kind, Task, TaskLoss
+from metarun.tasks.task import Batch, Examples, Kind, TaskLoss
 
 
 class Gaussian(NamedTuple):

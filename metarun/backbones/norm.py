@@ -87,7 +87,8 @@ class BatchNorm(nn.Module):
         tasks = sum(count for *_, count in self._gathered)
         with torch.no_grad():
             for running, which in ((self.running_mean, 0), (self.running_var, 1)):
-                mean = torch.stack([entry[which] * (entry[2] / tasks) for entry in self._gathered]).sum(0)
+                shares = [(means[which], count / tasks) for *means, count in self._gathered]
+                mean = torch.stack([value * share for value, share in shares]).sum(0)
                 running.lerp_(mean, self.momentum)
         self._gathered.clear()
 

@@ -65,9 +65,9 @@ class Sampler:
         self.scale = torch.tensor(1 / 255, device=device)
         self.shift: Tensor | None = None
         if mean is not None and std is not None:
-            spread = torch.tensor(std, device=device).view(-1, 1, 1)
+            spread = torch.tensor(list(std), device=device).view(-1, 1, 1)
             self.scale = 1 / (255 * spread)
-            self.shift = -torch.tensor(mean, device=device).view(-1, 1, 1) / spread
+            self.shift = -torch.tensor(list(mean), device=device).view(-1, 1, 1) / spread
 
     def episodes(self, tasks: int, ways: int, shots: int, queries: int, generator: torch.Generator) -> Task:
         """`support` of `[T, ways*shots, ...]`, `query` of `[T, ways*queries, ...]`, each class after class.

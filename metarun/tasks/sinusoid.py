@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarun.tasks.task import Batch, Examples, Kind, Part, Task, TaskSet
+from metarun.tasks.task import Batch, Examples, Part, Task, TaskSet
 
 Range = tuple[float, float]
 
@@ -33,7 +33,7 @@ class Sinusoid(TaskSet):
         ValueError: a range that is not (lowest, highest), or a count below 1.
     """
 
-    kind: Kind = "regression"
+    kind = "regression"
     offers = ("episodes", "oracle")
 
     def __init__(

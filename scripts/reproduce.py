@@ -1,0 +1,91 @@
+"""Run the project's own measurements and write their tables: `python scripts/reproduce.py sinusoid`.
+
+Each cell is one `metarun` command in a folder of its own under outputs/reproduce/TARGET. Started again, it skips
+what is completed and goes on with what was interrupted. The finished tables, with date and commit, stand in
+REPLICATION.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).parents[1]
+
+
+class Cell(NamedTuple):
+    """One learner in one setting: the overrides of its command, and the seeds it is run with."""
+
+    name: str
+    overrides: list[str]
+    seeds: list[int]
+
+
+SINUSOID = ["data=sinusoid", "run.iterations=15000", "run.meta_batch=25", "device.threads=1"]
+OMNIGLOT = ["data=omniglot", "algo=maml"]
+TARGETS: dict[str, list[Cell]] = {
+    # MAML's sinusoid, K = 10, alpha 0.01: what meta-learning adds to each thing one could do without it
+    "sinusoid": [
+        Cell(algo, [*SINUSOID, f"algo={algo}"], [0, 1, 2]) for algo in ("maml", "fomaml", "joint", "scratch", "oracle")
+    ],
+    # about 40 minutes each on two cores
+    "omniglot": [
+        Cell("maml 5-way 1-shot", OMNIGLOT, [0]),
+        Cell("maml 5-way 5-shot", [*OMNIGLOT, "data.shots=5", "run.iterations=4000"], [0]),
+        Cell("nearest_centroid 5-way 1-shot", ["data=omniglot", "algo=nearest_centroid"], [0]),
+    ],
+    # about 30 minutes on two cores
+    "miniimagenet": [
+        Cell("maml 5-way 1-shot", ["data=miniimagenet", "algo=maml", "run.iterations=2000"], [0]),
+        Cell("nearest_centroid 5-way 1-shot", ["data=miniimagenet", "algo=nearest_centroid"], [0]),
+    ],
+}
+
+
+def run(cell: Cell, seed: int, folder: Path) -> dict[str, Any]:
+    """The result of one run, which is started, resumed or read as need be."""
+    result = folder / "result.json"
+    if not result.is_file() or json.loads(result.read_text())["status"] != "completed":
+        if (folder / "checkpoint" / "last.json").is_file():
+            arguments = [f"run.resume={folder}"]
+        else:
+            arguments = [*cell.overrides, f"seed={seed}", f"hydra.run.dir={folder}"]
+        subprocess.run([sys.executable, "-m", "metarun", *arguments], check=True, cwd=ROOT)
+    return json.loads(result.read_text())
+
+
+def row(cell: Cell, results: list[dict[str, Any]]) -> str:
+    """One line of the table: mean over seeds, and each seed with its interval over tasks."""
+    columns = [cell.name]
+    steps = sorted({r["step"] for r in results} | {s["step"] for s in results[0]["steps"] if s["step"] in (0, 1, 10)})
+    for step in steps:
+        rows = [next(s for s in r["steps"] if s["step"] == step) for r in results]
+        each = ", ".join(f"{s['mean']:.3f} ± {s['ci95']:.3f}" for s in rows)
+        columns.append(f"step {step}: **{statistics.mean(s['mean'] for s in rows):.3f}** ({each})")
+    first = results[0]
+    seconds = statistics.mean(r["train_seconds"] for r in results)
+    columns += [f"{first['iterations']}", f"{seconds:.0f} s", f"{first['tasks']}", f"{first['commit'] or '?':.9}"]
+    return "| " + " | ".join([columns[0], "; ".join(columns[1:-4]), *columns[-4:]]) + " |"
+
+
+def main() -> None:
+    """Run one target and write its table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("target", choices=sorted(TARGETS))
+    target = parser.parse_args().target
+    folder = ROOT / "outputs" / "reproduce" / target
+    lines = ["| learner | metric | iterations | training | tasks | commit |", "|---|---|---|---|---|---|"]
+    for cell in TARGETS[target]:
+        names = [folder / f"{cell.name.replace(' ', '_')}_seed{seed}" for seed in cell.seeds]
+        lines.append(row(cell, [run(cell, seed, name) for seed, name in zip(cell.seeds, names, strict=True)]))
+    (folder / "table.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""Every file under conf/ composes and fits what it configures: nothing unknown, nothing missing, nothing dead."""
+
+from __future__ import annotations
+
+import itertools
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_class
+from omegaconf import OmegaConf
+
+from metarun.algos.learner import Learner
+from metarun.conf_files import CONF, describe, names
+from metarun.run import Options, Refused, build
+from metarun.tasks.task import TaskSet
+
+ALGOS, DATA, BACKBONES = names("algo"), names("data"), names("backbone")
+SETTINGS = sorted(path for path in (CONF / "setting").rglob("*.yaml"))
+# What `build` hands over beside the keys of the YAML; a learner takes of it what it needs.
+HANDED = {"algo": {"backbone", "outputs", "loss"}, "data": {"device"}, "backbone": {"in_shape", "outputs"}}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hydra_conf():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def composed(*overrides: str) -> tuple[Any, dict[str, str]]:
+    """A configuration as the command line composes it, and the choices in it."""
+    cfg = compose("config", list(overrides), return_hydra_config=True)
+    choices = {str(group): str(name) for group, name in cfg.hydra.runtime.choices.items()}
+    return OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]), choices
+
+
+def class_of(group: str, name: str) -> Any:
+    return get_class(describe(group, name)["_target_"])
+
+
+def fits(algo: str, data: str) -> bool:
+    learner, tasks = class_of("algo", algo), class_of("data", data)
+    streams = {stage.stream for stage in learner.stages} | {learner.evaluation_stream}
+    return tasks.kind in learner.takes and streams <= set(tasks.offers)
+
+
+@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("algo", ALGOS)
+def test_every_pair_is_built_or_refused_with_data_that_fit(algo, data):
+    cfg, choices = composed(f"algo={algo}", f"data={data}", "tracker=none")
+    if "filters" in cfg.backbone:
+        cfg.backbone.filters = 4
+    if fits(algo, data):
+        parts = build(cfg, choices)
+        assert isinstance(parts.learner, Learner)
+        assert isinstance(parts.data, TaskSet)
+        parts.outer.build(parts.learner)
+    else:
+        with pytest.raises(Refused, match=f"algo={algo} cannot run on data={data}") as refusal:
+            build(cfg, choices)
+        fitting = str(refusal.value).split("It runs on ")[1].rstrip(".").split(", ")
+        assert fitting == [name for name in DATA if fits(algo, name)]
+
+
+@pytest.mark.parametrize("algo", ALGOS)
+def test_every_algorithm_fits_some_data(algo):
+    assert any(fits(algo, data) for data in DATA)
+
+
+@pytest.mark.parametrize(
+    ("group", "name"), [(group, name) for group in ("algo", "data", "backbone") for name in names(group)]
+)
+def test_a_files_keys_are_its_constructors_arguments(group, name):
+    """No key that nothing reads, and no argument that nothing sets."""
+    keys = set(describe(group, name)) - {"_target_"}
+    arguments = set(signature(class_of(group, name)).parameters)
+    assert keys <= arguments, "keys that the constructor does not know"
+    assert arguments - keys <= HANDED[group], "arguments that the file does not set"
+
+
+@pytest.mark.parametrize(("group", "name"), [("optimizer", n) for n in names("optimizer")])
+def test_an_optimizers_keys_are_arguments(group, name):
+    content = dict(describe(group, name))
+    inner = content.pop("optimizer")
+    assert set(content) - {"_target_"} == set(signature(get_class(content["_target_"])).parameters) - {"optimizer"}
+    known = set(signature(get_class(inner["_target_"])).parameters)
+    assert set(inner) - {"_target_", "_partial_"} <= known
+
+
+@pytest.mark.parametrize("name", names("tracker"))
+def test_a_trackers_keys_are_its_constructors_arguments(name):
+    content = describe("tracker", name)
+    assert set(content) - {"_target_"} == set(signature(get_class(content["_target_"])).parameters)
+
+
+def test_the_run_group_is_what_the_run_reads():
+    assert set(composed()[0].run) == set(signature(Options).parameters)
+
+
+@pytest.mark.parametrize("change", ["+{0}.bogus=1", "~{0}.{1}"], ids=["unknown", "missing"])
+@pytest.mark.parametrize(
+    ("group", "key"),
+    [("algo", "inner_lr"), ("data", "shots"), ("backbone", "hidden"), ("optimizer", "lr"), ("run", "keep")],
+)
+def test_an_unknown_and_a_missing_argument_are_refused_by_name(change, group, key):
+    cfg, choices = composed(change.format(group, key), "tracker=none")
+    with pytest.raises(Refused, match="bogus" if "bogus" in change else key):
+        build(cfg, choices)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_every_backbone_is_built_for_images(backbone):
+    cfg, choices = composed("data=synthetic", f"backbone={backbone}", "tracker=none")
+    assert build(cfg, choices).learner.net is not None
+
+
+@pytest.mark.parametrize("group", ["device", "optimizer", "tracker"])
+def test_every_choice_of_the_other_groups_composes(group):
+    for name in names(group):
+        assert composed(f"{group}={name}")[1][group] == name
+
+
+def keys_of(node: Any, prefix: str = "") -> list[str]:
+    if not isinstance(node, dict) or not node:
+        return [prefix]
+    return list(itertools.chain.from_iterable(keys_of(v, f"{prefix}.{k}".lstrip(".")) for k, v in node.items()))
+
+
+@pytest.mark.parametrize("path", SETTINGS, ids=lambda path: str(path.relative_to(CONF / "setting")))
+def test_a_setting_is_of_an_existing_pair_and_changes_existing_keys(path: Path):
+    data, _, algo = str(path.relative_to(CONF / "setting").with_suffix("")).partition("/")
+    assert data in DATA
+    assert algo in ALGOS
+    assert fits(algo, data)
+    content = yaml.safe_load(path.read_text())
+    assert path.read_text().startswith("# @package _global_"), "a setting reaches data, algo and run"
+    assert set(content) <= {"defaults", "run", "data", "algo", "optimizer", "paper"}
+    cfg = composed(f"data={data}", f"algo={algo}")[0]
+    for key in keys_of({group: content.get(group, {}) for group in ("run", "data", "algo", "optimizer")}):
+        assert OmegaConf.select(cfg, key, default="none") != "none", f"{key} is no key of {algo} on {data}"
+    for key, arguments in (("algo", class_of("algo", algo)), ("data", class_of("data", data))):
+        assert set(content.get(key, {})) <= set(signature(arguments).parameters)
+    for published in cfg.paper:
+        assert {"source", "value", "ci95"} <= set(published) <= {"source", "ways", "shots", "value", "ci95"}
+
+
+@pytest.mark.parametrize("name", names("experiment"))
+def test_an_experiment_composes_is_built_and_starts_with_its_command(name):
+    cfg, choices = composed(f"experiment={name}", "tracker=none")
+    build(cfg, choices)
+    first = (CONF / "experiment" / f"{name}.yaml").read_text().splitlines()
+    assert any(f"experiment={name}" in line for line in first[:4])
+
+
+@pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONF)))
+def test_a_file_starts_with_what_it_is(path):
+    assert path.read_text().startswith("#") or path.relative_to(CONF).parts[0] in (
+        *("device", "optimizer"),
+        "config.yaml",
+    )

@@ -1,0 +1,37 @@
+"""Pictures of adapted functions: drawn for sinusoids, from the learner as it stands."""
+
+from __future__ import annotations
+
+import matplotlib.image
+import numpy as np
+import pytest
+import toy
+
+from metarun import figures
+from metarun.pictures import adapted_curves
+
+
+def test_the_picture_shows_the_learners_predictions(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(figures, "adapted_sinusoids", lambda examples, path: shown.extend(examples))
+    learner, data = toy.maml(inner_lr=0.05), toy.sinusoid()
+    adapted_curves(learner, data, tmp_path / "x.png", tasks=3, points=50)
+    assert len(shown) == 3
+    for example in shown:
+        assert set(example["predictions"]) == {0, 1, 10}
+        before, after = (np.abs(example["predictions"][k] - example["y"]).mean() for k in (0, 10))
+        assert example["y"].shape == (50,) and after < before
+    np.testing.assert_allclose(shown[0]["predictions"][0], shown[1]["predictions"][0])  # one function before adapting
+    assert np.abs(shown[0]["predictions"][1] - shown[1]["predictions"][1]).max() > 1e-3  # and one for each task after
+    assert learner.training
+
+
+def test_a_picture_is_written(tmp_path):
+    adapted_curves(toy.maml(), toy.sinusoid(), tmp_path / "x.png", tasks=2)
+    assert matplotlib.image.imread(tmp_path / "x.png").std() > 0.01
+
+
+@pytest.mark.parametrize("data", [toy.Blobs()])
+def test_other_data_has_no_such_picture(tmp_path, data):
+    adapted_curves(toy.Pretrained(), data, tmp_path / "x.png")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,92 @@
+"""An installed metarun works from any folder with the conf/ in its wheel; a checkout reads the top-level one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+from commands import ROOT, SMALL
+
+from metarun.results import read_result
+
+
+def call(*words: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+    """A command in a process of its own, that must succeed."""
+    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    ended = subprocess.run(words, cwd=cwd, env=clean | environment, capture_output=True, text=True, timeout=250)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended
+
+
+def copy_tree(target: Path) -> Path:
+    """What the build reads, without what other work left in the checkout."""
+    target.mkdir()
+    for name in ("metarun", "conf"):
+        shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, target)
+    return target
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """The wheel, built with the build backend at hand: nothing is downloaded."""
+    source = copy_tree(tmp_path_factory.mktemp("wheel") / "source")
+    call(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", source.parent, ".", cwd=source)
+    (built,) = source.parent.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory) -> Path:
+    """The folder of commands of an environment that holds the wheel, and sees our dependencies but not our checkout."""
+    environment = tmp_path_factory.mktemp("environment")
+    call(sys.executable, "-m", "venv", "--without-pip", environment, cwd=environment)
+    packages = Path(sysconfig.get_path("purelib", vars={"base": str(environment)}))
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(packages)
+    # A .pth in a .pth's folder is not read, so the checkout, an editable install there, stays invisible.
+    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    command = environment / "bin" / "metarun"
+    command.write_text(f"#!{environment / 'bin' / 'python'}\nfrom metarun.cli import main\nmain()\n")
+    command.chmod(0o755)
+    return environment / "bin"
+
+
+def test_the_wheel_carries_conf_and_nothing_of_the_checkout(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        files = set(archive.namelist())
+        (entry_points,) = (name for name in files if name.endswith("entry_points.txt"))
+        assert "metarun = metarun.cli:main" in archive.read(entry_points).decode()
+    inside = {f"metarun/conf/{path.relative_to(ROOT / 'conf')}" for path in (ROOT / "conf").rglob("*.yaml")}
+    assert inside <= files
+    assert not [name for name in files if name.startswith(("tests", "scripts", "outputs", "conf/"))]
+
+
+def test_an_installed_metarun_runs_from_another_folder_with_the_conf_inside(installed, tmp_path):
+    where = call(installed / "python", "-c", "import metarun.conf_files as c; print(c.__file__, c.CONF)", cwd=tmp_path)
+    assert str(ROOT) not in where.stdout
+    assert where.stdout.split()[1] == str(Path(where.stdout.split()[0]).parent / "conf")
+    printed = call(installed / "metarun", "--help", cwd=tmp_path).stdout
+    assert "learn2learn/maml" in printed
+    call(installed / "metarun", *SMALL, "run.iterations=2", "hydra.run.dir=run", cwd=tmp_path)
+    result = read_result(tmp_path / "run")
+    assert (result["status"], result["iterations"], result["commit"]) == ("completed", 2, None)
+
+
+def test_a_changed_yaml_in_a_checkout_is_seen(tmp_path):
+    tree = copy_tree(tmp_path / "checkout")
+    algo = tree / "conf" / "algo" / "maml.yaml"
+    text = algo.read_text()
+    assert "inner_lr: 0.01 " in text
+    algo.write_text(text.replace("inner_lr: 0.01 ", "inner_lr: 0.0625 "))
+    (tree / "conf" / "algo" / "mine.yaml").write_text("# Ours.\ndefaults:\n  - maml\n  - _self_\ninner_steps: 7\n")
+    shown = call(sys.executable, "-m", "metarun", "algo=mine", "--cfg", "job", cwd=tmp_path, PYTHONPATH=str(tree))
+    assert "inner_lr: 0.0625" in shown.stdout
+    assert "inner_steps: 7" in shown.stdout
