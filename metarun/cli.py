@@ -261,5 +261,7 @@ def _leaves(node: Any, prefix: str) -> list[str]:
         return [prefix]
     found = [prefix] if prefix else []
     for key, value in node.items():
+        if key == "_target_":  # a class is chosen by its group
+            continue
         found += _leaves(value, f"{prefix}.{key}" if prefix else str(key))
     return found

@@ -205,6 +205,14 @@ def learn2learn_network(row: Row) -> nn.Module:
     return theirs
 
 
+def in_our_order(row: Row, net: Any) -> list[nn.Parameter]:
+    """Its parameters in the order of ours: its blocks register the norm before the convolution."""
+    if row.data == "sinusoid":
+        return list(net.parameters())
+    layers = [layer for block in net.base for layer in (block.conv, block.normalize)]
+    return [p for layer in (*layers, net.classifier) for p in (layer.weight, layer.bias)]
+
+
 def learn2learn_side(row: Row, folder: Path) -> Side:
     import learn2learn as l2l
 
@@ -231,7 +239,7 @@ def learn2learn_side(row: Row, folder: Path) -> Side:
         adam.step()
         return values
 
-    return Side(list(maml.parameters()), losses, step, learn2learn_pipeline(row, folder))
+    return Side(in_our_order(row, maml.module), losses, step, learn2learn_pipeline(row, folder))
 
 
 def task_list(batch: Task) -> list[Task]:
@@ -487,11 +495,13 @@ def main() -> None:
         folder = Path(temporary)
         if any(ROWS[name].data == "omniglot" for name in args.only):
             lay_out_images(args.data, folder)
-        rows = [compare(name, args, folder) for name in args.only]
+        rows = []
+        for name in args.only:
+            rows.append(compare(name, args, folder))
+            if args.json:  # after every row, so that a run cut short has left what it measured
+                args.json.write_text(json.dumps({"conditions": start, "rows": rows}, indent=2) + "\n")
     print(", ".join(f"{name} {value}" for name, value in start.items()))
     print(f"\n{table(rows)}")
-    if args.json:
-        args.json.write_text(json.dumps({"conditions": start, "rows": rows}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

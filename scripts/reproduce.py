@@ -36,7 +36,7 @@ TARGETS: dict[str, list[Cell]] = {
     # about 40 minutes each on two cores
     "omniglot": [
         Cell("maml 5-way 1-shot", OMNIGLOT, [0]),
-        Cell("maml 5-way 5-shot", [*OMNIGLOT, "data.shots=5", "run.iterations=4000"], [0]),
+        Cell("maml 5-way 5-shot", [*OMNIGLOT, "data.shots=5", "run.iterations=1500"], [0]),
         Cell("nearest_centroid 5-way 1-shot", ["data=omniglot", "algo=nearest_centroid"], [0]),
     ],
     # about 30 minutes on two cores

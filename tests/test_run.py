@@ -136,6 +136,43 @@ def test_a_higher_accuracy_is_better(tmp_path):
     assert max(scores) > min(scores)
 
 
+@pytest.fixture
+def scripted(monkeypatch):
+    """scripted(values): what the validations of the next runs say, whatever the learner does."""
+
+    def script(*values: float) -> None:
+        said = iter(values)
+
+        def evaluate(self, part, *arguments):
+            evaluation = original(self, part, *arguments)
+            if part == "val":
+                evaluation.values["mse"][:] = next(said)
+            return evaluation
+
+        monkeypatch.setattr(run.Job, "_evaluate", evaluate)
+
+    original = run.Job._evaluate
+    return script
+
+
+def test_the_best_weights_are_tested_not_the_last(scripted, tmp_path):
+    scripted(3.0, 1.0, 2.0)  # after 20, 40 and 60 iterations
+    result = small(folder=tmp_path)
+    folder = tmp_path / "run" / "checkpoint"
+    best, last = (checkpoint.load(folder, name) for name in ("best", "last"))
+    assert (best.about["iteration"], last.about["iteration"]) == (40, 60)
+    assert (result["validation"]["best"], result["validation"]["last"]) == (1.0, 2.0)
+    (folder / "best.json").unlink()
+    assert small(f"run.evaluate={tmp_path / 'run'}", folder=tmp_path, name="last")["mean"] != result["mean"]
+
+
+def test_a_resumed_run_remembers_its_best(scripted, interrupted):
+    best = checkpoint.load(interrupted / "checkpoint", "best").about["iteration"]
+    scripted(*[1e9] * 20)
+    assert resume(interrupted).status == 0
+    assert checkpoint.load(interrupted / "checkpoint", "best").about["iteration"] == best == 20
+
+
 def test_keep_last_tests_the_last_weights(tmp_path):
     result = small("run.keep=last", folder=tmp_path)
     assert not checkpoint.exists(tmp_path / "run" / "checkpoint", "best")
@@ -266,7 +303,7 @@ def test_a_run_that_diverges_says_where_and_keeps_the_last_good_checkpoint(cause
     result = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in result.json"))
     assert (outcome.status, result["status"]) == (3, "diverged")
     assert result["mean"] is None
-    assert f"at iteration {result['iteration']}" in result["error"]
+    assert result["error"] in (f"the loss became {bad} at iteration {result['iteration']}" for bad in ("inf", "nan"))
     if checkpoint.exists(tmp_path / "run" / "checkpoint", "last"):
         kept = checkpoint.load(tmp_path / "run" / "checkpoint", "last")
         assert kept.about["iteration"] < result["iteration"]

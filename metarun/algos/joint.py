@@ -1,9 +1,8 @@
 """Joint training, the "pretrained" baseline of MAML's sinusoid experiment.
 
 Finn, Abbeel, Levine: Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks, ICML 2017,
-arXiv 1703.03400, section 5.1: "pretraining on all of the tasks, which entails training a network to regress
-to random sinusoid functions, and then, at test-time, fine-tuning with gradient descent on the K provided
-points, using an automatically tuned step size". Official code: github cbfinn/maml (main.py).
+arXiv 1703.03400, section 5.1 (one network regresses sinusoids drawn at random, and is then fine-tuned on the K
+points of a test task with a step size tuned for it). Official code: github cbfinn/maml (main.py).
 
 Outer problem, all examples of all tasks pooled:    min_theta  mean_i L(theta, D_i + D'_i)
 Inner problem, at test only, theta_0 = theta:       theta_{k+1} = theta_k - alpha grad L(theta_k, D)

@@ -1,7 +1,7 @@
 """The oracle of MAML's sinusoid experiment: it is told which task it has.
 
 Finn, Abbeel, Levine: Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks, ICML 2017,
-arXiv 1703.03400, section 5.1: "an oracle which receives the true amplitude and phase as input". Official
+arXiv 1703.03400, section 5.1 (there it gets the true amplitude and phase beside x). Official
 code: github cbfinn/maml (main.py, `baseline=oracle`).
 
 Outer problem, all examples of all tasks pooled:    min_theta  mean_i L(theta, D_i + D'_i)
