@@ -50,9 +50,7 @@ def save(
     """
     stem = f"{name}-{iteration:08d}"
     contiguous = {key: value.detach().contiguous().clone() for key, value in weights.items()}
-    write_atomically(
-        folder / f"{stem}.safetensors", lambda file: file.write(safetensors.torch.save(contiguous))
-    )
+    write_atomically(folder / f"{stem}.safetensors", lambda file: file.write(safetensors.torch.save(contiguous)))
     buffer = io.BytesIO()  # torch.save straight to a full disk fails with an error that does not say so
     torch.save(state, buffer)
     write_atomically(folder / f"{stem}.state", lambda file: file.write(buffer.getbuffer()))

@@ -90,7 +90,8 @@ def _job(cfg: DictConfig) -> float | None:
             cfg, choices = saved_config(folder)
             overrides = [entry for entry in _saved_overrides(folder) if not entry.startswith("run.resume=")]
             cfg.run.resume = path
-        result = run(cfg, choices, folder, overrides)
+        group = Path(context.sweep.dir).name if multirun else None
+        result = run(cfg, choices, folder, overrides, group)
     except Refused as error:  # not raised on: Hydra would print more, and end a multirun
         print(f"metarun: {error}", file=sys.stderr)
         if not cfg.run.resume:
@@ -174,9 +175,7 @@ def _with_saved_overrides(arguments: list[str]) -> list[str]:
     folder = Path(path)
     if not (folder / ".hydra" / "config.yaml").is_file():
         raise HydraException(f"{path} is no run's folder: it has no .hydra/config.yaml")
-    saved = [
-        e for e in _saved_overrides(folder) if not e.startswith(("run.resume=", "run.evaluate=", "hydra."))
-    ]
+    saved = [e for e in _saved_overrides(folder) if not e.startswith(("run.resume=", "run.evaluate=", "hydra."))]
     if resume is None:
         return [*(entry for entry in saved if entry.split("=", 1)[0].lstrip("+~") not in values), *arguments]
     _refuse_contradiction(folder, {k: v for k, v in values.items() if k != "run.resume"})
@@ -192,8 +191,7 @@ def _refuse_used_folder(values: dict[str, str]) -> None:
     folder = values.get("hydra.run.dir")
     if folder and (Path(folder) / "checkpoint").is_dir():
         raise HydraException(
-            f"hydra.run.dir={folder} holds a run already. "
-            f"Name another folder, or go on with it: run.resume={folder}"
+            f"hydra.run.dir={folder} holds a run already. Name another folder, or go on with it: run.resume={folder}"
         )
 
 
@@ -227,9 +225,7 @@ def explain(error: BaseException, arguments: list[str]) -> str:
         if group in GROUPS:
             hint = _nearest(name, names(group))
             return f"there is no {group}={name}{hint}\nChoices of {group}: {', '.join(names(group))}"
-    key = re.search(r"Could not override '([^']+)'", text) or re.search(
-        r"Key '([^']+)' is not in struct", text
-    )
+    key = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text)
     if key:
         keys = _all_keys(arguments)
         near = difflib.get_close_matches(key.group(1), keys, n=4, cutoff=0.5)

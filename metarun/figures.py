@@ -70,9 +70,7 @@ def learning_curve(metrics_jsonl_path: Path, metric: str, path: Path) -> None:
             ("val", "validation tasks", {"color": BLUE, "linewidth": 1.6, "marker": "o", "markersize": 3}),
         )
         for part, name, style in styles:
-            points = [
-                (row["iteration"], row[f"{part}/{metric}"]) for row in rows if f"{part}/{metric}" in row
-            ]
+            points = [(row["iteration"], row[f"{part}/{metric}"]) for row in rows if f"{part}/{metric}" in row]
             if points:
                 iterations, values = zip(*points, strict=True)
                 axes.plot(iterations, scaled(values, scale_of(metric)), label=name, **style)

@@ -47,9 +47,7 @@ def adapted_curves(learner: Learner, data: TaskSet, path: Path, tasks: int = 6, 
         (x, y), (grid, truth) = pytree.tree_map(lambda leaf, t=t: leaf[t, :, 0].cpu().numpy(), batch)
         shown = {step: values[step][t, :, 0].cpu().numpy() for step in SHOWN_STEPS if step < len(values)}
         title = f"A {amplitude:.1f}, phase {phase:.1f}, frequency {frequency:.2f}"
-        examples.append(
-            {"x_support": x, "y_support": y, "x": grid, "y": truth, "predictions": shown, "title": title}
-        )
+        examples.append({"x_support": x, "y_support": y, "x": grid, "y": truth, "predictions": shown, "title": title})
     learner.train(was_training)
     figures.adapted_sinusoids(examples, path)
 

@@ -77,13 +77,9 @@ class Options:
             if not isinstance(value := getattr(self, name), int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"run.{name} must be a whole number of at least 1; got {value!r}")
         if not isinstance(self.curve_steps, int) or self.curve_steps < 0:
-            raise ValueError(
-                f"run.curve_steps must be a whole number of at least 0; got {self.curve_steps!r}"
-            )
+            raise ValueError(f"run.curve_steps must be a whole number of at least 0; got {self.curve_steps!r}")
         if not isinstance(self.checkpoint_seconds, int | float) or self.checkpoint_seconds < 0:
-            raise ValueError(
-                f"run.checkpoint_seconds must be seconds, at least 0; got {self.checkpoint_seconds!r}"
-            )
+            raise ValueError(f"run.checkpoint_seconds must be seconds, at least 0; got {self.checkpoint_seconds!r}")
         if self.keep not in ("best", "last"):
             raise ValueError(f"run.keep must be best or last; got {self.keep!r}")
 
@@ -126,20 +122,14 @@ def build(cfg: DictConfig, choices: dict[str, str]) -> Parts:
         stream = learner_class.evaluation_stream
         outputs = data.outputs("test", stream)
         offered: dict[str, Any] = {
-            "backbone": partial(
-                instantiate(cfg.backbone, _partial_=True, _convert_="all"), data.in_shape(stream)
-            ),
+            "backbone": partial(instantiate(cfg.backbone, _partial_=True, _convert_="all"), data.in_shape(stream)),
             "outputs": outputs,
             "loss": data.loss,
         }
         wanted = signature(learner_class).parameters
         given = {name: value for name, value in offered.items() if name in wanted}
         learner = instantiate(cfg.algo, **given, _convert_="all").to(device.torch_device, device.dtype)
-        if (
-            "outputs" in wanted
-            and learner.stages
-            and data.outputs("train", learner.stages[-1].stream) != outputs
-        ):
+        if "outputs" in wanted and learner.stages and data.outputs("train", learner.stages[-1].stream) != outputs:
             raise ValueError(
                 f"data.train_ways must be data.ways={outputs} for algo={choices['algo']}, whose last layer "
                 f"has one unit for each way; got {data.outputs('train', learner.stages[-1].stream)}"
@@ -175,8 +165,7 @@ def _refuse_mismatch(learner: type[Learner], data: TaskSet, choices: dict[str, s
         f"{choices['data']} offers {', '.join(data.offers)}"
     )
     raise ValueError(
-        f"algo={choices['algo']} cannot run on data={choices['data']}: {reason}. "
-        f"It runs on {', '.join(fitting)}."
+        f"algo={choices['algo']} cannot run on data={choices['data']}: {reason}. It runs on {', '.join(fitting)}."
     )
 
 
@@ -222,7 +211,9 @@ def _weights(folder: Path) -> dict[str, torch.Tensor]:
 # -------------------------------------------------------------------------------------------- one experiment
 
 
-def run(cfg: DictConfig, choices: dict[str, str], folder: Path, overrides: list[str]) -> dict[str, Any]:
+def run(
+    cfg: DictConfig, choices: dict[str, str], folder: Path, overrides: list[str], group: str | None = None
+) -> dict[str, Any]:
     """Train, evaluate, and leave a folder that says everything about it.
 
     Args:
@@ -230,6 +221,7 @@ def run(cfg: DictConfig, choices: dict[str, str], folder: Path, overrides: list[
         choices: the chosen name of each group.
         folder: the run's folder.
         overrides: what the command line changed.
+        group: the sweep that the run belongs to; None: none.
 
     Returns:
         The content of `result.json`, with `exit_status` beside it (0, 1, 3, 130 or 143; see design).
@@ -238,7 +230,7 @@ def run(cfg: DictConfig, choices: dict[str, str], folder: Path, overrides: list[
         Refused: before anything started.
     """
     parts = build(cfg, choices)
-    job = Job(parts, cfg, choices, folder, overrides)
+    job = Job(parts, cfg, choices, folder, overrides, group)
     with _signals() as caught:
         job.caught = caught
         return job.run()
@@ -248,12 +240,18 @@ class Job:
     """One experiment under way. Its parts change; `result` says how it ended."""
 
     def __init__(
-        self, parts: Parts, cfg: DictConfig, choices: dict[str, str], folder: Path, overrides: list[str]
+        self,
+        parts: Parts,
+        cfg: DictConfig,
+        choices: dict[str, str],
+        folder: Path,
+        overrides: list[str],
+        group: str | None,
     ) -> None:
         self.parts = parts
         self.options, self.device, self.data = parts.options, parts.device, parts.data
         self.learner, self.outer, self.seed = parts.learner, parts.outer, parts.seed
-        self.cfg, self.choices, self.folder, self.overrides = cfg, choices, folder, overrides
+        self.cfg, self.choices, self.folder, self.overrides, self.group = cfg, choices, folder, overrides, group
         self.iterations = self.options.iterations if self.learner.stages and not self.options.evaluate else 0
         self.device.set_up()
         self.training = Training.begin(self.learner, self.outer, self.device.torch_device, self.seed)
@@ -313,9 +311,7 @@ class Job:
             result.update(status="diverged", error=str(error), iteration=error.iteration)
         except (Interrupted, KeyboardInterrupt) as error:
             exit_status = getattr(error, "exit_status", 130)
-            result.update(
-                status="interrupted", error=str(error) or "stopped", iteration=self.training.iteration
-            )
+            result.update(status="interrupted", error=str(error) or "stopped", iteration=self.training.iteration)
         except (DataError, TrackerError) as error:
             if self.tracker is not None:
                 self.tracker.finish(2)
@@ -364,7 +360,7 @@ class Job:
         config = {**OmegaConf.to_container(self.cfg, resolve=True), "choices": self.choices}  # type: ignore[dict-item]
         name = f"{self.choices['data']}/{self.choices['algo']}/{self.folder.name}"
         tags = [self.choices["algo"], self.choices["data"], self.choices["backbone"]]
-        tracker.start(self.folder, config, name, None, tags, run_id)
+        tracker.start(self.folder, config, name, self.group, tags, run_id)
         if tracker.run_id and not about.is_file():
             write_atomically(about, lambda file: file.write(f"{tracker.run_id}".encode()))
 
@@ -476,9 +472,7 @@ class Job:
     # ----------------------------------------------------------------------------------------------- testing
 
     def _evaluate(self, part: str, tasks: int, steps: int, what: str) -> Evaluation:
-        with Progress(
-            tasks, f"{what}, {self.choices['algo']} on {self.choices['data']}", self.data.metric
-        ) as progress:
+        with Progress(tasks, f"{what}, {self.choices['algo']} on {self.choices['data']}", self.data.metric) as progress:
 
             def on_block(done: int) -> None:
                 progress.update(done)
@@ -524,9 +518,7 @@ class Job:
         if len(curve) > 1:
             figures.step_curve(curve, self.data.metric, self.folder / "step_curve.png")
         if self.iterations:
-            figures.learning_curve(
-                self.folder / "metrics.jsonl", self.data.metric, self.folder / "learning_curve.png"
-            )
+            figures.learning_curve(self.folder / "metrics.jsonl", self.data.metric, self.folder / "learning_curve.png")
         adapted_curves(self.learner, self.data, self.folder / "adapted_curves.png")
         for path in sorted(self.folder.glob("*.png")):
             self.tracker.figure(path.stem, path)
@@ -572,9 +564,7 @@ class Job:
             "threads": torch.get_num_threads(),
             "compiled": self.compiled,
             "vectorized": self.learner.vectorized,
-            "versions": {
-                name: version(name) for name in ("metarun", "torch", "learn2learn", "hydra-core", "numpy")
-            },
+            "versions": {name: version(name) for name in ("metarun", "torch", "learn2learn", "hydra-core", "numpy")},
             "commit": _commit(),
         }
 
@@ -613,8 +603,6 @@ def _commit() -> str | None:
         ).stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD") + (
-            "+" if git("status", "--porcelain", "--untracked-files=no") else ""
-        )
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):
         return None

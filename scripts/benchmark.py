@@ -375,9 +375,7 @@ def measure(row: Row, side: str, seconds: float, data: str | None, folder: Path)
     }
 
 
-def in_a_process(
-    name: str, side: str, seconds: float, args: argparse.Namespace, folder: Path
-) -> dict[str, Any]:
+def in_a_process(name: str, side: str, seconds: float, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """`measure` in a process of its own, which sees `--threads` threads and nothing of the other side."""
     out = folder / "out.pt"
     command = [sys.executable, __file__, "--measure", name, side, str(seconds), str(folder), str(out)]

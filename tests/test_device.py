@@ -9,7 +9,8 @@ import toy
 from metarun.device import COMPILE_FROM, Device, peak_memory_mb
 
 GOOD = {
-    "name": "cpu", "threads": None, "precision": "float32", "compile": "auto", "deterministic": True, "task_chunk": None,
+    "name": "cpu", "threads": None, "precision": "float32", "compile": "auto", "deterministic": True,
+    "task_chunk": None,
 }  # fmt: skip
 
 

@@ -60,9 +60,7 @@ def _images(tasks: int = 4, queries: int = 3):
     generator = torch.Generator().manual_seed(0)
     y = torch.arange(5)
     x = torch.rand(tasks, 5 * (1 + queries), 1, 28, 28, generator=generator)
-    return toy.Task(
-        toy.Examples(x[:, :5], y.repeat(tasks, 1)), toy.Examples(x[:, 5:], y.repeat(tasks, queries))
-    )
+    return toy.Task(toy.Examples(x[:, :5], y.repeat(tasks, 1)), toy.Examples(x[:, 5:], y.repeat(tasks, queries)))
 
 
 def test_inductive_accuracy_looks_at_one_query_at_a_time():

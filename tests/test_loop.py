@@ -100,11 +100,11 @@ def test_two_objectives_take_turns_each_with_its_own_group_rate_and_optimizer():
     outer = toy.sgd(lr=0.01)
     training = Training.begin(learner, outer, CPU, seed=0)
     step = next(fit(training, toy.sinusoid(), outer, 10, 4))
-    # first: loss a*b*a', gradient b*a = 6 at (2, 3), rate 0.5 of its own; second then sees the moved a = -1
-    assert learner.first.item() == pytest.approx(2 - 0.5 * 6)
-    assert learner.second.item() == pytest.approx(3 - 0.01 * (-1 * 3 * -1))
+    # Both losses have a gradient in both groups. first: a^2 b at (2, 3), rate 0.5 of its own; second: -a b, a moved.
+    assert learner.first.item() == pytest.approx(2 - 0.5 * 2 * 2 * 3)
+    assert learner.second.item() == pytest.approx(3 - 0.01 * 4)
     assert list(step.losses) == ["first", "second"]
-    assert step.losses["first"] == pytest.approx(2 * 3 * 2)
+    assert step.losses["first"] == pytest.approx(12)
 
 
 def test_progress_runs_from_zero_to_one_and_survives_a_resume():

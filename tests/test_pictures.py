@@ -5,6 +5,7 @@ from __future__ import annotations
 import matplotlib.image
 import numpy as np
 import pytest
+import torch
 import toy
 
 from metarun import figures
@@ -14,6 +15,7 @@ from metarun.pictures import adapted_curves
 def test_the_picture_shows_the_learners_predictions(tmp_path, monkeypatch):
     shown = []
     monkeypatch.setattr(figures, "adapted_sinusoids", lambda examples, path: shown.extend(examples))
+    torch.manual_seed(0)
     learner, data = toy.maml(inner_lr=0.05), toy.sinusoid()
     adapted_curves(learner, data, tmp_path / "x.png", tasks=3, points=50)
     assert len(shown) == 3

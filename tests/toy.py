@@ -37,7 +37,7 @@ def sinusoid(**changes: Any) -> Sinusoid:
 
 
 class Blobs(TaskSet):
-    """Classification of Gaussian blobs in the plane; each class is a centre on the first axis. Streams: episodes, flat."""
+    """Classification of Gaussian blobs in the plane; each class is a centre on the first axis."""
 
     kind = "classification"
     offers = ("episodes", "flat")
@@ -147,9 +147,8 @@ class Adversaries(Learner):
         return lambda x: self.first * x + self.second
 
     def forward(self, batch: Any, noise: Any = (), objective: str = "all") -> Tensor:
-        wanted = self.first if objective == "first" else -self.second
-        product = (wanted * self.second.detach() * self.first.detach()).sum()
-        return self.over_tasks(lambda x: product + 0 * x, batch.query.x[:, 0, 0])
+        both = self.first.square() * self.second if objective == "first" else -self.second * self.first
+        return self.over_tasks(lambda x: both.sum() + 0 * x, batch.query.x[:, 0, 0])
 
     def parameter_groups(self) -> list[dict]:
         return [

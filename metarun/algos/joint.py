@@ -53,9 +53,7 @@ class Joint(Learner):
     takes: ClassVar[tuple[Kind, ...]] = ("regression",)
     inner_lr: Tensor
 
-    def __init__(
-        self, backbone: Backbone, outputs: int, loss: TaskLoss, inner_lr: float, eval_steps: int
-    ) -> None:
+    def __init__(self, backbone: Backbone, outputs: int, loss: TaskLoss, inner_lr: float, eval_steps: int) -> None:
         super().__init__(loss)
         require_counts(eval_steps=eval_steps)
         self.net = backbone(outputs=outputs)

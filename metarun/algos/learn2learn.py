@@ -13,7 +13,7 @@ Outer problem:      min_theta  mean_i L(clone_S, D'_i); its gradient flows throu
     S        inner_steps      steps in training; `eval_steps` at test
     L        self.loss        mean over a set's examples
 
-Differences from learn2learn
+Differences from the paper (for these, learn2learn's own loops)
     - Its users write the loop over tasks and call `backward` after each; here the losses of all tasks are
       returned and their sum is differentiated once, which holds the graphs of a whole meta-batch (or chunk).
     - Evaluation never keeps the graph of an inner step, whatever `first_order` says.
@@ -84,7 +84,5 @@ class Learn2LearnMAML(Learner):
 
     def _predictor(self, clone: torch.nn.Module, support: Examples) -> Predictor:
         """The network under the clone's weights of now: `adapt` swaps the clone's tensors for new ones."""
-        weights: dict[str, Tensor] = {
-            name.removeprefix("module."): p for name, p in clone.named_parameters()
-        }
+        weights: dict[str, Tensor] = {name.removeprefix("module."): p for name, p in clone.named_parameters()}
         return self.network_predictor(self.net, weights, support)

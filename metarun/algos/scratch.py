@@ -45,9 +45,7 @@ class Scratch(Learner):
     stages: tuple[Stage, ...] = ()
     inner_lr: Tensor
 
-    def __init__(
-        self, backbone: Backbone, outputs: int, loss: TaskLoss, inner_lr: float, eval_steps: int
-    ) -> None:
+    def __init__(self, backbone: Backbone, outputs: int, loss: TaskLoss, inner_lr: float, eval_steps: int) -> None:
         super().__init__(loss)
         require_counts(eval_steps=eval_steps)
         self.net = backbone(outputs=outputs)

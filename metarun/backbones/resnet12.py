@@ -31,9 +31,7 @@ class ResNet12(nn.Module):
         ValueError: inputs that are no images or too small ones, an unknown norm or init.
     """
 
-    def __init__(
-        self, in_shape: tuple[int, ...], outputs: int | None, wider: bool, norm: str, init: str
-    ) -> None:
+    def __init__(self, in_shape: tuple[int, ...], outputs: int | None, wider: bool, norm: str, init: str) -> None:
         super().__init__()
         if len(in_shape) != 3 or min(in_shape[1:]) < 16:
             raise ValueError(

@@ -74,8 +74,7 @@ def _pickle(part: Part, dropbox: str) -> Remote:
         miniimagenet.check(path, part, len(contents.names), set(contents.counts))
 
     by_hand = (
-        f"{name} is in record 7978538 of Zenodo; images from elsewhere do as well, as "
-        f"mini_imagenet/{part}/CLASS/*.jpg"
+        f"{name} is in record 7978538 of Zenodo; images from elsewhere do as well, as mini_imagenet/{part}/CLASS/*.jpg"
     )
     return Remote(f"mini_imagenet/{name}", urls, None, check, by_hand)
 
@@ -113,9 +112,7 @@ class _Resuming:
             if response.status_code == requests.codes.requested_range_not_satisfiable:
                 if response.headers.get("Content-Range") != f"bytes */{have}":
                     self.partial.unlink()
-                    raise requests.ConnectionError(
-                        "the partial download does not fit; it was removed, run again"
-                    )
+                    raise requests.ConnectionError("the partial download does not fit; it was removed, run again")
             else:
                 response.raise_for_status()
                 self._receive(response, have if response.status_code == requests.codes.partial_content else 0)
@@ -181,9 +178,7 @@ def _try_all(remote: Remote, target: Path) -> list[str]:
         fetched = target.with_name(f".{target.name}.fetched")
         try:
             fetched.unlink(missing_ok=True)
-            pooch.retrieve(
-                url, remote.known_hash, fetched.name, str(target.parent), downloader=_Resuming(partial)
-            )
+            pooch.retrieve(url, remote.known_hash, fetched.name, str(target.parent), downloader=_Resuming(partial))
             if remote.check:
                 remote.check(fetched)
             os.replace(fetched, target)

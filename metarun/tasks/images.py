@@ -280,11 +280,7 @@ def by_class(files: Files, below: str) -> dict[str, list[str]]:
     classes: dict[str, list[str]] = {}
     for name in files.names():
         parts = PurePosixPath(name).parts
-        if (
-            is_image(name)
-            and len(parts) == depth + 2
-            and PurePosixPath(*parts[:depth]) == PurePosixPath(below)
-        ):
+        if is_image(name) and len(parts) == depth + 2 and PurePosixPath(*parts[:depth]) == PurePosixPath(below):
             classes.setdefault(parts[depth], []).append(name)
     return dict(sorted(classes.items()))
 

@@ -123,13 +123,10 @@ def pickle_contents(path: Path) -> Contents:
         classes = {str(name): np.asarray(members[name], dtype=np.int64) for name in sorted(members)}
         order = np.concatenate(list(classes.values()))
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise DataError(
-            f"{path}: wanted a dict of image_data and class_dict, got {type(data).__name__}"
-        ) from error
+        raise DataError(f"{path}: wanted a dict of image_data and class_dict, got {type(data).__name__}") from error
     if pixels.shape[1:] != (SIZE, SIZE, 3) or pixels.dtype != np.uint8:
         raise DataError(
-            f"{path}: wanted image_data [n, {SIZE}, {SIZE}, 3] of uint8, "
-            f"got {list(pixels.shape)} of {pixels.dtype}"
+            f"{path}: wanted image_data [n, {SIZE}, {SIZE}, 3] of uint8, got {list(pixels.shape)} of {pixels.dtype}"
         )
     if order.size and (order.min() < 0 or order.max() >= len(pixels)):
         raise DataError(f"{path}: class_dict names image {order.max()}, and there are {len(pixels)}")

@@ -110,9 +110,7 @@ class Omniglot(ImageTasks):
 
     def load(self, part: Part) -> Images:
         if self._all is None:
-            self._all = load_characters(
-                self.root, list(HALVES)[:1] if self.split == "small" else list(HALVES)
-            )
+            self._all = load_characters(self.root, list(HALVES)[:1] if self.split == "small" else list(HALVES))
         return pick(self._all, self._members(part, self._all.names))
 
     def _members(self, part: Part, names: Sequence[str]) -> Iterable[Class]:
@@ -160,9 +158,7 @@ def pick(images: Images, classes: Iterable[Class]) -> Images:
     number = {name.split("/", 1)[1]: i for i, name in enumerate(images.names)}
     chosen = list(classes)
     if unknown := [name for name, _ in chosen if name not in number]:
-        raise DataError(
-            f"Omniglot has no character {unknown[0]} (and {len(unknown) - 1} others of the split)"
-        )
+        raise DataError(f"Omniglot has no character {unknown[0]} (and {len(unknown) - 1} others of the split)")
     starts, counts = images.starts.tolist(), images.counts.tolist()
     pieces = []
     for name, degrees in chosen:
@@ -193,9 +189,7 @@ def load_characters(root: str | os.PathLike[str] | None, halves: Sequence[str]) 
         if len(found) == len(halves):
             return _load(found)
     wanted = " and ".join(halves) + " (folders or .zip)"
-    raise missing(
-        "Omniglot", [base / name for base in bases for name in (wanted, "omniglot_png.zip")], COMMAND
-    )
+    raise missing("Omniglot", [base / name for base in bases for name in (wanted, "omniglot_png.zip")], COMMAND)
 
 
 def _load(sources: dict[str, Path]) -> Images:

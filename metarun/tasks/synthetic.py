@@ -127,9 +127,7 @@ def _ink(points: Tensor, weight: Tensor) -> Tensor:
     canvas = torch.zeros(n, SIZE * SIZE)
     for down in (0, 1):
         for right in (0, 1):
-            share = (part[..., 0] if right else 1 - part[..., 0]) * (
-                part[..., 1] if down else 1 - part[..., 1]
-            )
+            share = (part[..., 0] if right else 1 - part[..., 0]) * (part[..., 1] if down else 1 - part[..., 1])
             cell = (low[..., 1] + down) * SIZE + low[..., 0] + right
             canvas.scatter_add_(1, cell.long(), share * weight)
     # Saturated, so that slow and fast strokes are equally dark.

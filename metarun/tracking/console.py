@@ -39,9 +39,7 @@ class Progress:
         console: where to show it.
     """
 
-    def __init__(
-        self, total: int, title: str, metric: str, start: int = 0, console: Console | None = None
-    ) -> None:
+    def __init__(self, total: int, title: str, metric: str, start: int = 0, console: Console | None = None) -> None:
         self.console = console or Console()
         self.metric = metric
         self._shown = self.console.is_terminal
@@ -71,9 +69,7 @@ class Progress:
             self._paint()
             self._bar.stop()
 
-    def update(
-        self, iteration: int, loss: SupportsFloat | None = None, metric: SupportsFloat | None = None
-    ) -> None:
+    def update(self, iteration: int, loss: SupportsFloat | None = None, metric: SupportsFloat | None = None) -> None:
         """Says how far the run is.
 
         Args:
@@ -103,9 +99,7 @@ def shown(metric: str, value: float | None, decimals: int = 1) -> str:
     return f"{100 * value:.{decimals}f}%" if metric.startswith("accuracy") else f"{value:.4g}"
 
 
-def print_result(
-    result: Mapping[str, Any], folder: Path | None = None, console: Console | None = None
-) -> None:
+def print_result(result: Mapping[str, Any], folder: Path | None = None, console: Console | None = None) -> None:
     """Prints result.json's content: the headline with its interval, the paper's figure, the curve, the costs.
 
     Args:

@@ -21,9 +21,7 @@ TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4}
 @pytest.mark.parametrize("first_order", [False, True])
 @pytest.mark.parametrize("steps", [1, 5])
 @pytest.mark.parametrize("kind", ["mlp", "conv4"])
-def test_vectorised_agrees_with_learn2learn(
-    kind, steps, first_order, dtype, make, draw, loss_and_gradient, relative
-):
+def test_vectorised_agrees_with_learn2learn(kind, steps, first_order, dtype, make, draw, loss_and_gradient, relative):
     """Only weights are shared: learn2learn's side has torch's own batch norm, which is right in a loop."""
     batch = draw(kind, dtype)
     # float32 rounding grows with the step size: after 5 steps of 0.1 it already flips a ReLU here and there
@@ -92,9 +90,7 @@ def test_support_and_running_norms_train(cls, make, draw, loss_and_gradient, rel
         learner = make(cls, "conv4", backbone=backbone, **numbers(2))
         reference = make(MAML, "conv4", backbone=backbone, **numbers(2))
         batch = draw("conv4")
-        assert (
-            relative(loss_and_gradient(learner, batch)[1], loss_and_gradient(reference, batch)[1]) < 1e-10
-        )
+        assert relative(loss_and_gradient(learner, batch)[1], loss_and_gradient(reference, batch)[1]) < 1e-10
         learner.after_step()
         reference.after_step()
         torch.testing.assert_close(learner.state_dict(), reference.state_dict(), rtol=1e-10, atol=1e-12)

@@ -167,9 +167,7 @@ def test_without_a_hash_the_contents_decide(server, tmp_path, monkeypatch):
 
 
 def test_the_command(server, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(
-        DATASETS, "omniglot", (remote(server), remote(server, "/gone")._replace(name="some/x"))
-    )
+    monkeypatch.setitem(DATASETS, "omniglot", (remote(server), remote(server, "/gone")._replace(name="some/x")))
     assert main(["omniglot", "--root", str(tmp_path)]) == 1
     said = capsys.readouterr()
     assert said.out == f"{tmp_path / 'some' / 'data.bin'}: complete\n"
@@ -210,9 +208,7 @@ def test_addresses_and_hashes_are_torchvisions_and_learn2learns():
         half = Path(remote.name).stem
         assert remote.known_hash == "md5:" + torchvision.zips_md5[half]
         assert remote.urls == (f"{torchvision.download_url_prefix}/{half}.zip",)
-    theirs = (
-        Path(pytest.importorskip("learn2learn").__file__).parent / "vision" / "datasets" / "mini_imagenet.py"
-    )
+    theirs = Path(pytest.importorskip("learn2learn").__file__).parent / "vision" / "datasets" / "mini_imagenet.py"
     source = theirs.read_text()
     assert all(url in source for remote in DATASETS["miniimagenet"] for url in remote.urls)
 

@@ -91,9 +91,7 @@ def test_rows_are_independent():
     assert chisquare(pairs.numpy()).pvalue > ODDS
 
 
-@pytest.mark.parametrize(
-    "counts", [[20] * 30, [7, 20, 9, 300, 8, 11, 50, 7, 9, 12]], ids=["equal", "unequal"]
-)
+@pytest.mark.parametrize("counts", [[20] * 30, [7, 20, 9, 300, 8, 11, 50, 7, 9, 12]], ids=["equal", "unequal"])
 @pytest.mark.parametrize("shots, queries, ways", [(1, 1, 2), (1, 6, 5), (5, 2, 10), (6, 1, 3)])
 def test_an_episode(counts, shots, queries, ways):
     tasks = 40

@@ -37,11 +37,7 @@ def test_built_once_then_read_without_a_warning(cache):
     for found in (first, second):
         assert found.pixels.shape == (6, 1, 2, 2) and found.pixels.dtype == torch.uint8
         assert found.pixels[:3].unique().tolist() == [1] and found.pixels[3:].unique().tolist() == [2]
-        assert (
-            found.names == ("c0", "c1")
-            and found.counts.tolist() == [3, 3]
-            and found.starts.tolist() == [0, 3]
-        )
+        assert found.names == ("c0", "c1") and found.counts.tolist() == [3, 3] and found.starts.tolist() == [0, 3]
 
 
 def test_another_key_is_another_cache():

@@ -27,9 +27,7 @@ def little(monkeypatch):
 def arrays(part):
     """Class -> [3, 84, 84, 3]."""
     random = np.random.RandomState(PARTS.index(part))
-    return {
-        f"n{i}{part}": random.randint(256, size=(3, 84, 84, 3), dtype=np.uint8) for i in range(RAVI[part])
-    }
+    return {f"n{i}{part}": random.randint(256, size=(3, 84, 84, 3), dtype=np.uint8) for i in range(RAVI[part])}
 
 
 def files(part):
@@ -120,9 +118,7 @@ def test_normalised_with_the_training_statistics(little, tmp_path, sizes):
 def test_incomplete_data_is_refused(little, tmp_path, sizes, monkeypatch):
     write_zip(tmp_path, "val")
     monkeypatch.setattr(miniimagenet, "PER_CLASS", 600)
-    with pytest.raises(
-        DataError, match="wanted 3 classes of 600 images in part 'val', got 3 classes of 3 to 3"
-    ):
+    with pytest.raises(DataError, match="wanted 3 classes of 600 images in part 'val', got 3 classes of 3 to 3"):
         open_mini(tmp_path, sizes).classes("val")
 
 
@@ -163,9 +159,7 @@ def test_a_malicious_pickle_is_refused_and_not_run(little, tmp_path, sizes):
     assert not mark.exists()
 
 
-@pytest.mark.parametrize(
-    "mean, std", [([0.5], [0.5]), ([0.5] * 3, None), (None, [0.5] * 3), ([0.5] * 3, [0, 1, 1])]
-)
+@pytest.mark.parametrize("mean, std", [([0.5], [0.5]), ([0.5] * 3, None), (None, [0.5] * 3), ([0.5] * 3, [0, 1, 1])])
 def test_bad_normalisation_is_named(tmp_path, sizes, mean, std):
     with pytest.raises(ValueError, match="data.mean and data.std: wanted 3 numbers each"):
         open_mini(tmp_path, sizes, mean, std)
@@ -186,8 +180,6 @@ def test_real_data(real_root, sizes):
     assert len(train) == 64 and {len(members) for members in train.values()} == {600}
     assert len(set(train) | names["val"] | names["test"]) == 100
     decode = image_decoder(3, 84, 84)
-    sample = (
-        np.stack([decode(files.read(name)) for members in train.values() for name in members[::60]]) / 255
-    )
+    sample = np.stack([decode(files.read(name)) for members in train.values() for name in members[::60]]) / 255
     assert np.allclose(sample.mean((0, 2, 3)), MEAN, atol=0.03)
     assert np.allclose(sample.std((0, 2, 3)), STD, atol=0.03)

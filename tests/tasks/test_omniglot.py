@@ -236,9 +236,7 @@ def test_real_pixels(real_root, sizes):
     with zipfile.ZipFile(archive) as files:
         names = sorted(name for name in files.namelist() if "/Sanskrit/character05/" in name)
         images = [Image.open(io.BytesIO(files.read(name))).convert("L") for name in names]
-    wanted = np.stack(
-        [255 - np.asarray(image.resize((28, 28), Image.Resampling.LANCZOS)) for image in images]
-    )
+    wanted = np.stack([255 - np.asarray(image.resize((28, 28), Image.Resampling.LANCZOS)) for image in images])
     number = data.classes("test").index("Sanskrit/character05/rot000")
     found = data.load("test").pixels.view(-1, 20, 28, 28)[number]
     assert np.array_equal(found.numpy(), wanted)

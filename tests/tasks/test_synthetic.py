@@ -40,9 +40,7 @@ def test_more_training_glyphs_leave_the_test_as_it_is(sizes):
 
 
 def prototypes(embed, task, ways):
-    support, query = (
-        embed(x.flatten(0, 1)).flatten(1).view(*x.shape[:2], -1) for x in (task.support.x, task.query.x)
-    )
+    support, query = (embed(x.flatten(0, 1)).flatten(1).view(*x.shape[:2], -1) for x in (task.support.x, task.query.x))
     centres = support.view(len(support), ways, -1, support.shape[-1]).mean(2)
     return -(torch.cdist(query, centres) ** 2)
 
@@ -58,9 +56,7 @@ def test_hard_on_pixels_and_learnable(sizes):
     pixels = accuracy(lambda x: x, held_out)
     assert 0.33 < pixels < 0.47
     torch.manual_seed(0)
-    layers = [
-        layer for i in (1, 16, 16) for layer in (nn.Conv2d(i, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU())
-    ]
+    layers = [layer for i in (1, 16, 16) for layer in (nn.Conv2d(i, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU())]
     net = nn.Sequential(*layers)
     untrained = accuracy(net, held_out)
     optimizer = torch.optim.Adam(net.parameters(), 5e-3)

@@ -65,9 +65,7 @@ def test_progress_shows_loss_metric_count_and_time():
         progress.update(10, loss=torch.tensor(0.75), metric=0.5)
         progress.update(200, loss=0.25)  # the metric stands from before; the last call is always shown
     last = text(console).split("\r")[-1]
-    assert all(
-        word in last for word in ("maml on omniglot", "200/200", "loss 0.25", "accuracy 50.0%", "it/s")
-    )
+    assert all(word in last for word in ("maml on omniglot", "200/200", "loss 0.25", "accuracy 50.0%", "it/s"))
 
 
 def test_progress_fits_one_line_of_80_columns():
@@ -164,14 +162,10 @@ def test_result_without_paper_interval_or_ways():
         console,
     )
     assert (
-        "10 shots" in text(console)
-        and "published" not in text(console)
-        and "mse               0.25" in text(console)
+        "10 shots" in text(console) and "published" not in text(console) and "mse               0.25" in text(console)
     )
 
 
-@pytest.mark.parametrize(
-    ("seconds", "shown"), [(4.21, "4.2 s"), (185, "3:05"), (59.99, "60.0 s"), (7385.2, "2:03:05")]
-)
+@pytest.mark.parametrize(("seconds", "shown"), [(4.21, "4.2 s"), (185, "3:05"), (59.99, "60.0 s"), (7385.2, "2:03:05")])
 def test_durations(seconds, shown):
     assert duration(seconds) == shown

@@ -29,9 +29,7 @@ def written(path: Path, iterations: range) -> MetricsFile:
 def test_a_line_per_call_on_disk_at_once(path):
     file = MetricsFile(path)
     file.log({"train/loss": 0.5, "val/accuracy": torch.tensor(0.25)}, 100)
-    assert (
-        path.read_text() == '{"iteration": 100, "train/loss": 0.5, "val/accuracy": 0.25}\n'
-    )  # nothing buffered
+    assert path.read_text() == '{"iteration": 100, "train/loss": 0.5, "val/accuracy": 0.25}\n'  # nothing buffered
     file.log({"train/loss": np.float32(0.125)}, 200)
     file.close()
     assert read_metrics(path)[1] == {"iteration": 200, "train/loss": 0.125}
@@ -115,9 +113,7 @@ try:
 except OSError as error:
     print(error)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True)
     assert "metrics.jsonl" in done.stdout
     assert [json.loads(line)["iteration"] for line in path.read_text().splitlines()] == [0, 1]
 

@@ -26,9 +26,7 @@ def test_a_choice_names_every_argument_and_makes_a_tracker(file):
     tracker = instantiate(config, _convert_="all")
     assert tracker.run_id is None
     for method in METHODS:
-        assert inspect.signature(getattr(type(tracker), method)) == inspect.signature(
-            getattr(Tracker, method)
-        )
+        assert inspect.signature(getattr(type(tracker), method)) == inspect.signature(getattr(Tracker, method))
 
 
 def test_the_choices_are_those_of_the_design():

@@ -149,9 +149,7 @@ def test_history_has_the_keys_of_the_design_against_iteration(first):
 
 
 def test_curve_is_a_table_and_a_plot(folder, first):
-    (file,) = (offline_runs(folder)[0] / "files" / "media" / "table" / "curve").glob(
-        "accuracy_table*.table.json"
-    )
+    (file,) = (offline_runs(folder)[0] / "files" / "media" / "table" / "curve").glob("accuracy_table*.table.json")
     table = json.loads(file.read_text())
     assert table["columns"] == ["step", "mean", "ci95", "median"]
     assert table["data"] == [[row[column] for column in table["columns"]] for row in ROWS]
@@ -160,10 +158,7 @@ def test_curve_is_a_table_and_a_plot(folder, first):
     plots = [config["update"] for config in of_type(first, "config") if "update" in config]
     plot = next(update for update in plots if any("visualize.curve/accuracy" in key for key in update))
     (panel,) = plot.values()
-    assert (
-        panel["panel_config"]["fieldSettings"] | {"x": "step", "y": "mean"}
-        == panel["panel_config"]["fieldSettings"]
-    )
+    assert panel["panel_config"]["fieldSettings"] | {"x": "step", "y": "mean"} == panel["panel_config"]["fieldSettings"]
 
 
 def test_figure_is_in_the_run(folder, first):
@@ -233,9 +228,7 @@ def test_offline_asks_nobody_on_the_network(folder, tmp_path):
     trace = tmp_path / "trace"
     shutil.copytree(folder, tmp_path / "run", ignore=shutil.ignore_patterns("wandb"))
     command = ["strace", "-f", "-e", "trace=connect,sendto", "-o", str(trace), sys.executable, "-c", WRITER]
-    subprocess.run(
-        [*command, str(tmp_path / "run"), "", "100", "200"], env=environment(), check=True, timeout=60
-    )
+    subprocess.run([*command, str(tmp_path / "run"), "", "100", "200"], env=environment(), check=True, timeout=60)
     calls = trace.read_text()
     assert "AF_UNIX" in calls  # wandb's own service: the trace sees something
     assert not re.findall(r"AF_INET6?[^_\w].*", calls)
@@ -285,9 +278,7 @@ def test_a_run_killed_right_after_its_checkpoint_and_resumed_has_every_row(tmp_p
     )
     assert done.returncode == -signal.SIGKILL
     run_id = (tmp_path / "run_id").read_text()
-    subprocess.run(
-        [sys.executable, "-c", WRITER, str(tmp_path), run_id, "600", "800"], env=environment(), check=True
-    )
+    subprocess.run([sys.executable, "-c", WRITER, str(tmp_path), run_id, "600", "800"], env=environment(), check=True)
     before, after = (records(run_folder) for run_folder in offline_runs(tmp_path))
     assert of_type(before, "run")[0]["run_id"] == of_type(after, "run")[0]["run_id"] == run_id
     # On disk a moment after they were logged; the last row W&B still held open.
@@ -394,7 +385,5 @@ assert tracker.run_id is None and "wandb" not in sys.modules
 
 
 def test_an_unknown_mode_is_refused_with_the_choices():
-    with pytest.raises(
-        ValueError, match="tracker.mode must be one of offline, online, disabled; got 'ofline'"
-    ):
+    with pytest.raises(ValueError, match="tracker.mode must be one of offline, online, disabled; got 'ofline'"):
         WandbTracker(mode="ofline", **SETTINGS)
