@@ -49,6 +49,7 @@ def evaluate(
     tasks: int,
     steps: int,
     chunk: int | None = None,
+    curve: bool = True,
     on_block: Callable[[int], object] = lambda _done: None,
 ) -> Evaluation:
     """Evaluate a learner on the first `tasks` held-out tasks of a part.
@@ -63,6 +64,7 @@ def evaluate(
         tasks: how many.
         steps: the longest adaptation to look at; the headline is at `learner.eval_steps`.
         chunk: at most so many tasks at a time, to bound memory; it does not change the numbers.
+        curve: False scores the last of the steps only, one column, which is much cheaper.
         on_block: called with the number of tasks done.
     """
     steps = max(steps, learner.eval_steps) if learner.eval_steps or learner.inner_steps else 0
@@ -76,7 +78,7 @@ def evaluate(
             batch, noise = learner.cast((batch, noise))
             digest.update(batch.query.y.cpu().numpy().tobytes())
             digest.update(batch.query.x.double().sum(tuple(range(2, batch.query.x.dim()))).cpu().numpy().tobytes())
-            collected.append(evaluate_batch(learner, data.kind, batch, noise, steps, chunk))
+            collected.append(evaluate_batch(learner, data.kind, batch, noise, steps, chunk, curve))
             on_block(min((block + 1) * BLOCK, tasks))
     finally:
         learner.train(was_training)
@@ -91,18 +93,18 @@ def _blocks(data: TaskSet, part: Part, stream: str, tasks: int) -> Iterator[tupl
 
 
 def evaluate_batch(
-    learner: Learner, kind: Kind, batch: Batch, noise: Any, steps: int, chunk: int | None = None
+    learner: Learner, kind: Kind, batch: Batch, noise: Any, steps: int, chunk: int | None = None, curve: bool = True
 ) -> dict[str, np.ndarray]:
-    """Metrics `[T, steps + 1]` of a batch of tasks after 0..steps adaptation steps.
+    """Metrics `[T, steps + 1]` of a batch of tasks after 0..steps adaptation steps; not `curve`: `[T, 1]`, the last.
 
-    `accuracy_inductive` is `[T, 1]`, after `learner.eval_steps` steps only: it costs as much as the other.
+    With the curve comes `accuracy_inductive`, `[T, 1]`, after `learner.eval_steps` steps only, for it costs as much.
     """
 
     def task_metrics(task: Task, noise: Any) -> dict[str, Tensor]:
-        predictors = list(learner.trajectory(task.support, steps, noise))
+        predictors = list(learner.trajectory(task.support, steps, noise))[0 if curve else -1 :]
         rows = [METRICS[kind](predictor(task.query.x), task.query.y) for predictor in predictors]
         columns = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-        if kind == "classification":
+        if curve and kind == "classification":
             at = min(learner.eval_steps, len(predictors) - 1)
             columns["accuracy_inductive"] = _inductive_accuracy(learner, predictors[at], task, columns["accuracy"][at])
         return columns

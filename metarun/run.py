@@ -423,6 +423,7 @@ class Job:
                 step.noise,
                 self.learner.inner_steps,
                 self.device.task_chunk,
+                curve=False,
             )
             self.learner.train()
             values[f"train/{self.data.metric}"] = float(scores[self.data.metric][:, -1].mean())
@@ -485,7 +486,8 @@ class Job:
                 tasks,
                 steps,
                 self.device.task_chunk,
-                on_block,
+                curve=part == "test",
+                on_block=on_block,
             )
 
     def _test(self) -> dict[str, Any]:

@@ -27,6 +27,14 @@ def test_values_are_those_of_single_tasks_step_by_step():
     assert [row["step"] for row in scores.curve()] == [0, 1, 2, 3, 4]
 
 
+def test_without_the_curve_the_last_step_is_scored_alone():
+    torch.manual_seed(0)
+    learner, data = toy.maml(eval_steps=2), toy.sinusoid()
+    whole, last = (evaluate(learner, data, "val", 22, 2, curve=c) for c in (True, False))
+    np.testing.assert_array_equal(last.values["mse"], whole.values["mse"][:, 2:])
+    assert last.estimate() == whole.estimate()
+
+
 def test_tasks_are_the_same_for_every_learner_and_count():
     data = toy.sinusoid()
     a = evaluate(toy.maml(), data, "test", 30, 1)
