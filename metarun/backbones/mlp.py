@@ -40,7 +40,8 @@ class MLP(nn.Module):
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         for number, (width_in, width_out) in enumerate(zip(widths, widths[1:], strict=False), 1):
             layers[f"linear{number}"] = nn.Linear(width_in, width_out)
-            layers[f"norm{number}"] = make_norm(norm, width_out)
+            if norm != "none":  # an identity costs a module call, which a network this small feels
+                layers[f"norm{number}"] = make_norm(norm, width_out)
             layers[f"activation{number}"] = ACTIVATIONS[activation]()
         self.features = nn.Sequential(layers)
         self.head = nn.Identity() if outputs is None else nn.Linear(widths[-1], outputs)
