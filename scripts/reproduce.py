@@ -26,7 +26,7 @@ class Cell(NamedTuple):
     seeds: list[int]
 
 
-SINUSOID = ["data=sinusoid", "run.iterations=15000", "run.meta_batch=25", "device.threads=1"]
+SINUSOID = ["data=sinusoid", "run.iterations=12000", "run.meta_batch=25", "device.threads=1"]
 OMNIGLOT = ["data=omniglot", "algo=maml"]
 TARGETS: dict[str, list[Cell]] = {
     # MAML's sinusoid, K = 10, alpha 0.01: what meta-learning adds to each thing one could do without it
@@ -36,7 +36,7 @@ TARGETS: dict[str, list[Cell]] = {
     # about 40 minutes each on two cores
     "omniglot": [
         Cell("maml 5-way 1-shot", OMNIGLOT, [0]),
-        Cell("maml 5-way 5-shot", [*OMNIGLOT, "data.shots=5", "run.iterations=1500"], [0]),
+        Cell("maml 5-way 5-shot", [*OMNIGLOT, "data.shots=5", "run.iterations=1200"], [0]),
         Cell("nearest_centroid 5-way 1-shot", ["data=omniglot", "algo=nearest_centroid"], [0]),
     ],
     # about 30 minutes on two cores
