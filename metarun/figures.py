@@ -6,13 +6,13 @@ first figure is drawn. Colours are Okabe and Ito's, told apart with every common
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from metarun.results import write_atomically
 from metarun.tracking.jsonl import read_metrics
 
 if TYPE_CHECKING:
@@ -164,9 +164,4 @@ def new_figure(path: Path, inches: tuple[float, float]) -> Iterator[Figure]:
     figure = Figure(figsize=inches, layout="constrained")
     FigureCanvasAgg(figure)
     yield figure
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        figure.savefig(temporary, dpi=DPI, format="png")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, lambda file: figure.savefig(file, dpi=DPI, format="png"))

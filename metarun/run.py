@@ -303,8 +303,8 @@ class Job:
             self.data.prepare()
             with MetricsFile(self.folder / "metrics.jsonl") as metrics:
                 metrics.cut(self.training.iteration)  # before the tracker starts, which reads it on resume
-            self._start_tracker()
-            self._train()
+                self._start_tracker()
+                self._train(metrics)
             result.update(self._test())
         except Diverged as error:
             exit_status = 3
@@ -366,9 +366,8 @@ class Job:
 
     # ---------------------------------------------------------------------------------------------- training
 
-    def _train(self) -> None:
+    def _train(self, metrics: MetricsFile) -> None:
         """Fit, with logging, validation and checkpoints between two steps."""
-        metrics = MetricsFile(self.folder / "metrics.jsonl")
         began, before = time.perf_counter(), self.train_seconds
         last_save = began
         if not self.iterations:  # untrained or only tested: the weights that are tested are kept all the same
@@ -384,26 +383,23 @@ class Job:
             self.device.task_chunk,
             program,
         )
-        try:
-            with Progress(self.iterations, title, self.data.metric, self.training.iteration) as progress:
-                progress.update(self.training.iteration, metric=self.last_metric)
-                for number, step in enumerate(steps):
-                    self._time(number, step)
-                    self.losses.append(step.loss)
-                    self.train_seconds = before + time.perf_counter() - began
-                    if step.iteration % self.options.log_every == 0 or step.iteration == self.iterations:
-                        self._log(metrics, step)
-                    if step.iteration % self.options.validate_every == 0 or step.iteration == self.iterations:
-                        self._validate(metrics, step.iteration)
-                    self.train_seconds = before + time.perf_counter() - began
-                    progress.update(step.iteration, loss=step.loss, metric=self.last_metric)
-                    due = time.perf_counter() - last_save >= self.options.checkpoint_seconds
-                    if due or self.caught or step.iteration == self.iterations:
-                        self._save("last")
-                        last_save = time.perf_counter()
-                    self._stop_if_asked()
-        finally:
-            metrics.close()
+        with Progress(self.iterations, title, self.data.metric, self.training.iteration) as progress:
+            progress.update(self.training.iteration, metric=self.last_metric)
+            for number, step in enumerate(steps):
+                self._time(number, step)
+                self.losses.append(step.loss)
+                self.train_seconds = before + time.perf_counter() - began
+                if step.iteration % self.options.log_every == 0 or step.iteration == self.iterations:
+                    self._log(metrics, step)
+                if step.iteration % self.options.validate_every == 0 or step.iteration == self.iterations:
+                    self._validate(metrics, step.iteration)
+                self.train_seconds = before + time.perf_counter() - began
+                progress.update(step.iteration, loss=step.loss, metric=self.last_metric)
+                due = time.perf_counter() - last_save >= self.options.checkpoint_seconds
+                if due or self.caught or step.iteration == self.iterations:
+                    self._save("last")
+                    last_save = time.perf_counter()
+                self._stop_if_asked()
 
     def _time(self, number: int, step: Step) -> None:
         if number == 0 and self.compiled:

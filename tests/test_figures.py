@@ -107,8 +107,8 @@ def test_a_figure_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "curve.png"
     path.write_bytes(b"the old figure")
 
-    def half(self, name, **_):
-        name.write_bytes(b"half")
+    def half(self, file, **_):
+        file.write(b"half")
         raise OSError("full")
 
     monkeypatch.setattr(Figure, "savefig", half)

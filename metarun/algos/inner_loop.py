@@ -1,6 +1,8 @@
 """Plain gradient descent on a support set: MAML's inner loop, and how the baselines fine-tune.
 
 theta_{k+1} = theta_k - alpha grad L(theta_k, D)        L: the task loss on the support set D
+
+Differences from the paper: stated by the algorithms that use it; this is no algorithm of its own.
 """
 
 from __future__ import annotations

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, SupportsFloat
 
+from metarun.results import write_atomically
+
 
 class MetricsFile:
     """Appends to a run's metrics.jsonl.
@@ -54,15 +56,10 @@ class MetricsFile:
         """
         kept = [row for row in read_metrics(self.path) if row["iteration"] <= iteration]
         self.close()
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in kept)
         try:
-            with temporary.open("w") as file:
-                file.writelines(json.dumps(row, allow_nan=False) + "\n" for row in kept)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self.path)
+            write_atomically(self.path, lambda file: file.write(text.encode()))
         finally:
-            temporary.unlink(missing_ok=True)
             self._file = open_unbuffered(self.path)
 
     def close(self) -> None:
