@@ -425,7 +425,8 @@ class Job:
             values[f"train/{self.data.metric}"] = float(scores[self.data.metric][:, -1].mean())
         if self.step_seconds:
             values["time/iterations_per_second"] = 1 / float(np.median(self.step_seconds))
-        values |= {f"learner/{name}": value for name, value in self.learner.inspect().items()}
+        with torch.no_grad():
+            values |= {f"learner/{name}": float(value) for name, value in self.learner.inspect().items()}
         self._record(metrics, values, step.iteration)
 
     def _record(self, metrics: MetricsFile, values: dict[str, float], iteration: int) -> None:

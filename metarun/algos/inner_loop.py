@@ -2,12 +2,14 @@
 
 theta_{k+1} = theta_k - alpha grad L(theta_k, D)        L: the task loss on the support set D
 
+alpha is one number, or one (of any shape that broadcasts) for each parameter that moves, at every step the same or not.
+
 Differences from the paper: stated by the algorithms that use it; this is no algorithm of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from torch import Tensor, nn
 from torch.func import grad
@@ -15,9 +17,16 @@ from torch.func import grad
 from metarun.algos.learner import Learner, Predictor
 from metarun.tasks.task import Examples
 
+Rates = Mapping[str, Tensor]
+
 
 def descend(
-    learner: Learner, net: nn.Module, support: Examples, steps: int, lr: Tensor, first_order: bool
+    learner: Learner,
+    net: nn.Module,
+    support: Examples,
+    steps: int,
+    rates: Tensor | Rates | Callable[[int], Rates],
+    first_order: bool = False,
 ) -> Iterator[Predictor]:
     """Predictors of `net` after 0, 1, ..., `steps` gradient steps on one task's support set.
 
@@ -26,18 +35,26 @@ def descend(
         net: the network; its own parameters are theta_0 and stay as they are.
         support: D, `x [n, ...]` and `y` as in `Examples`.
         steps: how many.
-        lr: alpha, 0-dim.
+        rates: alpha, 0-dim, for all parameters; or by the parameter's name, and then those that are not named stay
+            as they are; or a function from the step (0, 1, ...) to such rates, always of the same names.
         first_order: take the gradient for a constant.
     """
 
-    def support_loss(theta: dict[str, Tensor]) -> Tensor:
-        return learner.loss(learner.network_predictor(net, theta, support)(support.x), support.y)
+    def support_loss(moving: dict[str, Tensor]) -> Tensor:
+        return learner.loss(learner.network_predictor(net, {**theta, **moving}, support)(support.x), support.y)
 
     theta: dict[str, Tensor] = dict(net.named_parameters())
     yield learner.network_predictor(net, theta, support)
-    for _ in range(steps):
+    for step in range(steps):
+        rate = _at(rates, step, theta)
         # A gradient taken at detached weights is a constant, and autograd records nothing of its making.
-        at = {name: p.detach() for name, p in theta.items()} if first_order else theta
-        gradient = grad(support_loss)(at)
-        theta = {name: p - lr * gradient[name] for name, p in theta.items()}
+        moving = {name: theta[name].detach() if first_order else theta[name] for name in rate}
+        gradient = grad(support_loss)(moving)
+        theta = {**theta, **{name: theta[name] - alpha * gradient[name] for name, alpha in rate.items()}}
         yield learner.network_predictor(net, theta, support)
+
+
+def _at(rates: Tensor | Rates | Callable[[int], Rates], step: int, theta: dict[str, Tensor]) -> Rates:
+    if isinstance(rates, Tensor):
+        return dict.fromkeys(theta, rates)
+    return rates if isinstance(rates, Mapping) else rates(step)

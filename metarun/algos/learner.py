@@ -60,6 +60,9 @@ class Learner(nn.Module, ABC):
         takes: the kinds of task it makes sense for.
         inner_steps, eval_steps: adaptation steps in training, and where the headline is measured.
         vectorized: False runs task after task (for `nn.LSTM` and whatever else fails under vmap).
+        replicable: False keeps it out of fused programs (metarun/replicas.py): it has state that is neither parameter
+            nor buffer, or changes its state outside the outer step.
+        numbers: names of its 0-dim numbers (`number`), which may differ between fused replicas.
         progress: 0-dim buffer, iteration / iterations, set by the loop. Blend with it; an `if` on it breaks
             compiled and fused runs.
     """
@@ -70,6 +73,8 @@ class Learner(nn.Module, ABC):
     inner_steps: int = 0
     eval_steps: int = 0
     vectorized: bool = True
+    replicable: bool = True
+    numbers: tuple[str, ...] = ()
     progress: Tensor
 
     def __init__(self, loss: TaskLoss) -> None:
@@ -146,8 +151,8 @@ class Learner(nn.Module, ABC):
         """
         return [{"name": "meta", "params": list(self.parameters())}]
 
-    def inspect(self) -> dict[str, float]:
-        """What it has to tell of itself (mask probabilities, learned rates); logged as `learner/NAME`."""
+    def inspect(self) -> dict[str, Tensor]:
+        """What it has to tell of itself (mask probabilities, learned rates), 0-dim; logged as `learner/NAME`."""
         return {}
 
     def cast(self, batch: Any) -> Any:
@@ -164,6 +169,7 @@ class Learner(nn.Module, ABC):
         not saved with the weights, so loading another run's weights does not bring its `inner_lr`.
         """
         self.register_buffer(name, torch.tensor(float(value)), persistent=False)
+        self.numbers = (*self.numbers, name)
 
     def network_predictor(self, net: nn.Module, params: dict[str, Tensor], support: Examples) -> Predictor:
         """The network under `params`; queries are normalised as its batch norms' mode says (backbones/norm.py)."""
