@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -73,34 +74,58 @@ OmegaConf.register_new_resolver("metarun_help", help_text, replace=True)
 OmegaConf.register_new_resolver("metarun_name", lambda name: name.replace("/", "-"), replace=True)
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def _job(cfg: DictConfig) -> float | None:
-    """One run; returns its headline metric (what a sweeper searches by)."""
-    from metarun.run import Refused, run, saved_config  # imports torch, which --help must not wait for
+@dataclass
+class Cell:
+    """One run as the command line composed it; see `metarun.run.run` for what they mean."""
 
+    cfg: DictConfig
+    choices: dict[str, str]
+    folder: Path
+    overrides: list[str]
+    group: str | None
+
+
+def cell_of(cfg: DictConfig) -> Cell:
+    """The run that Hydra has just composed."""
     logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it tells of its font cache
     context = HydraConfig.get()
-    multirun = context.mode == RunMode.MULTIRUN
-    folder = Path(context.runtime.output_dir)
+    group = Path(context.sweep.dir).name if context.mode == RunMode.MULTIRUN else None
     choices = {str(group): str(name) for group, name in context.runtime.choices.items()}
-    overrides = list(context.overrides.task)
-    try:
-        if cfg.run.resume:
-            path = cfg.run.resume
-            cfg, choices = saved_config(folder)
-            overrides = [entry for entry in _saved_overrides(folder) if not entry.startswith("run.resume=")]
-            cfg.run.resume = path
-        group = Path(context.sweep.dir).name if multirun else None
-        result = run(cfg, choices, folder, overrides, group)
-    except Refused as error:  # not raised on: Hydra would print more, and end a multirun
-        print(f"metarun: {error}", file=sys.stderr)
-        if not cfg.run.resume:
-            _remove_unused(folder)
-        result = {"exit_status": 2, "mean": None}
+    return Cell(cfg, choices, Path(context.runtime.output_dir), list(context.overrides.task), group)
+
+
+def settle(cell: Cell, result: dict[str, Any]) -> float | None:
+    """Keep the exit status of a run that has ended; returns its headline metric (what a sweeper searches by)."""
     _exit_statuses.append(result["exit_status"])
-    if multirun and result["exit_status"] > 128:
+    if cell.group is not None and result["exit_status"] > 128:
         raise KeyboardInterrupt  # a signal is for the whole sweep, not for the cell it happened to hit
     return result["mean"]
+
+
+def refused(cell: Cell, error: Exception) -> dict[str, Any]:
+    """Say why a run is refused, and drop what Hydra made for it. The error is not raised on, for Hydra would print
+    more, and end a multirun."""
+    print(f"metarun: {error}", file=sys.stderr)
+    if not cell.cfg.run.resume:
+        _remove_unused(cell.folder)
+    return {"exit_status": 2, "mean": None}
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def _job(cfg: DictConfig) -> float | None:
+    """One run."""
+    from metarun.run import Refused, run, saved_config  # imports torch, which --help must not wait for
+
+    cell = cell_of(cfg)
+    try:
+        if path := cfg.run.resume:
+            cell.cfg, cell.choices = saved_config(cell.folder)
+            cell.overrides = [entry for entry in _saved_overrides(cell.folder) if not entry.startswith("run.resume=")]
+            cell.cfg.run.resume = path
+        result = run(cell.cfg, cell.choices, cell.folder, cell.overrides, cell.group)
+    except Refused as error:
+        result = refused(cell, error)
+    return settle(cell, result)
 
 
 def _remove_unused(folder: Path) -> None:

@@ -67,7 +67,29 @@ def evaluate(
         curve: False scores the last of the steps only, one column, which is much cheaper.
         on_block: called with the number of tasks done.
     """
-    steps = max(steps, learner.eval_steps) if learner.eval_steps or learner.inner_steps else 0
+    steps = longest(learner, steps)
+
+    def score(batch: Batch, noise: Any) -> dict[str, np.ndarray]:
+        return evaluate_batch(learner, data.kind, batch, noise, steps, chunk, curve)
+
+    return evaluate_by(score, learner, data, part, tasks, steps, on_block)
+
+
+def longest(learner: Learner, steps: int) -> int:
+    """Steps to look at so that the headline's are among them; none for a learner that adapts at once."""
+    return max(steps, learner.eval_steps) if learner.eval_steps or learner.inner_steps else 0
+
+
+def evaluate_by(
+    score: Callable[[Batch, Any], dict[str, np.ndarray]],
+    learner: Learner,
+    data: TaskSet,
+    part: Part,
+    tasks: int,
+    steps: int,
+    on_block: Callable[[int], object] = lambda _done: None,
+) -> Evaluation:
+    """The loop of `evaluate`: `score(batch, noise)` gives metrics `[..., T, columns]`, joined along T."""
     digest = hashlib.sha256()
     collected: list[dict[str, np.ndarray]] = []
     was_training = learner.training
@@ -78,11 +100,11 @@ def evaluate(
             batch, noise = learner.cast((batch, noise))
             digest.update(batch.query.y.cpu().numpy().tobytes())
             digest.update(batch.query.x.double().sum(tuple(range(2, batch.query.x.dim()))).cpu().numpy().tobytes())
-            collected.append(evaluate_batch(learner, data.kind, batch, noise, steps, chunk, curve))
+            collected.append(score(batch, noise))
             on_block(min((block + 1) * BLOCK, tasks))
     finally:
         learner.train(was_training)
-    values = {name: np.concatenate([entry[name] for entry in collected]) for name in collected[0]}
+    values = {name: np.concatenate([entry[name] for entry in collected], axis=-2) for name in collected[0]}
     return Evaluation(data.metric, learner.eval_steps, values, digest.hexdigest()[:16])
 
 
@@ -99,6 +121,19 @@ def evaluate_batch(
 
     With the curve comes `accuracy_inductive`, `[T, 1]`, after `learner.eval_steps` steps only, for it costs as much.
     """
+    size = chunk or count_tasks(batch)
+    with torch.no_grad():
+        parts = [
+            batch_metrics(
+                learner, kind, slice_tasks(batch, at, at + size), slice_tasks(noise, at, at + size), steps, curve
+            )
+            for at in range(0, count_tasks(batch), size)
+        ]
+    return {name: torch.cat([p[name] for p in parts]).double().cpu().numpy() for name in parts[0]}
+
+
+def batch_metrics(learner: Learner, kind: Kind, batch: Batch, noise: Any, steps: int, curve: bool) -> dict[str, Tensor]:
+    """As `evaluate_batch`, in one piece and as tensors."""
 
     def task_metrics(task: Task, noise: Any) -> dict[str, Tensor]:
         predictors = list(learner.trajectory(task.support, steps, noise))[0 if curve else -1 :]
@@ -109,13 +144,7 @@ def evaluate_batch(
             columns["accuracy_inductive"] = _inductive_accuracy(learner, predictors[at], task, columns["accuracy"][at])
         return columns
 
-    size = chunk or count_tasks(batch)
-    with torch.no_grad():
-        parts = [
-            learner.over_tasks(task_metrics, slice_tasks(batch, at, at + size), slice_tasks(noise, at, at + size))
-            for at in range(0, count_tasks(batch), size)
-        ]
-    return {name: torch.cat([p[name] for p in parts]).double().cpu().numpy() for name in parts[0]}
+    return learner.over_tasks(task_metrics, batch, noise)
 
 
 def _inductive_accuracy(learner: Learner, predictor: Predictor, task: Task, transductive: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A run's figures as PNG: the metric while adapting, the metric while training, and adapted sinusoids.
+"""A run's figures as PNG: the metric while adapting, the metric while training, and adapted curves.
 
 Drawn with matplotlib's Agg canvas, which needs no screen and no global state; matplotlib is imported when the
 first figure is drawn. Colours are Okabe and Ito's, told apart with every common colour blindness.
@@ -79,7 +79,7 @@ def learning_curve(metrics_jsonl_path: Path, metric: str, path: Path) -> None:
             axes.legend(frameon=False)
 
 
-def adapted_sinusoids(examples: Sequence[Mapping[str, Any]], path: Path) -> None:
+def adapted_curves(examples: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draws, task by task, the curve, its support points and the predictions before and after adapting.
 
     Args:
@@ -111,7 +111,7 @@ def adapted_sinusoids(examples: Sequence[Mapping[str, Any]], path: Path) -> None
 
 
 def draw_task(axes: Axes, example: Mapping[str, Any]) -> None:
-    """One task of `adapted_sinusoids`."""
+    """One task of `adapted_curves`."""
     # Wide and pale, underneath: a good prediction would hide a thin line.
     axes.plot(example["x"], example["y"], color=PALE, linewidth=4.5, label="truth")
     for (steps, y), (color, dashes) in zip(sorted(example["predictions"].items()), STYLES, strict=False):

@@ -11,14 +11,13 @@ from torch.utils import _pytree as pytree
 
 from metarun import figures
 from metarun.algos.learner import Gaussian, Learner, Prediction, Samples
-from metarun.tasks.sinusoid import Sinusoid
 from metarun.tasks.task import Task, TaskSet, stream_generator
 
 SHOWN_STEPS = (0, 1, 10)
 
 
 def adapted_curves(learner: Learner, data: TaskSet, path: Path, tasks: int = 6, points: int = 200) -> None:
-    """Draw the learner's function on a few sinusoids before and after 1 and 10 steps; nothing for other data.
+    """Draw the learner's function on a few curves before and after 1 and 10 steps; nothing where there are none.
 
     Args:
         learner: a learner of the stream `episodes` (the oracle's input is no line to draw over).
@@ -27,10 +26,10 @@ def adapted_curves(learner: Learner, data: TaskSet, path: Path, tasks: int = 6, 
         tasks: how many.
         points: of the grid over x.
     """
-    if not isinstance(data, Sinusoid) or learner.evaluation_stream != "episodes":
-        return
     generator = stream_generator(data.device, "picture")
-    batch, parameters = data.curves(tasks, points, generator)
+    if learner.evaluation_stream != "episodes" or (drawn := data.curves(tasks, points, generator)) is None:
+        return
+    batch, titles = drawn
     was_training = learner.training
     learner.eval()
     noise = learner.noise(batch, max(SHOWN_STEPS), generator)
@@ -43,13 +42,12 @@ def adapted_curves(learner: Learner, data: TaskSet, path: Path, tasks: int = 6, 
     with torch.no_grad():
         values = learner.over_tasks(curves, batch, noise)
     examples = []
-    for t, (amplitude, phase, frequency) in enumerate(parameters[..., 0].tolist()):
+    for t, title in enumerate(titles):
         (x, y), (grid, truth) = pytree.tree_map(lambda leaf, t=t: leaf[t, :, 0].cpu().numpy(), batch)
         shown = {step: values[step][t, :, 0].cpu().numpy() for step in SHOWN_STEPS if step < len(values)}
-        title = f"A {amplitude:.1f}, phase {phase:.1f}, frequency {frequency:.2f}"
         examples.append({"x_support": x, "y_support": y, "x": grid, "y": truth, "predictions": shown, "title": title})
     learner.train(was_training)
-    figures.adapted_sinusoids(examples, path)
+    figures.adapted_curves(examples, path)
 
 
 def _point(prediction: Prediction) -> Tensor:

@@ -31,7 +31,8 @@ class Estimate(NamedTuple):
     def of(cls, values: np.ndarray) -> Estimate:
         """From the metric of each task `[tasks]`; the interval of fewer than two tasks is infinite."""
         tasks = len(values)
-        spread = float(values.std(ddof=1)) if tasks > 1 else math.inf
+        with np.errstate(invalid="ignore", over="ignore"):  # a diverged task's is infinite, and so is the spread
+            spread = float(values.std(ddof=1)) if tasks > 1 else math.inf
         return cls(float(values.mean()), Z95 * spread / math.sqrt(tasks), float(np.median(values)), tasks)
 
     def as_dict(self) -> dict[str, float]:

@@ -231,7 +231,7 @@ def run(
     """
     parts = build(cfg, choices)
     job = Job(parts, cfg, choices, folder, overrides, group)
-    with _signals() as caught:
+    with signals() as caught:
         job.caught = caught
         return job.run()
 
@@ -264,6 +264,8 @@ class Job:
         self.compiled = self.device.compiles(self.learner, self.iterations)
         self.step_seconds: deque[float] = deque(maxlen=5000)
         self.tracker: Tracker | None = None
+        self.metrics: MetricsFile | None = None
+        self.replicas = 1  # trained in one program with it (metarun/fused.py)
         self._load_start()
 
     def _load_start(self) -> None:
@@ -291,44 +293,67 @@ class Job:
 
     def run(self) -> dict[str, Any]:
         """Everything from the first draw to the last file; failures end in `result.json` too."""
+        if done := self.begin():
+            return done
+        try:
+            self.open()
+            self._train()
+            result, exit_status = self.report(self._test()), 0
+        except (Exception, KeyboardInterrupt) as error:
+            result, exit_status = self.failure(error)
+        return self.close(result, exit_status)
+
+    def begin(self) -> dict[str, Any] | None:
+        """Clear the folder; of a resumed run that is completed, its result, which needs no going on with."""
         if not self.options.resume:
             self._clear()
-        elif done := self._completed():
+        elif (self.folder / "result.json").is_file() and read_result(self.folder)["status"] == "completed":
+            done = read_result(self.folder)
             print(f"metarun: the run in {self.folder} is completed, there is nothing to go on with")
             print_result(done, self.folder)
             return {**done, "exit_status": 0}
-        result: dict[str, Any] = {"status": "completed", "error": None}
-        exit_status = 0
-        try:
-            self.data.prepare()
-            with MetricsFile(self.folder / "metrics.jsonl") as metrics:
-                metrics.cut(self.training.iteration)  # before the tracker starts, which reads it on resume
-                self._start_tracker()
-                self._train(metrics)
-            result.update(self._test())
-        except Diverged as error:
-            exit_status = 3
-            result.update(status="diverged", error=str(error), iteration=error.iteration)
-        except (Interrupted, KeyboardInterrupt) as error:
-            exit_status = getattr(error, "exit_status", 130)
-            result.update(status="interrupted", error=str(error) or "stopped", iteration=self.training.iteration)
-        except (DataError, TrackerError) as error:
+        return None
+
+    def open(self) -> None:
+        """Load the data, open metrics.jsonl, start the tracker.
+
+        Raises:
+            DataError, TrackerError: nothing can start.
+        """
+        self.data.prepare()
+        self.metrics = MetricsFile(self.folder / "metrics.jsonl")
+        self.metrics.cut(self.training.iteration)  # before the tracker starts, which reads it on resume
+        self._start_tracker()
+        if not self.iterations:  # untrained or only tested: the weights that are tested are kept all the same
+            self.save("last")
+
+    def failure(self, error: BaseException) -> tuple[dict[str, Any], int]:
+        """What `result.json` says of an error that ended the run, and the exit status.
+
+        Raises:
+            Refused: data or tracker would not start.
+        """
+        if isinstance(error, Diverged):
+            return {"status": "diverged", "error": str(error), "iteration": error.iteration}, 3
+        here = {"iteration": self.training.iteration}
+        if isinstance(error, Interrupted | KeyboardInterrupt):
+            status = getattr(error, "exit_status", 130)
+            return {"status": "interrupted", "error": str(error) or "stopped", **here}, status
+        if isinstance(error, DataError | TrackerError):
+            if self.metrics is not None:
+                self.metrics.close()
             if self.tracker is not None:
                 self.tracker.finish(2)
             raise Refused(str(error)) from error
-        except Exception as error:
-            exit_status = 1
-            result.update(
-                status="failed",
-                error=f"{type(error).__name__}: {error}",
-                traceback=traceback.format_exc(),
-                iteration=self.training.iteration,
-            )
-        return self._close(result, exit_status)
+        text = "".join(traceback.format_exception(error))
+        return {"status": "failed", "error": f"{type(error).__name__}: {error}", "traceback": text, **here}, 1
 
-    def _close(self, result: dict[str, Any], exit_status: int) -> dict[str, Any]:
-        result = {**self._facts(), **result}
+    def close(self, result: dict[str, Any], exit_status: int) -> dict[str, Any]:
+        """Write `result.json`, finish the tracker, print the result; returns it with the exit status."""
+        result = {**self._facts(), "status": "completed", **result}
         try:
+            if self.metrics is not None:
+                self.metrics.close()
             write_json(self.folder / "result.json", result)
         except OSError as error:  # a full disk: the checkpoint is whole, and the run can go on from it
             print(f"metarun: cannot write {self.folder / 'result.json'}: {error}", file=sys.stderr)
@@ -346,13 +371,6 @@ class Job:
         shutil.rmtree(self.folder / "checkpoint", ignore_errors=True)
         (self.folder / "result.json").unlink(missing_ok=True)
 
-    def _completed(self) -> dict[str, Any] | None:
-        """The result of a run that needs no going on with."""
-        if not (self.folder / "result.json").is_file():
-            return None
-        result = read_result(self.folder)
-        return result if result["status"] == "completed" else None
-
     def _start_tracker(self) -> None:
         self.tracker = tracker = self.parts.tracker
         about = self.folder / "checkpoint" / "tracker.json"
@@ -366,13 +384,10 @@ class Job:
 
     # ---------------------------------------------------------------------------------------------- training
 
-    def _train(self, metrics: MetricsFile) -> None:
+    def _train(self) -> None:
         """Fit, with logging, validation and checkpoints between two steps."""
         began, before = time.perf_counter(), self.train_seconds
         last_save = began
-        if not self.iterations:  # untrained or only tested: the weights that are tested are kept all the same
-            self._save("last")
-        title = f"{self.choices['algo']} on {self.choices['data']}"
         program = torch.compile(self.learner, dynamic=False) if self.compiled else None
         steps = fit(
             self.training,
@@ -383,73 +398,93 @@ class Job:
             self.device.task_chunk,
             program,
         )
-        with Progress(self.iterations, title, self.data.metric, self.training.iteration) as progress:
+        with Progress(self.iterations, self.title, self.data.metric, self.training.iteration) as progress:
             progress.update(self.training.iteration, metric=self.last_metric)
             for number, step in enumerate(steps):
-                self._time(number, step)
-                self.losses.append(step.loss)
+                self.count(number, step.seconds, step.loss)
                 self.train_seconds = before + time.perf_counter() - began
-                if step.iteration % self.options.log_every == 0 or step.iteration == self.iterations:
-                    self._log(metrics, step)
-                if step.iteration % self.options.validate_every == 0 or step.iteration == self.iterations:
-                    self._validate(metrics, step.iteration)
+                if self.due(step.iteration, self.options.log_every):
+                    self.log(step.iteration, self._train_metric(step), self._told())
+                if self.due(step.iteration, self.options.validate_every):
+                    scores = self._evaluate("val", self.options.val_tasks, self.learner.eval_steps, "validation")
+                    self.take_validation(step.iteration, scores.estimate().mean)
                 self.train_seconds = before + time.perf_counter() - began
                 progress.update(step.iteration, loss=step.loss, metric=self.last_metric)
-                due = time.perf_counter() - last_save >= self.options.checkpoint_seconds
-                if due or self.caught or step.iteration == self.iterations:
-                    self._save("last")
+                late = time.perf_counter() - last_save >= self.options.checkpoint_seconds
+                if late or self.caught or step.iteration == self.iterations:
+                    self.save("last")
                     last_save = time.perf_counter()
                 self._stop_if_asked()
 
-    def _time(self, number: int, step: Step) -> None:
-        if number == 0 and self.compiled:
-            self.compile_seconds = step.seconds
-        if number >= STEADY_AFTER or number > self.iterations // 2:
-            self.step_seconds.append(step.seconds)
+    @property
+    def title(self) -> str:
+        return f"{self.choices['algo']} on {self.choices['data']}"
 
-    def _log(self, metrics: MetricsFile, step: Step) -> None:
+    def due(self, iteration: int, every: int) -> bool:
+        """Whether what happens every so many outer steps, and after the last, happens now."""
+        return iteration % every == 0 or iteration == self.iterations
+
+    def count(self, number: int, seconds: float, loss: float) -> None:
+        """Take note of a step: the how-manieth of this process, its time, its loss."""
+        if number == 0 and self.compiled:
+            self.compile_seconds = seconds
+        if number >= STEADY_AFTER or number > self.iterations // 2:
+            self.step_seconds.append(seconds)
+        self.losses.append(loss)
+
+    def _train_metric(self, step: Step) -> float | None:
+        """The headline metric on the step's own tasks; None for a batch that has no queries."""
+        if not isinstance(step.batch, Task):
+            return None
+        self.learner.eval()
+        scores = evaluate_batch(
+            self.learner,
+            self.data.kind,
+            step.batch,
+            step.noise,
+            self.learner.inner_steps,
+            self.device.task_chunk,
+            curve=False,
+        )
+        self.learner.train()
+        return float(scores[self.data.metric][:, -1].mean())
+
+    def _told(self) -> dict[str, float]:
+        with torch.no_grad():
+            return {name: float(value) for name, value in self.learner.inspect().items()}
+
+    def log(self, iteration: int, metric: float | None, told: dict[str, float]) -> None:
+        """A line of metrics: mean loss since the last one, the training metric, what the learner tells of itself."""
         values = {"train/loss": sum(self.losses) / len(self.losses)}
         self.losses = []
-        if isinstance(step.batch, Task):
-            self.learner.eval()
-            scores = evaluate_batch(
-                self.learner,
-                self.data.kind,
-                step.batch,
-                step.noise,
-                self.learner.inner_steps,
-                self.device.task_chunk,
-                curve=False,
-            )
-            self.learner.train()
-            values[f"train/{self.data.metric}"] = float(scores[self.data.metric][:, -1].mean())
+        if metric is not None:
+            values[f"train/{self.data.metric}"] = metric
         if self.step_seconds:
             values["time/iterations_per_second"] = 1 / float(np.median(self.step_seconds))
-        with torch.no_grad():
-            values |= {f"learner/{name}": float(value) for name, value in self.learner.inspect().items()}
-        self._record(metrics, values, step.iteration)
+        self._record({**values, **{f"learner/{name}": value for name, value in told.items()}}, iteration)
 
-    def _record(self, metrics: MetricsFile, values: dict[str, float], iteration: int) -> None:
+    def _record(self, values: dict[str, float], iteration: int) -> None:
         values = {**values, "time/train_seconds": self.train_seconds}
-        metrics.log(values, iteration)
-        assert self.tracker is not None
+        assert self.metrics is not None and self.tracker is not None
+        self.metrics.log(values, iteration)
         self.tracker.log(values, iteration)
 
-    def _validate(self, metrics: MetricsFile, iteration: int) -> None:
-        """Score the held-out validation tasks; the best weights so far are kept as checkpoint `best`."""
-        scores = self._evaluate("val", self.options.val_tasks, self.learner.eval_steps, "validation")
-        self.last_metric = scores.estimate().mean
-        self._record(metrics, {f"val/{self.data.metric}": self.last_metric}, iteration)
-        better = self.best is None or (
-            self.last_metric > self.best if self.data.higher_is_better else self.last_metric < self.best
-        )
-        if better and np.isfinite(self.last_metric):
-            self.best = self.last_metric
+    def take_validation(self, iteration: int, value: float) -> None:
+        """Record the validation's score; the best weights so far are kept as checkpoint `best`."""
+        self.last_metric = value
+        self._record({f"val/{self.data.metric}": value}, iteration)
+        better = self.best is None or (value > self.best if self.data.higher_is_better else value < self.best)
+        if better and np.isfinite(value):
+            self.best = value
             if self.options.keep == "best":
-                self._save("best")
+                self.save("best")
 
-    def _save(self, name: str) -> None:
-        """Write a checkpoint, unless the weights are already poisoned: the last good one stays."""
+    def save(self, name: str) -> None:
+        """Write a checkpoint, unless the weights are already poisoned: the last good one stays.
+
+        Raises:
+            Diverged: a meta-parameter is NaN or infinite.
+        """
         weights = self.learner.state_dict()
         if not all(bool(torch.isfinite(w).all()) for w in weights.values()):
             raise Diverged(self.training.iteration, "a meta-parameter became NaN or infinite")
@@ -470,7 +505,7 @@ class Job:
     # ----------------------------------------------------------------------------------------------- testing
 
     def _evaluate(self, part: str, tasks: int, steps: int, what: str) -> Evaluation:
-        with Progress(tasks, f"{what}, {self.choices['algo']} on {self.choices['data']}", self.data.metric) as progress:
+        with Progress(tasks, f"{what}, {self.title}", self.data.metric) as progress:
 
             def on_block(done: int) -> None:
                 progress.update(done)
@@ -487,11 +522,17 @@ class Job:
                 on_block=on_block,
             )
 
-    def _test(self) -> dict[str, Any]:
-        """The held-out test at the weights to be judged, and its files: episodes, curves, pictures."""
+    def take_judged_weights(self) -> None:
+        """The weights that the test is made with: the best, or where none were kept, the last."""
         if self.iterations:
             self.learner.load_state_dict(_weights(self.folder))
-        scores = self._evaluate("test", self.options.eval_tasks, self.options.curve_steps, "test")
+
+    def _test(self) -> Evaluation:
+        self.take_judged_weights()
+        return self._evaluate("test", self.options.eval_tasks, self.options.curve_steps, "test")
+
+    def report(self, scores: Evaluation) -> dict[str, Any]:
+        """The test's part of `result.json`, and its files: episodes, curves, pictures."""
         write_atomically(
             self.folder / "episodes.npz",
             lambda file: np.savez_compressed(file, headline_step=scores.step, **scores.values),  # type: ignore[arg-type]
@@ -527,7 +568,7 @@ class Job:
         about = self.data.describe()
         for entry in self.cfg.paper:
             if all(entry.get(key, about[key]) == about[key] for key in ("ways", "shots")):
-                return {key: entry[key] for key in ("source", "value", "ci95")}
+                return {key: entry[key] for key in ("source", "value", "ci95", "status") if key in entry}
         return None
 
     def _facts(self) -> dict[str, Any]:
@@ -563,13 +604,14 @@ class Job:
             "threads": torch.get_num_threads(),
             "compiled": self.compiled,
             "vectorized": self.learner.vectorized,
+            "replicas": self.replicas,
             "versions": {name: version(name) for name in ("metarun", "torch", "learn2learn", "hydra-core", "numpy")},
             "commit": _commit(),
         }
 
 
 @contextmanager
-def _signals() -> Iterator[list[int]]:
+def signals() -> Iterator[list[int]]:
     """SIGINT and SIGTERM are noted in the list, for the next safe point; a second SIGINT stops at once."""
     caught: list[int] = []
 

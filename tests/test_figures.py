@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from metarun.figures import adapted_sinusoids, learning_curve, step_curve
+from metarun.figures import adapted_curves, learning_curve, step_curve
 from metarun.tracking.jsonl import MetricsFile
 
 ROWS = [{"step": step, "mean": 0.2 + 0.1 * step, "ci95": 0.01, "median": None} for step in range(4)]
@@ -80,9 +80,9 @@ def test_learning_curve_of_a_run_without_the_metric(tmp_path):
 
 
 @pytest.mark.parametrize("count", [1, 4, 6])
-def test_sinusoids_one_panel_a_task_and_one_legend(tmp_path, drawn, count):
-    adapted_sinusoids(tasks(count), tmp_path / "sinusoids.png")
-    assert is_png(tmp_path / "sinusoids.png")
+def test_curves_one_panel_a_task_and_one_legend(tmp_path, drawn, count):
+    adapted_curves(tasks(count), tmp_path / "curves.png")
+    assert is_png(tmp_path / "curves.png")
     (figure,) = drawn
     assert [axes.get_title() for axes in figure.axes] == [f"task {task}" for task in range(count)]
     (legend,) = figure.legends
@@ -98,9 +98,9 @@ def test_sinusoids_one_panel_a_task_and_one_legend(tmp_path, drawn, count):
     ("examples", "words"),
     [([], "at least one"), ([{**tasks(1)[0], "predictions": dict.fromkeys(range(5), 0.0)}], "at most 4")],
 )
-def test_sinusoids_that_cannot_be_drawn_are_refused(tmp_path, examples, words):
+def test_curves_that_cannot_be_drawn_are_refused(tmp_path, examples, words):
     with pytest.raises(ValueError, match=words):
-        adapted_sinusoids(examples, tmp_path / "sinusoids.png")
+        adapted_curves(examples, tmp_path / "curves.png")
 
 
 def test_a_figure_is_written_whole_or_not_at_all(tmp_path, monkeypatch):

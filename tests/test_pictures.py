@@ -1,4 +1,4 @@
-"""Pictures of adapted functions: drawn for sinusoids, from the learner as it stands."""
+"""Pictures of adapted functions: drawn for curves, from the learner as it stands."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import toy
 
 from metarun import figures
 from metarun.pictures import adapted_curves
+from metarun.tasks.polynomial import Polynomial
 
 
 def test_the_picture_shows_the_learners_predictions(tmp_path, monkeypatch):
     shown = []
-    monkeypatch.setattr(figures, "adapted_sinusoids", lambda examples, path: shown.extend(examples))
+    monkeypatch.setattr(figures, "adapted_curves", lambda examples, path: shown.extend(examples))
     torch.manual_seed(0)
     learner, data = toy.maml(inner_lr=0.05), toy.sinusoid()
     adapted_curves(learner, data, tmp_path / "x.png", tasks=3, points=50)
@@ -28,8 +29,14 @@ def test_the_picture_shows_the_learners_predictions(tmp_path, monkeypatch):
     assert learner.training
 
 
-def test_a_picture_is_written(tmp_path):
-    adapted_curves(toy.maml(), toy.sinusoid(), tmp_path / "x.png", tasks=2)
+POLYNOMIAL = Polynomial(
+    order=2, coefficients=(-1.0, 1.0), x=(-2.0, 2.0), shots=10, queries=20, train_queries=10, device="cpu"
+)
+
+
+@pytest.mark.parametrize("data", [toy.sinusoid(), POLYNOMIAL], ids=["sinusoid", "polynomial"])
+def test_a_picture_is_written(tmp_path, data):
+    adapted_curves(toy.maml(), data, tmp_path / "x.png", tasks=2)
     assert matplotlib.image.imread(tmp_path / "x.png").std() > 0.01
 
 

@@ -414,14 +414,14 @@ def test_a_signal_saves_and_the_run_goes_on_from_there(signum, wanted, unbroken,
 @pytest.fixture
 def interrupted(tmp_path, monkeypatch) -> Path:
     """The folder of a run that stopped after 33 iterations, with its last checkpoint at 33."""
-    save = run.Job._save
+    save = run.Job.save
 
     def stop_at_33(self, name):
         save(self, name)
         if name == "last" and self.training.iteration == 33:
             self.caught.append(signal.SIGTERM)
 
-    monkeypatch.setattr(run.Job, "_save", stop_at_33)
+    monkeypatch.setattr(run.Job, "save", stop_at_33)
     assert metarun(*ALWAYS_SAVED, "hydra.run.dir=run", folder=tmp_path).status == 143
     monkeypatch.undo()
     return tmp_path / "run"
@@ -475,7 +475,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_anew_from_where_it_was_
         raise Killed
 
     started = ["seed=2", f"run.init_from={finished}", "hydra.run.dir=run"]
-    monkeypatch.setattr(run.Job, "_save", killed)
+    monkeypatch.setattr(run.Job, "save", killed)
     with pytest.raises(Killed):
         metarun(*SMALL, *started, folder=tmp_path)
     monkeypatch.undo()

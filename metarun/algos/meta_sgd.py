@@ -14,8 +14,8 @@ Outer problem, over tasks with query sets D':     min_{theta, alpha}  mean_i L(t
 
 Differences from the paper
     - The range that alpha starts from (`initial_rates`) is ours to choose; the paper draws alpha at random.
-    - More than one step (`inner_steps`, `eval_steps`, the test's curve) takes the same alpha again. The paper takes one;
-      a learner trained for one step may diverge after more.
+    - More than one step (`inner_steps`, `eval_steps`, the test's curve) takes the same alpha again. The paper takes
+      one; a learner trained for one step may diverge after more.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ class MTNet(Learner):
 
     def _masked(self) -> list[tuple[str, tuple[str, ...], tuple[torch.Size, ...]]]:
         """For each vector of logits: a name, the parameters that it masks, and their shapes."""
-        entries = []
+        entries: list[tuple[str, tuple[str, ...], tuple[torch.Size, ...]]] = []
         for name, module in transformed(self.net):
             here = {f"{name}.layer.{key}": p.shape for key, p in module.layer.named_parameters()}
             if self.mask == "weight":
@@ -142,7 +142,7 @@ class MTNet(Learner):
             told[f"mask/{name}"] = zeta.sigmoid().mean()
         for name, module in transformed(self.net):
             if module.transform is not None:
-                spectrum = torch.linalg.svdvals(module.transform).square()
+                spectrum = torch.linalg.svdvals(module.transform.nan_to_num()).square()  # the loop reports NaN
                 told |= {f"metric/{name}/largest": spectrum.max(), f"metric/{name}/smallest": spectrum.min()}
                 told[f"metric/{name}/median"] = spectrum.median()
         return told

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metarun.tasks.images import Images
-from metarun.tasks.task import Batch, DataError, Examples, Kind, Part, Task, TaskSet
+from metarun.tasks.task import Batch, DataError, Examples, Kind, Part, Task, TaskAndFlat, TaskSet
 
 PARTS: tuple[Part, ...] = ("train", "val", "test")
 
@@ -112,7 +112,7 @@ class ImageTasks(TaskSet):
         split: name of the division into train, val and test; recorded in the result.
         ways, shots, queries: classes of a task, support and query images per class; in `val` and `test`.
         train_ways, train_queries: the same in `train` (shots do not differ).
-        flat_batch: images per mini-batch of the `flat` stream.
+        flat_batch: images per mini-batch of the streams `flat` and `episodes_and_flat`.
         channels: 1 (grey) or 3 (RGB).
         mean, std: per channel, of pixels in [0, 1], to normalise with; None for neither.
         device: where the images are kept and the tasks drawn.
@@ -122,7 +122,7 @@ class ImageTasks(TaskSet):
     """
 
     kind: ClassVar[Kind] = "classification"
-    offers: ClassVar[tuple[str, ...]] = ("episodes", "flat")
+    offers: ClassVar[tuple[str, ...]] = ("episodes", "flat", "episodes_and_flat")
     splits: ClassVar[tuple[str, ...]]
 
     def __init__(
@@ -178,11 +178,14 @@ class ImageTasks(TaskSet):
 
     def draw(self, part: Part, stream: str, tasks: int, generator: torch.Generator) -> Batch:
         sampler = self._sampler(part)
-        if stream == "episodes":
-            ways, queries = self._sizes(part)
-            return sampler.episodes(tasks, ways, self.shots, queries, generator)
+        ways, queries = self._sizes(part)
         if stream == "flat":
             return sampler.flat(tasks, self.flat_batch, generator)
+        if stream in self.offers:
+            episodes = sampler.episodes(tasks, ways, self.shots, queries, generator)
+            if stream == "episodes":
+                return episodes
+            return TaskAndFlat(*episodes, sampler.flat(tasks, self.flat_batch, generator))
         raise ValueError(f"stream: wanted one of {', '.join(self.offers)}, got {stream!r}")
 
     def describe(self) -> dict[str, Any]:

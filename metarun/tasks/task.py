@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 Part = Literal["train", "val", "test"]
 Kind = Literal["classification", "regression"]
@@ -41,7 +42,15 @@ class Task(NamedTuple):
     query: Examples
 
 
-Batch = Task | Examples
+class TaskAndFlat(NamedTuple):
+    """One episode, and beside it a flat mini-batch of the same part: what `episodes_and_flat` draws."""
+
+    support: Examples
+    query: Examples
+    flat: Examples
+
+
+Batch = Task | TaskAndFlat | Examples
 
 
 class DataError(ValueError):
@@ -70,10 +79,12 @@ class TaskSet(ABC):
     Class attributes
         kind: what a task asks for; it selects loss and headline metric.
         offers: the streams that some part of this data set can draw.
+        varies: its constructor's arguments that change values but no shape, so that fused replicas may differ in them.
     """
 
     kind: ClassVar[Kind]
     offers: ClassVar[tuple[str, ...]] = ("episodes",)
+    varies: ClassVar[tuple[str, ...]] = ()
 
     device: torch.device
 
@@ -101,6 +112,11 @@ class TaskSet(ABC):
     def prepare(self) -> None:  # noqa: B027  (an optional step, not a forgotten one)
         """Load what drawing needs, with a progress bar where that is long. Called once before training."""
 
+    def draw_together(self, part: Part, stream: str, tasks: int, generators: Sequence[torch.Generator]) -> Batch:
+        """A batch from each generator, `[R, T, ...]`: what R calls of `draw` give, which a data set may do faster."""
+        batches = [self.draw(part, stream, tasks, generator) for generator in generators]
+        return pytree.tree_map(lambda *leaves: torch.stack(leaves), *batches)
+
     def held_out(self, part: Part, stream: str, block: int) -> Batch:
         """Block number `block` of the part's held-out tasks: the same for every algorithm, run and seed.
 
@@ -108,6 +124,16 @@ class TaskSet(ABC):
         600 are asked for. Streams share the seed, so the oracle is judged on the tasks that MAML is judged on.
         """
         return self.draw(part, stream, BLOCK, stream_generator(self.device, "held-out", part, block))
+
+    def curves(self, tasks: int, points: int, generator: torch.Generator) -> tuple[Task, list[str]] | None:
+        """Tasks for a picture; None where x is no line to draw over.
+
+        Returns:
+            The tasks, all of them without noise and their query set an even grid over x, `[tasks, points, 1]`; and a
+            title for each.
+        """
+        del tasks, points, generator
+        return None
 
     @property
     def loss(self) -> TaskLoss:

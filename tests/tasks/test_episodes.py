@@ -213,9 +213,20 @@ def test_all_images_of_a_class_can_be_used(sizes):
     assert torch.equal(drawn, torch.arange(12).repeat(5, 1))
 
 
+def test_an_episode_and_a_flat_batch_in_one_draw(sizes):
+    """Both of the same part: the flat images and their classes are the training part's, never another one's."""
+    toy = Toy([20] * 30, **sizes)
+    pair = toy.draw("train", "episodes_and_flat", 8, generator(1))
+    episodes = toy.draw("train", "episodes", 8, generator(1))
+    assert torch.equal(pair.support.x, episodes.support.x) and torch.equal(pair.query.x, episodes.query.x)
+    assert pair.flat.x.shape == (8, 5, 1, 1, 2) and pair.flat.y.shape == (8, 5)
+    assert torch.equal(pair.flat.y, class_of(numbers(pair.flat.x), [20] * 30))
+    assert toy.outputs("train", "episodes_and_flat") == toy.outputs("train")
+
+
 def test_unknown_words_are_refused(sizes):
     toy = Toy([20] * 4, **sizes)
-    with pytest.raises(ValueError, match="stream: wanted one of episodes, flat, got 'pairs'"):
+    with pytest.raises(ValueError, match="stream: wanted one of episodes, flat, episodes_and_flat, got 'pairs'"):
         toy.draw("train", "pairs", 1, generator())
     with pytest.raises(ValueError, match="part: wanted one of train, val, test, got 'valid'"):
         toy.draw("valid", "episodes", 1, generator())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import toy
@@ -58,9 +60,16 @@ def test_an_unknown_stream_is_refused():
         draw("pairs")
 
 
-def test_curves_are_noise_free_lines_through_the_tasks():
-    task, parameters = toy.sinusoid(noise=1.0).curves(4, 50, torch.Generator().manual_seed(0))
-    assert task.query.x.shape == (4, 50, 1) and parameters.shape == (4, 3, 1)
-    assert (task.query.x.diff(dim=1) > 0).all()
-    amplitude = parameters[:, :1]
-    torch.testing.assert_close(task.support.y, amplitude * torch.sin(task.support.x - parameters[:, 1:2]))
+def test_curves_are_noise_free_lines_through_the_tasks_and_titles_say_which():
+    task, titles = toy.sinusoid(noise=1.0).curves(4, 50, torch.Generator().manual_seed(0))
+    assert task.query.x.shape == (4, 50, 1) and (task.query.x.diff(dim=1) > 0).all()
+
+    def waves(x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x.sin(), x.cos()], dim=-1)  # of frequency 1
+
+    weights = torch.linalg.lstsq(waves(task.query.x), task.query.y).solution  # A cos(phi), -A sin(phi)
+    for x, y in task:
+        torch.testing.assert_close(waves(x) @ weights, y, rtol=0, atol=1e-4)
+    for (a, b), title in zip(weights[..., 0].tolist(), titles, strict=True):
+        amplitude, phase = (a * a + b * b) ** 0.5, math.atan2(-b, a)
+        assert title == f"A {amplitude:.1f}, phase {phase:.1f}, frequency 1.00"

@@ -1,0 +1,351 @@
+"""`hydra/launcher=fused`: cells of a multirun that can share a program train together (metarun/replicas.py).
+
+Cells share a program if they differ in nothing but: the seed, the learner's 0-dim numbers (`algo.inner_lr` and its
+like), `optimizer.lr`, `backbone.init`, what their data set says may vary (`TaskSet.varies`), the published figure,
+the tracker. All others run one after the other. Each cell keeps a folder, metrics, checkpoints and `result.json` of
+its own.
+
+A sweep that stopped goes on when the same command names the same `hydra.sweep.dir`: cells that are completed are
+kept, those that have a checkpoint go on from it, the rest start.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, configure_log, run_job, setup_globals
+from hydra.errors import HydraException
+from hydra.types import HydraContext
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from metarun.cli import Cell, cell_of, refused, settle
+from metarun.loop import Diverged
+from metarun.replicas import Replicas, Steps, fit_together, why_alone
+from metarun.run import Interrupted, Job, Parts, Refused, build, run, signals
+from metarun.tasks.task import Task, TaskSet
+from metarun.tracking.console import Progress
+
+log = logging.getLogger(__name__)
+
+
+class CannotFuse(Exception):
+    """The program of several replicas did not run; each can still run alone."""
+
+
+# ---------------------------------------------------------------------------------------------- from Hydra's side
+
+
+def launch(
+    context: HydraContext, config: DictConfig, most: int, job_overrides: Sequence[Sequence[str]], first: int
+) -> list[JobReturn]:
+    """What a Hydra launcher does: run every cell, and return what each came to.
+
+    Args:
+        context: Hydra's.
+        config: the multirun's configuration.
+        most: cells in one program.
+        job_overrides: of each cell.
+        first: number of the first cell.
+
+    Raises:
+        HydraException: a cell's folder holds another run.
+    """
+    setup_globals()
+    configure_log(config.hydra.hydra_logging, config.hydra.verbose)
+    cells: list[Cell] = []
+    returns = []
+    for number, overrides in enumerate(job_overrides, first):
+        cell_config = context.config_loader.load_sweep_config(config, list(overrides))
+        with open_dict(cell_config):
+            cell_config.hydra.job.id = cell_config.hydra.job.num = number
+        goes_on = _has_begun(cell_config)
+        # Hydra makes the folder and writes .hydra; the job itself only tells where it is.
+        returned = run_job(
+            hydra_context=context,
+            task_function=lambda cfg: cells.append(cell_of(cfg)),
+            config=cell_config,
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+            configure_logging=number == first,
+        )
+        _ = returned.return_value  # raises what the job raised
+        if goes_on:
+            cells[-1].cfg.run.resume = str(cells[-1].folder)
+        returns.append(returned)
+    results = run_cells(cells, most)
+    for returned, cell, result in zip(returns, cells, results, strict=True):
+        returned.return_value = settle(cell, result)
+    return returns
+
+
+def _has_begun(config: DictConfig) -> bool:
+    """Whether the cell's folder holds a run of this very configuration."""
+    before = HydraConfig.instance().cfg
+    HydraConfig.instance().set_config(config)  # the folder's name is made of what it chose
+    folder = Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir
+    HydraConfig.instance().cfg = before
+    saved = folder / ".hydra" / "config.yaml"
+    if not saved.is_file() or not ((folder / "checkpoint").is_dir() or (folder / "result.json").is_file()):
+        return False
+    own = {key: value for key, value in OmegaConf.to_container(config).items() if key != "hydra"}  # type: ignore[union-attr]
+    if OmegaConf.to_container(OmegaConf.load(saved)) != own:
+        raise HydraException(
+            f"{folder} holds a run of another configuration. Name another hydra.sweep.dir, or repeat the command that "
+            "it was started with to go on"
+        )
+    return True
+
+
+# ------------------------------------------------------------------------------------------- who runs with whom
+
+
+def run_cells(cells: list[Cell], most: int) -> list[dict[str, Any]]:
+    """Every cell's result, with its exit status beside it. Groups run in the order of their first cells."""
+    results: dict[int, dict[str, Any]] = {}
+    groups: dict[str, list[int]] = {}
+    parts: dict[int, Parts] = {}
+    for number, cell in enumerate(cells):
+        try:
+            parts[number] = build(cell.cfg, cell.choices)
+        except Refused as error:
+            results[number] = refused(cell, error)
+            continue
+        groups.setdefault(_program_key(cell, parts[number]), []).append(number)
+    for numbers in groups.values():
+        for at in range(0, len(numbers), most):
+            chosen = numbers[at : at + most]
+            found = _run_group([cells[n] for n in chosen], [parts[n] for n in chosen])
+            results |= dict(zip(chosen, found, strict=True))
+            if any(result["exit_status"] > 128 for result in found):
+                rest = {"exit_status": found[0]["exit_status"], "mean": None}
+                return [results.get(n, rest) for n in range(len(cells))]
+    return [results[n] for n in range(len(cells))]
+
+
+def _program_key(cell: Cell, parts: Parts) -> str:
+    """Text that two cells share if they can share a program."""
+    plain: Any = OmegaConf.to_container(cell.cfg, resolve=True)
+    free = {
+        "": ("seed", "paper", "tracker"),
+        "run": ("resume",),
+        "optimizer": ("lr",),
+        "backbone": ("init",),
+        "algo": parts.learner.numbers,
+        "data": type(parts.data).varies,
+    }
+    for group, keys in free.items():
+        for key in keys:
+            (plain[group] if group else plain).pop(key, None)
+    return json.dumps(plain, sort_keys=True)
+
+
+def _run_group(cells: list[Cell], parts: list[Parts]) -> list[dict[str, Any]]:
+    """The results of cells of one key: together where that can be, else one after the other."""
+    if len(cells) > 1 and not cells[0].cfg.run.evaluate:
+        try:
+            return _run_together(cells, parts)
+        except CannotFuse as error:
+            print(f"metarun: {len(cells)} runs go one after the other, since {error}", file=sys.stderr)
+    results = []
+    for cell in cells:
+        try:
+            results.append(run(cell.cfg, cell.choices, cell.folder, cell.overrides, cell.group))
+        except Refused as error:
+            results.append(refused(cell, error))
+        if results[-1]["exit_status"] > 128:
+            results += [{**results[-1], "mean": None}] * (len(cells) - len(results))
+            break
+    return results
+
+
+def _run_together(cells: list[Cell], parts: list[Parts]) -> list[dict[str, Any]]:
+    shared: dict[str, TaskSet] = {}
+    for cell, own in zip(cells, parts, strict=True):  # one data set in memory for all that draw from it
+        own.data = shared.setdefault(json.dumps(OmegaConf.to_container(cell.cfg.data, resolve=True)), own.data)
+    try:
+        jobs = [
+            Job(own, cell.cfg, cell.choices, cell.folder, cell.overrides, cell.group)
+            for cell, own in zip(cells, parts, strict=True)
+        ]
+    except Refused as error:  # one of them cannot start from what it names: alone, the others still can
+        raise CannotFuse(str(error)) from error
+    if (reason := why_alone(jobs[0].training)) is not None:
+        raise CannotFuse(reason)
+    results: list[dict[str, Any] | None] = [job.begin() for job in jobs]
+    waiting = [r for r, done in enumerate(results) if done is None]
+    with signals() as caught:
+        # A process may be killed between two checkpoints: those who stand at the same iteration go on together.
+        for iteration in sorted({jobs[r].training.iteration for r in waiting}):
+            members = [r for r in waiting if jobs[r].training.iteration == iteration]
+            for r, result in zip(members, Program([jobs[r] for r in members], caught).run(), strict=True):
+                results[r] = result
+    return [result for result in results if result is not None]
+
+
+# ------------------------------------------------------------------------------------------------ one program
+
+
+class Program:
+    """Jobs under way as one program; each ends by itself.
+
+    Args:
+        jobs: at the same iteration, of one `_program_key`.
+        caught: signals that came.
+    """
+
+    def __init__(self, jobs: list[Job], caught: list[int]) -> None:
+        self.jobs, self.caught = jobs, caught
+        self.results: dict[int, dict[str, Any]] = {}
+        first = jobs[0]
+        self.options, self.device, self.iterations = first.options, first.device, first.iterations
+        self.compiled = any(job.training.iteration and job.compiled for job in jobs) or (
+            not first.training.iteration and self.device.compiles(first.learner, self.iterations, len(jobs))
+        )
+        for job in jobs:
+            job.caught, job.compiled, job.replicas = caught, self.compiled, len(jobs)
+
+    @property
+    def alive(self) -> list[int]:
+        return [r for r in range(len(self.jobs)) if r not in self.results]
+
+    def run(self) -> list[dict[str, Any]]:
+        """Each job's result with its exit status.
+
+        Raises:
+            CannotFuse: the first step failed.
+            Refused: data or tracker would not start.
+        """
+        try:
+            for job in self.jobs:
+                job.open()
+            self.replicas = Replicas([j.training for j in self.jobs], [j.data for j in self.jobs], self.jobs[0].outer)
+            self._train()
+            self._test()
+        except (CannotFuse, Refused):
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            for r in self.alive:
+                self._end(r, error)
+        return [self.results[r] for r in range(len(self.jobs))]
+
+    def _end(self, r: int, error: BaseException) -> None:
+        try:
+            self.results[r] = self.jobs[r].close(*self.jobs[r].failure(error))
+        except Refused as refusal:
+            print(f"metarun: {refusal}", file=sys.stderr)
+            self.results[r] = {"exit_status": 2, "mean": None}
+
+    def _each(self, action: Callable[[Job, int], object]) -> None:
+        """Do something for every living job; one that diverges in it or cannot write ends alone."""
+        for r in self.alive:
+            try:
+                action(self.jobs[r], r)
+            except (Diverged, OSError) as error:
+                self.replicas.alive.discard(r)
+                self._end(r, error)
+
+    # ------------------------------------------------------------------------------------------------- training
+
+    def _train(self) -> None:
+        first = self.jobs[0]
+        began, before, last_save = time.perf_counter(), first.train_seconds, time.perf_counter()
+        title = f"{first.title}, {len(self.jobs)} replicas"
+        with Progress(self.iterations, title, first.data.metric, first.training.iteration) as progress:
+            for number, steps in enumerate(self._steps()):
+                for r in self.alive:
+                    if r in steps.failed:
+                        self._end(r, Diverged(steps.iteration, f"the loss became {steps.failed[r]}"))
+                        continue
+                    self.jobs[r].count(number, steps.seconds, steps.loss(r))
+                    self.jobs[r].train_seconds = before + time.perf_counter() - began
+                if first.due(steps.iteration, self.options.log_every):
+                    self._log(steps)
+                if first.due(steps.iteration, self.options.validate_every):
+                    self._validate(steps.iteration)
+                shown = [self.jobs[r] for r in self.alive]
+                if shown:
+                    progress.update(steps.iteration, loss=steps.loss(self.alive[0]), metric=_median(shown))
+                late = time.perf_counter() - last_save >= self.options.checkpoint_seconds
+                if late or self.caught or steps.iteration == self.iterations:
+                    self.replicas.hand_out()
+                    self._each(lambda job, _: job.save("last"))
+                    last_save = time.perf_counter()
+                self._stop_if_asked()
+
+    def _steps(self) -> Iterator[Steps]:
+        steps = fit_together(
+            self.replicas, self.iterations, self.options.meta_batch, self.device.task_chunk, self.compiled
+        )
+        try:
+            first = next(steps, None)
+        except RuntimeError as error:  # an operation that has no batched form
+            if self.replicas.iteration:
+                raise
+            for job in self.jobs:
+                assert job.metrics is not None and job.tracker is not None
+                job.metrics.close()
+                job.tracker.finish(1)
+            raise CannotFuse(f"their program fails ({str(error).splitlines()[0]})") from error
+        if first is not None:
+            yield first
+            yield from steps
+
+    def _log(self, steps: Steps) -> None:
+        first = self.jobs[0]
+        scores = None
+        if isinstance(steps.batch, Task):
+            scores = self.replicas.score(steps.batch, steps.noise, first.learner.inner_steps, curve=False)
+        told = {name: value.tolist() for name, value in self.replicas.inspect().items()}
+
+        def line(job: Job, r: int) -> None:
+            metric = None if scores is None else float(scores[job.data.metric][r, :, -1].mean())
+            job.log(steps.iteration, metric, {name: values[r] for name, values in told.items()})
+
+        self._each(line)
+
+    def _validate(self, iteration: int) -> None:
+        scores = self.replicas.evaluate(
+            "val", self.options.val_tasks, self.jobs[0].learner.eval_steps, curve=False, on_block=self._stop_if_asked
+        )
+        self.replicas.hand_out()
+        self._each(lambda job, r: job.take_validation(iteration, scores[r].estimate().mean))
+
+    def _stop_if_asked(self, *_: int) -> None:
+        if self.caught:
+            raise Interrupted(self.caught[0])
+
+    # -------------------------------------------------------------------------------------------------- testing
+
+    def _test(self) -> None:
+        """Weights to be judged go into the stacks, of which each learner's tensors are views."""
+        self._each(lambda job, _: job.take_judged_weights())
+        if not self.alive:
+            return
+        title = f"test, {self.jobs[0].title}, {len(self.jobs)} replicas"
+        with Progress(self.options.eval_tasks, title, self.jobs[0].data.metric) as progress:
+
+            def on_block(done: int) -> None:
+                progress.update(done)
+                self._stop_if_asked()
+
+            scores = self.replicas.evaluate(
+                "test", self.options.eval_tasks, self.options.curve_steps, on_block=on_block
+            )
+
+        def report(job: Job, r: int) -> None:
+            self.results[r] = job.close(job.report(scores[r]), 0)
+
+        self._each(report)
+
+
+def _median(jobs: list[Job]) -> float | None:
+    """The middle one of the jobs' last validations."""
+    values = sorted(job.last_metric for job in jobs if job.last_metric is not None)
+    return values[len(values) // 2] if values else None

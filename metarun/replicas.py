@@ -1,0 +1,396 @@
+"""Replicas: R trainings that differ only in seed or in 0-dim numbers, run as one program.
+
+Parameters and buffers are stacked `[R, ...]`; `vmap` over replicas goes around `vmap` over tasks; one element-wise
+optimizer steps the stacks. Each replica keeps a learner, optimizers and generators of its own, whose tensors are
+views of its slot in the stacks: it is saved, resumed and judged like a training of its own, and its numbers are
+those of one, to rounding.
+
+Each replica's own: initial weights, tasks, noise, numbers, outer learning rate, gradient clipping, NaN guard.
+Shared: the program, the iteration, the shapes.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.utils import _pytree as pytree
+
+from metarun.algos.learner import Learner
+from metarun.backbones.norm import batch_norms
+from metarun.evaluate import Evaluation, batch_metrics, evaluate_by, longest
+from metarun.loop import OuterOptimizer, Training, stage_at
+from metarun.tasks.task import Batch, Part, TaskSet
+
+# Each entry of a step depends on that entry's gradients alone, and is proportional to the learning rate.
+ELEMENT_WISE = (
+    *(torch.optim.Adam, torch.optim.AdamW, torch.optim.Adamax, torch.optim.NAdam, torch.optim.RAdam),
+    *(torch.optim.SGD, torch.optim.RMSprop, torch.optim.Adagrad),
+)
+
+
+def why_alone(training: Training) -> str | None:
+    """Why this training cannot be one of several replicas; None where it can."""
+    learner = training.learner
+    if not learner.stages:
+        return "it is not trained"
+    if not learner.vectorized:
+        return "it goes task after task"
+    if not learner.replicable:
+        return "it changes state outside the outer step"
+    if any(norm.mode == "running" for norm in batch_norms(learner)):
+        return "its batch norm keeps running statistics"
+    for optimizer in training.optimizers.values():
+        if not isinstance(optimizer, ELEMENT_WISE):
+            return f"{type(optimizer).__name__} does not step each entry by itself"
+    return None
+
+
+class Steps(NamedTuple):
+    """One outer step of all replicas: its number, each one's losses by objective `[R]`, batch and noise `[R, T, ...]`.
+
+    `failed` holds the replicas whose loss became NaN or infinite in this step, with that loss. They keep the parameters
+    from before it, and what later steps say of them means nothing.
+    """
+
+    iteration: int
+    losses: dict[str, list[float]]
+    batch: Batch
+    noise: Any
+    failed: dict[int, float]
+    seconds: float
+
+    def loss(self, r: int) -> float:
+        """The sum over objectives of replica r."""
+        return sum(values[r] for values in self.losses.values())
+
+
+class Method(nn.Module):
+    """A module around a learner whose `forward` calls any function: `functional_call` knows no other method."""
+
+    def __init__(self, learner: Learner) -> None:
+        super().__init__()
+        self.learner = learner
+
+    def forward(self, function: Callable, *args: Any) -> Any:
+        return function(*args)
+
+
+class Replicas:
+    """R trainings in one program. While it lives, the trainings' learners hold views of its stacks.
+
+    Args:
+        trainings: of learners of one class and shape, all at the same iteration, none with a reason in `why_alone`.
+        data: each training's tasks; the same object where they are the same.
+        outer: schedule, clipping and optimizer of all of them.
+
+    Raises:
+        ValueError: no training, different iterations, or one that cannot be fused.
+    """
+
+    def __init__(self, trainings: Sequence[Training], data: Sequence[TaskSet], outer: OuterOptimizer) -> None:
+        if not trainings or len(trainings) != len(data):
+            raise ValueError("replicas need at least one training, and a task set for each")
+        if len({training.iteration for training in trainings}) > 1:
+            raise ValueError("replicas must stand at the same iteration")
+        for training in trainings:
+            if (reason := why_alone(training)) is not None:
+                raise ValueError(f"cannot be fused: {reason}")
+        self.trainings, self.data, self.outer = list(trainings), list(data), outer
+        self.alive = set(range(len(trainings)))
+        self.learner = copy.deepcopy(trainings[0].learner)  # its tensors become the stacks
+        self._stack()
+        self.optimizers = outer.build(self.learner)
+        self._rates = {name: self._initial_rates(name) for name in self.optimizers}
+        self._take_state()
+
+    def __len__(self) -> int:
+        return len(self.trainings)
+
+    @property
+    def iteration(self) -> int:
+        return self.trainings[min(self.alive, default=0)].iteration
+
+    # -------------------------------------------------------------------------------------------- the stacks
+
+    def _stack(self) -> None:
+        """Stack parameters and buffers, and make each learner's own tensors views of its slot."""
+        for kind in ("named_parameters", "named_buffers"):
+            own = [dict(getattr(training.learner, kind)()) for training in self.trainings]
+            for name, tensor in getattr(self.learner, kind)():
+                tensor.data = torch.stack([tensors[name].detach() for tensors in own])
+                for r, tensors in enumerate(own):
+                    tensors[name].data = tensor.data[r]
+
+    def state(self) -> dict[str, Tensor]:
+        """Parameters and buffers by name, `[R, ...]`."""
+        return {**dict(self.learner.named_parameters()), **dict(self.learner.named_buffers())}
+
+    def _pairs(self, name: str) -> Iterator[tuple[list[nn.Parameter], nn.Parameter]]:
+        """The replicas' parameters and their stack, for each parameter of the optimizer `name`."""
+        stacks = [p for group in self.optimizers[name].param_groups for p in group["params"]]
+        own = [
+            [p for group in training.optimizers[name].param_groups for p in group["params"]]
+            for training in self.trainings
+        ]
+        yield from zip(map(list, zip(*own, strict=True)), stacks, strict=True)
+
+    def _initial_rates(self, name: str) -> list[float]:
+        groups = [training.optimizers[name].param_groups[0] for training in self.trainings]
+        return [float(group.get("initial_lr", group["lr"])) for group in groups]
+
+    def _take_state(self) -> None:
+        """Optimizer states of trainings that have begun, stacked; a count of steps is the same in all."""
+        for name, optimizer in self.optimizers.items():
+            for own, stack in self._pairs(name):
+                states = [t.optimizers[name].state.get(p, {}) for t, p in zip(self.trainings, own, strict=True)]
+                if states[0]:
+                    optimizer.state[stack] = {
+                        key: torch.stack([s[key] for s in states]) if value.shape == own[0].shape else value.clone()
+                        for key, value in states[0].items()
+                        if isinstance(value, Tensor)
+                    }
+                    self._tell_counts(optimizer.state[stack], states[0], own[0].shape)
+
+    @staticmethod
+    def _tell_counts(stacked: dict[str, Any], single: dict[str, Any], shape: torch.Size) -> None:
+        """A 0-dim parameter has the shape of a count of steps: the count is known by its name."""
+        if not shape and "step" in single:
+            stacked["step"] = single["step"].clone()
+
+    def hand_out(self) -> None:
+        """Give each living replica's optimizers their part of the state: before it is saved."""
+        for name, optimizer in self.optimizers.items():
+            for own, stack in self._pairs(name):
+                state = optimizer.state.get(stack, {})
+                for r in self.alive:
+                    self.trainings[r].optimizers[name].state[own[r]] = {
+                        key: value[r] if isinstance(value, Tensor) and value.shape == stack.shape else value
+                        for key, value in state.items()
+                    }
+
+    def _release(self, r: int) -> None:
+        """Give replica r tensors of its own, as they are now; its slot goes on with another's values."""
+        self.alive.discard(r)
+        learner = self.trainings[r].learner
+        for tensor in (*learner.parameters(), *learner.buffers()):
+            tensor.data = tensor.data.clone()
+        if self.alive:
+            for stack in self.state().values():
+                stack.data[r] = stack.data[min(self.alive)]
+                if stack.grad is not None:
+                    stack.grad[r] = 0
+
+    def guard(self, losses: list[float]) -> dict[int, float]:
+        """Let go of the living replicas whose loss is NaN or infinite; returns them with it."""
+        failed = {r: losses[r] for r in sorted(self.alive) if not math.isfinite(losses[r])}
+        for r in failed:
+            self._release(r)
+        return failed
+
+    # -------------------------------------------------------------------------------------------- the program
+
+    def program(self) -> Callable[..., Tensor]:
+        """Meta-losses `[R, T]` of `(state, batch, noise, objective)`; may be compiled."""
+        learner = self.learner
+
+        def losses(state: dict[str, Tensor], batch: Batch, noise: Any, objective: str) -> Tensor:
+            def one(state: dict[str, Tensor], batch: Batch, noise: Any) -> Tensor:
+                return functional_call(learner, state, (batch, noise, objective))
+
+            return vmap(one, randomness="error")(state, batch, noise)
+
+        return losses
+
+    def draw(self, stream: str, tasks: int) -> tuple[Batch, Any]:
+        """Each replica's tasks and noise, `[R, T, ...]`, from its own generators."""
+        generators = [training.generators[f"tasks/{stream}"] for training in self.trainings]
+        batches, order = [], []
+        for data, members in self._by_data():
+            batches.append(data.draw_together("train", stream, tasks, [generators[r] for r in members]))
+            order += members
+        if len(batches) == 1:
+            batch = batches[0]
+        else:
+            place = torch.tensor(order).argsort()
+            batch = pytree.tree_map(lambda *leaves: torch.cat(leaves)[place.to(leaves[0].device)], *batches)
+        return self.learner.cast((batch, self._noise(batch)))
+
+    def _noise(self, batch: Batch) -> Any:
+        if type(self.learner).noise is Learner.noise:
+            return ()
+        each = [
+            training.learner.noise(
+                pytree.tree_map(lambda leaf, r=r: leaf[r], batch),
+                training.learner.inner_steps,
+                training.generators["noise"],
+            )
+            for r, training in enumerate(self.trainings)
+        ]
+        return pytree.tree_map(lambda *leaves: torch.stack(leaves), *each)
+
+    def _by_data(self) -> Iterator[tuple[TaskSet, list[int]]]:
+        """Each task set, with the replicas that draw from it."""
+        for data in dict.fromkeys(self.data):
+            yield data, [r for r, own in enumerate(self.data) if own is data]
+
+    # ------------------------------------------------------------------------------------------- the outer step
+
+    def step(self, name: str, factor: float) -> None:
+        """Clip each replica's gradients and step the optimizer `name` at `factor` times the initial rates."""
+        optimizer, rates = self.optimizers[name], self._rates[name]
+        params = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        self._clip(params)
+        for group in optimizer.param_groups:
+            group["lr"] = rates[0] * factor
+        for training, rate in zip(self.trainings, rates, strict=True):
+            for group in training.optimizers[name].param_groups:
+                group["initial_lr"], group["lr"] = rate, rate * factor
+        if len(set(rates)) == 1:
+            optimizer.step()
+            return
+        # The optimizer knows one rate, and its step is proportional to it: stretch what it did.
+        before = [p.detach().clone() for p in params]
+        optimizer.step()
+        for p, old in zip(params, before, strict=True):
+            stretch = torch.tensor([rate / rates[0] for rate in rates], dtype=p.dtype, device=p.device)
+            p.data.copy_(old + _along(stretch, p) * (p.data - old))
+
+    def _clip(self, params: list[nn.Parameter]) -> None:
+        gradients = [p.grad for p in params if p.grad is not None]
+        if self.outer.clip_value is not None:
+            for gradient in gradients:
+                gradient.clamp_(-self.outer.clip_value, self.outer.clip_value)
+        if self.outer.clip is not None:
+            norms = torch.stack([g.reshape(len(self), -1).norm(dim=1) for g in gradients]).norm(dim=0)
+            scale = (self.outer.clip / (norms + 1e-6)).clamp(max=1.0)
+            for gradient in gradients:
+                gradient.mul_(_along(scale, gradient))
+
+    # --------------------------------------------------------------------------------------------- evaluation
+
+    def score(self, batch: Batch, noise: Any, steps: int, curve: bool, members: list[int] | None = None) -> dict:
+        """Metrics of replicas, `[R, T, columns]`, as `evaluate_batch` gives them for one.
+
+        Args:
+            batch, noise: each replica's own, `[R, T, ...]`; or with `members` the same for all of these, `[T, ...]`.
+            steps, curve: as in `evaluate_batch`.
+            members: which replicas; None: all.
+        """
+        state = self.state()
+        if members is not None:
+            state = {name: tensor[members] for name, tensor in state.items()}
+        method, kind = Method(self.learner), self.data[0].kind
+
+        def one(state: dict[str, Tensor], batch: Batch, noise: Any) -> dict[str, Tensor]:
+            inside = {f"learner.{name}": tensor for name, tensor in state.items()}
+            return functional_call(method, inside, (batch_metrics, self.learner, kind, batch, noise, steps, curve))
+
+        own = 0 if members is None else None
+        was_training = self.learner.training
+        self.learner.eval()
+        with torch.no_grad():
+            values = vmap(one, in_dims=(0, own, own), randomness="error")(state, batch, noise)
+        self.learner.train(was_training)
+        return {name: value.double().cpu().numpy() for name, value in values.items()}
+
+    def evaluate(
+        self,
+        part: Part,
+        tasks: int,
+        steps: int,
+        curve: bool = True,
+        on_block: Callable[[int], object] = lambda _done: None,
+    ) -> list[Evaluation]:
+        """`metarun.evaluate.evaluate` of every replica, on held-out tasks that all with the same data share."""
+        steps = longest(self.learner, steps)
+        found: dict[int, Evaluation] = {}
+        for data, members in self._by_data():
+
+            def score(batch: Batch, noise: Any, members: list[int] = members) -> dict[str, np.ndarray]:
+                return self.score(batch, noise, steps, curve, members)
+
+            # Noise is drawn by a learner that knows its own shapes, not by the stack of all.
+            together = evaluate_by(score, self.trainings[members[0]].learner, data, part, tasks, steps, on_block)
+            for place, r in enumerate(members):
+                found[r] = replace(together, values={n: v[place] for n, v in together.values.items()})
+        return [found[r] for r in range(len(self))]
+
+    def inspect(self) -> dict[str, Tensor]:
+        """Each replica's `inspect`, `[R]` by name."""
+        method = Method(self.learner)
+
+        def one(state: dict[str, Tensor]) -> dict[str, Tensor]:
+            return functional_call(method, {f"learner.{n}": t for n, t in state.items()}, (self.learner.inspect,))
+
+        with torch.no_grad():
+            return {} if type(self.learner).inspect is Learner.inspect else vmap(one)(self.state())
+
+
+def fit_together(
+    replicas: Replicas, iterations: int, meta_batch: int, chunk: int | None = None, compiled: bool = False
+) -> Iterator[Steps]:
+    """`metarun.loop.fit` for replicas: until all are at `iterations`, or none is left alive.
+
+    Args:
+        replicas: where to start; changed in place.
+        iterations: the length of the whole training.
+        meta_batch: T, tasks in an outer step of each replica.
+        chunk: at most so many tasks of each replica in one forward pass.
+        compiled: compile the program.
+    """
+    learner, outer = replicas.learner, replicas.outer
+    program = replicas.program()
+    if compiled:
+        program = torch.compile(program, dynamic=False)
+    for training in replicas.trainings:
+        training.learner.train()
+    learner.train()
+    while replicas.alive and (done := replicas.iteration) < iterations:
+        started = time.perf_counter()
+        stage = stage_at(learner.stages, done, iterations)
+        learner.progress.fill_(done / iterations)
+        batch, noise = replicas.draw(stage.stream, meta_batch)
+        factor = outer.factor(done, iterations)
+        losses: dict[str, list[float]] = {}
+        failed: dict[int, float] = {}
+        for objective in stage.objectives:
+            learner.zero_grad(set_to_none=True)
+            losses[objective] = values = _backward(replicas, program, batch, noise, objective, chunk)
+            failed |= replicas.guard(values)
+            for name in replicas.optimizers:
+                if objective in ("all", name):
+                    replicas.step(name, factor)
+        for r in replicas.alive:
+            replicas.trainings[r].iteration += 1
+        yield Steps(done + 1, losses, batch, noise, failed, time.perf_counter() - started)
+
+
+def _backward(
+    replicas: Replicas, program: Callable[..., Tensor], batch: Batch, noise: Any, objective: str, chunk: int | None
+) -> list[float]:
+    """Accumulate each replica's gradient of its mean loss over tasks; returns those means."""
+    tasks = pytree.tree_leaves(batch)[0].shape[1]
+    size = chunk or tasks
+    total = torch.zeros(len(replicas), dtype=torch.float64)
+    for at in range(0, tasks, size):
+        part, part_noise = batch, noise
+        if size < tasks:
+            part, part_noise = pytree.tree_map(lambda leaf, at=at: leaf[:, at : at + size], (batch, noise))
+        means = program(replicas.state(), part, part_noise, objective).sum(1) / tasks
+        means.sum().backward()
+        total += means.detach().double().cpu()
+    return total.tolist()
+
+
+def _along(values: Tensor, like: Tensor) -> Tensor:
+    """`[R]` shaped to multiply `[R, ...]`."""
+    return values.view(-1, *[1] * (like.dim() - 1))

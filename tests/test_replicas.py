@@ -1,0 +1,288 @@
+"""Replicas in one program are what they are alone: weights, losses, optimizer states, scores, failures."""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+import toy
+from test_contract import parts_of
+from torch import nn
+
+from metarun.algos.mtnet import MTNet
+from metarun.conf_files import names
+from metarun.evaluate import evaluate
+from metarun.loop import Diverged, OuterOptimizer, Training, fit
+from metarun.replicas import Replicas, fit_together, why_alone
+from metarun.tasks.task import Examples, Task
+
+ADAM = partial(torch.optim.Adam, fused=True)
+
+
+def outer(optimizer=ADAM, lr=1e-2, schedule="cosine", clip=None, clip_value=None):
+    return OuterOptimizer(optimizer, lr, schedule, None, clip, clip_value)
+
+
+def mtnet(seed: int, inner_lr: float = 0.05, mask: str = "row") -> MTNet:
+    torch.manual_seed(seed)
+    return MTNet(toy.mlp(), 1, nn.functional.mse_loss, True, mask, 1.0, inner_lr, 2, 2).double()
+
+
+def begin(learner, how: OuterOptimizer, seed: int) -> Training:
+    return Training.begin(learner, how, toy.CPU, seed)
+
+
+CELLS = [(0, 0.05), (1, 0.05), (0, 0.2)]  # seed, alpha
+
+
+def alone(how: OuterOptimizer, steps: int = 20, data=None, chunk=None) -> list[tuple[Training, list[float]]]:
+    runs = []
+    for seed, alpha in CELLS:
+        training = begin(mtnet(seed, alpha), how, seed)
+        losses = [step.loss for step in fit(training, data or toy.sinusoid(), how, steps, 3, chunk)]
+        runs.append((training, losses))
+    return runs
+
+
+def together(how: OuterOptimizer) -> Replicas:
+    return Replicas([begin(mtnet(*cell), how, cell[0]) for cell in CELLS], [toy.sinusoid()] * len(CELLS), how)
+
+
+def assert_same_learner(a: nn.Module, b: nn.Module, tolerance: float = 1e-11) -> None:
+    for (name, x), y in zip(a.state_dict().items(), b.state_dict().values(), strict=True):
+        torch.testing.assert_close(x, y, rtol=tolerance, atol=tolerance, msg=name)
+
+
+OPTIMIZERS = {
+    "adam": {},
+    "adam, clipped": {"clip": 0.05},
+    "adam, entries clipped": {"clip_value": 0.01},
+    "sgd": {"optimizer": partial(torch.optim.SGD, momentum=0.9, nesterov=True), "lr": 1e-3, "clip": 1.0},
+    "adamw": {"optimizer": partial(torch.optim.AdamW, weight_decay=0.1)},
+    "rmsprop": {"optimizer": torch.optim.RMSprop, "lr": 1e-3},
+}
+
+
+@pytest.mark.parametrize(("kind", "chunk"), [*((kind, None) for kind in OPTIMIZERS), ("adam, clipped", 2)])
+def test_twenty_outer_steps_are_those_of_separate_runs(kind, chunk):
+    how = outer(**OPTIMIZERS[kind])
+    replicas = together(how)
+    losses = [[s.loss(r) for r in range(3)] for s in fit_together(replicas, 20, 3, chunk)]
+    for r, (training, expected) in enumerate(alone(how)):
+        assert [row[r] for row in losses] == pytest.approx(expected, rel=1e-11)
+        assert_same_learner(replicas.trainings[r].learner, training.learner)
+        assert replicas.trainings[r].iteration == training.iteration == 20
+    # and they are three different runs, which the clipping did touch
+    assert len({round(row, 6) for row in losses[-1]}) == 3
+
+
+@pytest.mark.parametrize("algo", names("algo"))
+def test_every_algorithm_is_the_same_fused_or_says_why_not(algo):
+    parts = [copy.deepcopy(parts_of(algo, seed)) for seed in (0, 1)]
+    trainings = [Training.begin(p.learner, p.outer, toy.CPU, s) for s, p in enumerate(parts)]
+    expected = copy.deepcopy(trainings)
+    if why_alone(trainings[0]) is not None:
+        with pytest.raises(ValueError, match="cannot be fused"):
+            Replicas(trainings, [p.data for p in parts], parts[0].outer)
+        return
+    replicas = Replicas(trainings, [p.data for p in parts], parts[0].outer)
+    for _ in fit_together(replicas, 3, 3):
+        pass
+    for training, own, p in zip(trainings, expected, parts, strict=True):
+        for _ in fit(own, p.data, p.outer, 3, 3):
+            pass
+        assert_same_learner(training.learner, own.learner, 1e-8)
+        assert not all(torch.equal(a, b) for a, b in zip(own.learner.parameters(), expected_start(algo), strict=False))
+
+
+def expected_start(algo: str) -> list[torch.Tensor]:
+    return list(parts_of(algo, 0).learner.parameters())
+
+
+def test_each_ones_outer_rate_is_its_own():
+    rates = [1e-3, 1e-2, 5e-3]
+    hows = [outer(lr=rate, clip=1.0) for rate in rates]
+    runs = [begin(mtnet(0), how, 0) for how in hows]
+    replicas = Replicas(runs, [toy.sinusoid()] * 3, hows[0])
+    for _ in fit_together(replicas, 20, 3):
+        pass
+    for training, how in zip(runs, hows, strict=True):
+        own = begin(mtnet(0), how, 0)
+        for _ in fit(own, toy.sinusoid(), how, 20, 3):
+            pass
+        assert_same_learner(training.learner, own.learner, 1e-10)
+        assert training.optimizers["meta"].param_groups[0]["lr"] == pytest.approx(
+            own.optimizers["meta"].param_groups[0]["lr"]
+        )
+
+
+def test_each_may_draw_from_its_own_data():
+    how, low, high = outer(), toy.sinusoid(), toy.sinusoid(amplitude=(10.0, 20.0))
+    order = [high, low, high]
+    runs = [begin(mtnet(seed), how, seed) for seed in range(3)]
+    replicas = Replicas(runs, order, how)
+    for _ in fit_together(replicas, 10, 3):
+        pass
+    scores = replicas.evaluate("test", 20, 2)
+    for seed, (training, data) in enumerate(zip(runs, order, strict=True)):
+        own = begin(mtnet(seed), how, seed)
+        for _ in fit(own, data, how, 10, 3):
+            pass
+        assert_same_learner(training.learner, own.learner)
+        expected = evaluate(own.learner, data, "test", 20, 2)
+        assert scores[seed].episodes == expected.episodes
+        np.testing.assert_allclose(scores[seed].values["mse"], expected.values["mse"], rtol=1e-9)
+
+
+def test_a_stopped_training_goes_on_alone_or_together():
+    """Optimizer states are handed out and taken in again; generators stand where they would."""
+    how = outer(clip=1.0)
+    first = together(how)
+    for steps in fit_together(first, 20, 3):
+        if steps.iteration == 8:
+            break
+    first.hand_out()
+    saved = [(copy.deepcopy(t.learner.state_dict()), copy.deepcopy(t.state_dict())) for t in first.trainings]
+
+    def loaded(r: int) -> Training:
+        training = begin(mtnet(5, CELLS[r][1]), how, 99)
+        training.learner.load_state_dict(saved[r][0])
+        training.load_state_dict(saved[r][1])
+        return training
+
+    again = Replicas([loaded(r) for r in range(3)], [toy.sinusoid()] * 3, how)
+    assert again.iteration == 8
+    for _ in fit_together(again, 20, 3):
+        pass
+    single = loaded(1)
+    for _ in fit(single, toy.sinusoid(), how, 20, 3):
+        pass
+    for r, (unbroken, _) in enumerate(alone(how)):
+        assert_same_learner(again.trainings[r].learner, unbroken.learner)
+        if r == 1:
+            assert_same_learner(single.learner, unbroken.learner)
+
+
+def test_one_that_diverges_stops_and_hurts_no_other():
+    how = outer()
+    cells = [(0, 0.05), (1, 1e200), (2, 0.05)]
+    replicas = Replicas([begin(mtnet(*c), how, c[0]) for c in cells], [toy.sinusoid()] * 3, how)
+    seen = list(fit_together(replicas, 12, 3))
+    assert len(seen) == 12 and replicas.alive == {0, 2}
+    (failed_at,) = [s.iteration for s in seen if s.failed]
+    assert list(seen[failed_at - 1].failed) == [1]
+    lone = begin(mtnet(*cells[1]), how, 1)
+    with pytest.raises(Diverged) as diverged:
+        list(fit(lone, toy.sinusoid(), how, 12, 3))
+    assert diverged.value.iteration == failed_at
+    stopped = replicas.trainings[1]
+    assert stopped.iteration == lone.iteration == failed_at - 1
+    assert_same_learner(stopped.learner, lone.learner)  # the weights from before it
+    for r in (0, 2):
+        own = begin(mtnet(*cells[r]), how, cells[r][0])
+        list(fit(own, toy.sinusoid(), how, 12, 3))
+        assert_same_learner(replicas.trainings[r].learner, own.learner)
+
+
+def test_when_all_have_diverged_it_ends():
+    how = outer()
+    replicas = Replicas([begin(mtnet(s, 1e200), how, s) for s in (0, 1)], [toy.sinusoid()] * 2, how)
+    assert len(list(fit_together(replicas, 50, 3))) < 50
+    assert not replicas.alive
+
+
+def test_scores_are_those_of_each_alone():
+    how, data = outer(), toy.sinusoid()
+    replicas = together(how)
+    list(fit_together(replicas, 5, 3))
+    scores = replicas.evaluate("val", 30, 4)
+    for training, ours in zip(replicas.trainings, scores, strict=True):
+        theirs = evaluate(training.learner, data, "val", 30, 4)
+        np.testing.assert_allclose(ours.values["mse"], theirs.values["mse"], rtol=1e-9)
+        assert (ours.episodes, ours.step) == (theirs.episodes, theirs.step)
+    assert replicas.trainings[0].learner.training
+
+
+def test_what_each_tells_of_itself():
+    replicas = together(outer())
+    list(fit_together(replicas, 3, 3))
+    told = replicas.inspect()
+    for r, training in enumerate(replicas.trainings):
+        for name, value in training.learner.inspect().items():
+            torch.testing.assert_close(told[name][r], value.detach())
+
+
+def test_compiled_is_eager():
+    torch._dynamo.reset()
+
+    def fresh() -> Replicas:
+        runs = []
+        for seed in (0, 1):
+            torch.manual_seed(seed)
+            learner = MTNet(toy.mlp(hidden=[8]), 1, nn.functional.mse_loss, True, "row", 1.0, 0.05 + seed, 1, 1)
+            runs.append(begin(learner.double(), outer(), seed))
+        return Replicas(runs, [toy.sinusoid()] * 2, outer())
+
+    eager, compiled = fresh(), fresh()
+    list(fit_together(eager, 4, 3))
+    list(fit_together(compiled, 4, 3, compiled=True))
+    for a, b in zip(eager.trainings, compiled.trainings, strict=True):
+        assert_same_learner(a.learner, b.learner, 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("learner", "how", "reason"),
+    [
+        (lambda: toy.Recurrent(), outer(), "task after task"),
+        (lambda: toy.maml(), outer(partial(torch.optim.LBFGS, max_iter=1)), "LBFGS does not step each entry"),
+        (lambda: toy.maml(toy.mlp(norm="running")), outer(), "running statistics"),
+    ],
+)
+def test_who_cannot_be_fused_says_why(learner, how, reason):
+    assert reason in why_alone(begin(learner(), how, 0))
+
+
+def test_replicas_stand_at_one_iteration():
+    how = outer()
+    ahead = begin(toy.maml(), how, 0)
+    list(fit(ahead, toy.sinusoid(), how, 1, 2))
+    with pytest.raises(ValueError, match="the same iteration"):
+        Replicas([begin(toy.maml(), how, 0), ahead], [toy.sinusoid()] * 2, how)
+
+
+class Pictures(toy.Blobs):
+    """Images of noise with classes by turns."""
+
+    def draw(self, part, stream, tasks, generator):
+        x = torch.rand(tasks, 9, 1, 16, 16, generator=generator)
+        y = torch.arange(9).remainder(3).expand(tasks, 9)
+        return Task(Examples(x[:, :3], y[:, :3]), Examples(x[:, 3:], y[:, 3:]))
+
+
+def test_conv4_with_batch_norm():
+    how, data = outer(torch.optim.SGD, 0.1), Pictures()  # Adam would blow up the rounding of a bias before the norm
+
+    def fresh(seed):
+        torch.manual_seed(seed)
+        return begin(toy.maml(toy.conv4((1, 16, 16)), outputs=3, inner_lr=0.1, inner_steps=2).double(), how, seed)
+
+    runs = [fresh(seed) for seed in (0, 1)]
+    list(fit_together(Replicas(runs, [data] * 2, how), 3, 2))
+    for seed, training in enumerate(runs):
+        own = fresh(seed)
+        list(fit(own, data, how, 3, 2))
+        assert_same_learner(training.learner, own.learner, 1e-9)
+
+
+def test_a_draw_together_is_what_each_draws():
+    for data in (toy.sinusoid(), toy.sinusoid(noise=0.3), toy.Blobs()):
+        generators = [[torch.Generator().manual_seed(s) for s in range(3)] for _ in range(2)]
+        both = data.draw_together("train", "episodes", 4, generators[0])
+        for r, generator in enumerate(generators[1]):
+            own = data.draw("train", "episodes", 4, generator)
+            for a, b in zip((*both.support, *both.query), (*own.support, *own.query), strict=True):
+                assert torch.equal(a[r], b)
+            assert torch.equal(generator.get_state(), generators[0][r].get_state())
