@@ -4,7 +4,7 @@ UV = $(shell command -v uv || echo .uv/bin/uv)
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types format benchmark reproduce-sinusoid reproduce-omniglot reproduce-miniimagenet
+.PHONY: help setup demo test check lint types format benchmark reproduce-sinusoid reproduce-omniglot reproduce-miniimagenet reproduce-mtnet
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z -]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,3 +44,6 @@ $(READY): pyproject.toml
 
 reproduce-sinusoid reproduce-omniglot reproduce-miniimagenet: reproduce-%: setup ## measure again what REPLICATION.md says
 	$(BIN)/python scripts/reproduce.py $*
+
+reproduce-mtnet: setup ## MT-net's paper where two cores can: tables and figures (REPLICATION.md)
+	$(BIN)/python scripts/reproduce_mtnet.py

@@ -61,13 +61,22 @@ def help_text() -> str:
     lines = []
     for group in GROUPS:
         line = f"  {group:<{width}} "
-        for name in names(group) or ["(none yet)"]:
+        for name in listed(group):
             if len(line) + len(name) > 110:
                 lines.append(line)
                 line = " " * (width + 3)
             line += f" {name}"
         lines.append(line)
     return HELP.format(choices="\n".join(lines))
+
+
+def listed(group: str) -> list[str]:
+    """A group's choices, for people: a folder of many files, as a paper's table has them, in one entry."""
+    found: dict[str, list[str]] = {}
+    for name in names(group):
+        folder = name.rpartition("/")[0]
+        found.setdefault(folder if folder.count("/") else name, []).append(name)
+    return [f"{key}/... ({len(own)})" if len(own) > 1 else own[0] for key, own in found.items()]
 
 
 OmegaConf.register_new_resolver("metarun_help", help_text, replace=True)

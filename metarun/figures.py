@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from metarun.results import write_atomically
 from metarun.tracking.jsonl import read_metrics
@@ -127,6 +127,82 @@ def draw_task(axes: Axes, example: Mapping[str, Any]) -> None:
     )
     label(axes, "", "")
     axes.set_title(example.get("title", ""), fontsize=9)
+
+
+class Line(NamedTuple):
+    """One learner over a range: its name, x, and at each x what each seed gave (None: nothing)."""
+
+    name: str
+    x: Sequence[float]
+    seeds: Sequence[Sequence[float | None]]
+    published: Sequence[float | None] = ()
+
+
+LINES = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (PURPLE, "D"), (INK, "v"))
+
+
+def sensitivity(
+    panels: Mapping[str, Sequence[Line]], metric: str, path: Path, x_name: str = "inner learning rate"
+) -> None:
+    """Draws a metric against the inner learning rate, log scales: mean over seeds and a band from worst to best.
+
+    Args:
+        panels: title to lines, at most five a panel; panels share both axes.
+        metric: its name.
+        path: the PNG, written whole or not at all.
+
+    A line's published values, where it has any, are hollow marks of its colour.
+    """
+    with new_figure(path, (4.2 * len(panels) + 0.6, 3.8)) as figure:
+        grid = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)
+        for axes, (title, lines) in zip(grid.flat, panels.items(), strict=True):
+            for line, (color, marker) in zip(lines, LINES, strict=False):
+                draw_line(axes, line, color, marker)
+            axes.set_xscale("log")
+            axes.set_yscale("log")
+            label(axes, "inner learning rate", metric if axes is grid[0, 0] else "")
+            axes.set_title(title, fontsize=10)
+        grid[0, 0].legend(frameon=False, fontsize=8)
+
+
+def draw_line(axes: Axes, line: Line, color: str, marker: str) -> None:
+    """One line of `sensitivity`; a point that no seed reached is left out."""
+    known = [(x, [v for v in values if v is not None]) for x, values in zip(line.x, line.seeds, strict=True)]
+    known = [(x, values) for x, values in known if values]
+    x = [at for at, _ in known]
+    axes.plot(x, [sum(v) / len(v) for _, v in known], color=color, marker=marker, markersize=4.5, label=line.name)
+    axes.fill_between(x, [min(v) for _, v in known], [max(v) for _, v in known], color=color, alpha=0.2, linewidth=0)
+    published = [(at, v) for at, v in zip(line.x, line.published, strict=False) if v is not None]
+    if published:
+        axes.plot(*zip(*published, strict=True), linestyle="none", color=color, marker=marker, markerfacecolor="none")
+
+
+Seeds = Sequence[Sequence[float]]  # what each seed gave, position by position
+
+
+def bars(panels: Mapping[str, Mapping[str, Seeds]], names: Sequence[str], y_name: str, path: Path) -> None:
+    """Draws bars of means over seeds, each seed a dot on them.
+
+    Args:
+        panels: title to the groups of bars, by name; a group has as many positions as `names`.
+        names: of the positions on the x axis.
+        y_name: of the y axis.
+        path: the PNG, written whole or not at all.
+    """
+    with new_figure(path, (4.2 * len(panels) + 0.6, 3.6)) as figure:
+        grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)
+        for axes, (title, groups) in zip(grid.flat, panels.items(), strict=True):
+            width = 0.8 / len(groups)
+            for at, ((name, positions), (color, _)) in enumerate(zip(groups.items(), LINES, strict=False)):
+                x = [place - 0.4 + width * (at + 0.5) for place in range(len(names))]
+                heights = [sum(values) / len(values) for values in positions]
+                axes.bar(x, heights, 0.92 * width, color=color, label=name)
+                for place, values in zip(x, positions, strict=True):
+                    axes.plot([place] * len(values), values, ".", color=INK, markersize=3)
+            label(axes, "", y_name if axes is grid[0, 0] else "")
+            axes.set_xticks(range(len(names)), names)
+            axes.set_title(title, fontsize=10)
+        grid[0, 0].legend(frameon=False, fontsize=8)
 
 
 def steps_name(steps: int) -> str:

@@ -227,14 +227,8 @@ class Replicas:
     def _noise(self, batch: Batch) -> Any:
         if type(self.learner).noise is Learner.noise:
             return ()
-        each = [
-            training.learner.noise(
-                pytree.tree_map(lambda leaf, r=r: leaf[r], batch),
-                training.learner.inner_steps,
-                training.generators["noise"],
-            )
-            for r, training in enumerate(self.trainings)
-        ]
+        shapes = pytree.tree_map(lambda leaf: leaf[0], batch)  # of a batch, noise knows nothing else
+        each = [t.learner.noise(shapes, t.learner.inner_steps, t.generators["noise"]) for t in self.trainings]
         return pytree.tree_map(lambda *leaves: torch.stack(leaves), *each)
 
     def _by_data(self) -> Iterator[tuple[TaskSet, list[int]]]:

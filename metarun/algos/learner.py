@@ -140,7 +140,10 @@ class Learner(nn.Module, ABC):
             norm.take_in()
 
     def noise(self, batch: Batch, steps: int, generator: torch.Generator) -> Any:
-        """All that one outer step (or evaluation) draws at random, every leaf `[T, ...]`; drawn outside vmap."""
+        """All that one outer step (or evaluation) draws at random, every leaf `[T, ...]`; drawn outside vmap.
+
+        It may depend on the batch's shapes, not on its values: fused replicas draw by one batch for all.
+        """
         del batch, steps, generator
         return ()
 

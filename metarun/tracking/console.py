@@ -139,7 +139,7 @@ def headline(result: Mapping[str, Any], console: Console) -> Table:
         table.add_row(metric, Text.assemble((value, "bold green"), (tasks, "dim")))
         paper = result.get("paper")
         if paper:
-            source = f"   {paper['source']}" if paper.get("source") else ""
+            source = "".join(f"   {paper[key]}" for key in ("source", "status") if paper.get(key))
             table.add_row(
                 "published",
                 Text.assemble(interval(metric, {"mean": paper["value"], **paper}, console), (source, "dim")),
