@@ -141,9 +141,7 @@ class Line(NamedTuple):
 LINES = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (PURPLE, "D"), (INK, "v"))
 
 
-def sensitivity(
-    panels: Mapping[str, Sequence[Line]], metric: str, path: Path, x_name: str = "inner learning rate"
-) -> None:
+def sensitivity(panels: Mapping[str, Sequence[Line]], metric: str, path: Path) -> None:
     """Draws a metric against the inner learning rate, log scales: mean over seeds and a band from worst to best.
 
     Args:
@@ -202,7 +200,8 @@ def bars(panels: Mapping[str, Mapping[str, Seeds]], names: Sequence[str], y_name
             label(axes, "", y_name if axes is grid[0, 0] else "")
             axes.set_xticks(range(len(names)), names)
             axes.set_title(title, fontsize=10)
-        grid[0, 0].legend(frameon=False, fontsize=8)
+        handles, labels = grid[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=8)
 
 
 def steps_name(steps: int) -> str:

@@ -306,7 +306,7 @@ def report(seconds: float | None) -> str:
         "# MT-net's paper (Lee and Choi 2018), measured",
         f"{date.today()}, commit {commit:.9}. {len(cells)} runs, {steps:,} outer steps in all, {spent / 60:.1f} "
         f"minutes of command time on two lanes of one thread each.{took} Each cell: published (quoted from memory, not "
-        f"verified) → mean over seeds {', '.join(map(str, SEEDS))} (each seed ± half its 95 % interval over 600 tasks).",
+        f"verified) → mean over seeds {', '.join(map(str, SEEDS))} (each ± half its 95 % interval over 600 tasks).",
         "## Sinusoid of varying frequency, one step of 0.01, MSE",
         sinusoid_table(),
         "More steps than the one trained for, 10-shot, means over seeds:",
