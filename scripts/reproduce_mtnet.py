@@ -236,6 +236,7 @@ def subspace(cell: dict[str, Any]) -> Subspace:
 
     def change(task: Any, noise: Any) -> torch.Tensor:
         before, after = (predictor(task.query.x) for predictor in learner.trajectory(task.support, 1, noise))
+        assert isinstance(before, torch.Tensor) and isinstance(after, torch.Tensor)
         return (after - before).squeeze(1)
 
     with torch.no_grad():

@@ -18,11 +18,12 @@ LAYERS = {
     "tracking": ("metarun.tracking", "metarun.results", "metarun.figures"),
     "loop": ("metarun.algos", "metarun.tasks"),
     "evaluate": ("metarun.algos", "metarun.tasks", "metarun.backbones", "metarun.results"),
+    "replicas": ("metarun.algos", "metarun.tasks", "metarun.backbones", "metarun.loop", "metarun.evaluate"),
     "checkpoint": ("metarun.results",),
     "results": (),
     "figures": ("metarun.results", "metarun.tracking.jsonl"),
 }
-DOOR = {"run", "cli", "__main__"}
+DOOR = {"run", "fused", "cli", "__main__"}
 
 
 def imports(path: Path) -> set[str]:

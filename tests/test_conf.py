@@ -137,9 +137,9 @@ def test_a_setting_is_of_an_existing_pair_and_changes_existing_keys(path: Path):
     assert fits(algo, data)
     content = yaml.safe_load(path.read_text())
     assert path.read_text().startswith("# @package _global_"), "a setting reaches data, algo and run"
-    assert set(content) <= {"defaults", "run", "data", "algo", "optimizer", "paper"}
+    assert set(content) <= {"defaults", "run", "data", "backbone", "algo", "optimizer", "paper"}
     cfg = composed(f"data={data}", f"algo={algo}")[0]
-    for key in keys_of({group: content.get(group, {}) for group in ("run", "data", "algo", "optimizer")}):
+    for key in keys_of({group: content.get(group, {}) for group in ("run", "data", "backbone", "algo", "optimizer")}):
         assert OmegaConf.select(cfg, key, default="none") != "none", f"{key} is no key of {algo} on {data}"
     for key, arguments in (("algo", class_of("algo", algo)), ("data", class_of("data", data))):
         assert set(content.get(key, {})) <= set(signature(arguments).parameters)

@@ -35,6 +35,8 @@ def test_compile_auto_follows_a_rule(monkeypatch):
     tiny, convolutional = toy.maml(), toy.maml(toy.conv4(), outputs=5)
     assert not device.compiles(tiny, COMPILE_FROM["other"] - 1) and device.compiles(tiny, COMPILE_FROM["other"])
     assert device.compiles(convolutional, COMPILE_FROM["convolutional"])
+    assert device.compiles(tiny, COMPILE_FROM["other"] // 2, replicas=11)  # each one more saves a tenth
+    assert not device.compiles(tiny, COMPILE_FROM["other"] // 2, replicas=10)
     assert not device.compiles(toy.Recurrent(), 10**9)  # not vectorised
     monkeypatch.setattr("shutil.which", lambda name: None)
     assert not device.compiles(convolutional, 10**9)  # no compiler

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from metarun.figures import adapted_curves, learning_curve, step_curve
+from metarun.figures import Line, adapted_curves, bars, learning_curve, sensitivity, step_curve
 from metarun.tracking.jsonl import MetricsFile
 
 ROWS = [{"step": step, "mean": 0.2 + 0.1 * step, "ci95": 0.01, "median": None} for step in range(4)]
@@ -121,3 +121,27 @@ def test_a_figure_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 def test_matplotlib_is_not_imported_before_a_figure_is_drawn():
     script = "import sys, metarun.figures; assert 'matplotlib' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_sensitivity_shows_means_bands_and_published_values_on_log_scales(tmp_path, drawn):
+    lines = [
+        Line("MAML", [0.01, 0.1], [[1.0, 3.0], [4.0, None]], [2.5, None]),
+        Line("T-net", [0.01, 0.1], [[0.5, 0.5], [None, None]]),  # diverged at 0.1: no point there
+    ]
+    sensitivity({"left": lines, "right": lines[:1]}, "MSE", tmp_path / "s.png")
+    (left, right) = drawn[0].axes
+    assert (left.get_xscale(), left.get_yscale(), left.get_title(), right.get_title()) == ("log", "log", "left", "right")
+    maml, published, tnet = left.lines
+    assert list(maml.get_xydata().flatten()) == [0.01, 2.0, 0.1, 4.0]
+    assert list(published.get_xydata().flatten()) == [0.01, 2.5] and published.get_markerfacecolor() == "none"
+    assert list(tnet.get_xydata().flatten()) == [0.01, 0.5]
+    assert [text.get_text() for text in left.get_legend().get_texts()] == ["MAML", "T-net"]
+    assert left.collections[0].get_paths()[0].vertices[:, 1].max() == 4.0  # the band reaches the worst seed
+
+
+def test_bars_are_means_with_a_dot_for_each_seed(tmp_path, drawn):
+    bars({"masks": {"layer 1": [[0.2, 0.4], [0.6]]}}, ["order 0", "order 1"], "P", tmp_path / "b.png")
+    (axes,) = drawn[0].axes
+    assert [bar.get_height() for bar in axes.patches] == pytest.approx([0.3, 0.6])
+    assert [len(line.get_ydata()) for line in axes.lines] == [2, 1]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["order 0", "order 1"]

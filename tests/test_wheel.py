@@ -27,7 +27,7 @@ def call(*words: str | Path, cwd: Path, **environment: str) -> subprocess.Comple
 def copy_tree(target: Path) -> Path:
     """What the build reads, without what other work left in the checkout."""
     target.mkdir()
-    for name in ("metarun", "conf"):
+    for name in ("metarun", "conf", "hydra_plugins"):
         shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, target)
@@ -66,6 +66,7 @@ def test_the_wheel_carries_conf_and_nothing_of_the_checkout(wheel):
         assert "metarun = metarun.cli:main" in archive.read(entry_points).decode()
     inside = {f"metarun/conf/{path.relative_to(ROOT / 'conf')}" for path in (ROOT / "conf").rglob("*.yaml")}
     assert inside <= files
+    assert "hydra_plugins/metarun_fused.py" in files
     assert not [name for name in files if name.startswith(("tests", "scripts", "outputs", "conf/"))]
 
 
@@ -75,6 +76,8 @@ def test_an_installed_metarun_runs_from_another_folder_with_the_conf_inside(inst
     assert where.stdout.split()[1] == str(Path(where.stdout.split()[0]).parent / "conf")
     printed = call(installed / "metarun", "--help", cwd=tmp_path).stdout
     assert "learn2learn/maml" in printed
+    launchers = call(installed / "metarun", "--info", "plugins", cwd=tmp_path).stdout
+    assert "FusedLauncher" in launchers
     call(installed / "metarun", *SMALL, "run.iterations=2", "hydra.run.dir=run", cwd=tmp_path)
     result = read_result(tmp_path / "run")
     assert (result["status"], result["iterations"], result["commit"]) == ("completed", 2, None)

@@ -50,3 +50,34 @@ def test_the_network_keeps_its_own_weights():
     net = Line()
     slopes(net, 3)
     assert net.slope.item() == 2
+
+
+class Curve(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope, self.offset = (nn.Parameter(torch.tensor(v, dtype=torch.float64)) for v in ([[2.0]], [1.0]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.slope + self.offset
+
+
+def moved(rates, steps: int) -> list[tuple[float, float]]:
+    """(slope, offset) after each step, read off the predictions at 0 and 1."""
+    predictors = list(descend(toy.maml(), Curve(), Examples(X, Y), steps, rates))
+    at = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
+    return [((p := predict(at))[1] - p[0], p[0]) for predict in predictors]
+
+
+def test_only_parameters_with_a_rate_move():
+    (slope, offset), (slope_after, offset_after) = moved({"slope": LR}, 1)
+    assert offset_after == offset == 1
+    assert slope_after != slope
+    # d/d slope of ((2 + 1 - 0)^2 + (4 + 1 - 1)^2) / 2 = 3 * 1 + 4 * 2
+    assert slope_after.item() == pytest.approx(2 - 0.1 * 11)
+
+
+def test_rates_may_change_from_step_to_step():
+    still = torch.zeros((), dtype=torch.float64)
+    path = moved(lambda step: {"slope": still if step == 0 else LR, "offset": still}, 2)
+    assert path[1] == path[0]
+    assert path[2][0].item() == pytest.approx(2 - 0.1 * 11)

@@ -77,6 +77,7 @@ def test_numbers_are_buffers_of_no_dimension_that_are_not_saved():
     assert learner.scale.shape == () and float(learner.scale) == 2
     assert "scale" in dict(learner.named_buffers())
     assert set(learner.state_dict()) == {"offset", "progress"}
+    assert learner.numbers == ("scale",) and Learner.numbers == ()
 
 
 def test_counting_and_slicing(draw):
