@@ -111,10 +111,11 @@ def settle(cell: Cell, result: dict[str, Any]) -> float | None:
     return result["mean"]
 
 
-def refused(cell: Cell, error: Exception) -> dict[str, Any]:
+def refused(cell: Cell, why: object, say: bool = True) -> dict[str, Any]:
     """Say why a run is refused, and drop what Hydra made for it. The error is not raised on, for Hydra would print
     more, and end a multirun."""
-    print(f"metarun: {error}", file=sys.stderr)
+    if say:
+        print(f"metarun: {why}", file=sys.stderr)
     if not cell.cfg.run.resume:
         _remove_unused(cell.folder)
     return {"exit_status": 2, "mean": None}

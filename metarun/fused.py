@@ -150,7 +150,12 @@ def _run_group(cells: list[Cell], parts: list[Parts]) -> list[dict[str, Any]]:
     """The results of cells of one key: together where that can be, else one after the other."""
     if len(cells) > 1 and not cells[0].cfg.run.evaluate:
         try:
-            return _run_together(cells, parts)
+            results = _run_together(cells, parts)
+            whys = [result.get("refusal") for result in results]
+            for number, (cell, why) in enumerate(zip(cells, whys, strict=True)):
+                if why is not None:  # said once for all
+                    refused(cell, why, say=whys.index(why) == number)
+            return results
         except CannotFuse as error:
             print(f"metarun: {len(cells)} runs go one after the other, since {error}", file=sys.stderr)
     results = []
@@ -239,8 +244,7 @@ class Program:
         try:
             self.results[r] = self.jobs[r].close(*self.jobs[r].failure(error))
         except Refused as refusal:
-            print(f"metarun: {refusal}", file=sys.stderr)
-            self.results[r] = {"exit_status": 2, "mean": None}
+            self.results[r] = {"exit_status": 2, "mean": None, "refusal": str(refusal)}
 
     def _each(self, action: Callable[[Job, int], object]) -> None:
         """Do something for every living job; one that diverges in it or cannot write ends alone."""

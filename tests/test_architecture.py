@@ -57,7 +57,7 @@ def test_the_command_line_starts_without_torch():
     assert not {n for n in imports(PACKAGE / "cli.py") if n.split(".")[0] in ("torch", "wandb", "learn2learn")}
 
 
-SHARED = ("__init__", "learner", "inner_loop")  # not algorithms
+SHARED = ("__init__", "learner", "inner_loop", "conjugate_gradients")  # not algorithms
 
 
 @pytest.mark.parametrize(

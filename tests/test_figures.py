@@ -130,7 +130,12 @@ def test_sensitivity_shows_means_bands_and_published_values_on_log_scales(tmp_pa
     ]
     sensitivity({"left": lines, "right": lines[:1]}, "MSE", tmp_path / "s.png")
     (left, right) = drawn[0].axes
-    assert (left.get_xscale(), left.get_yscale(), left.get_title(), right.get_title()) == ("log", "log", "left", "right")
+    assert (left.get_xscale(), left.get_yscale(), left.get_title(), right.get_title()) == (
+        "log",
+        "log",
+        "left",
+        "right",
+    )
     maml, published, tnet = left.lines
     assert list(maml.get_xydata().flatten()) == [0.01, 2.0, 0.1, 4.0]
     assert list(published.get_xydata().flatten()) == [0.01, 2.5] and published.get_markerfacecolor() == "none"

@@ -245,3 +245,21 @@ def test_a_program_that_fails_leaves_each_to_itself(tmp_path, monkeypatch):
     assert outcome.status == 0
     assert "their program fails (no batching rule for this)" in outcome.err
     assert [r["replicas"] for r in results(tmp_path / "sweep")] == [1, 1]
+
+
+def test_missing_data_is_said_once_and_leaves_no_folders(tmp_path):
+    data = ("data=omniglot", "data.root=nowhere", "data.ways=3", "backbone.filters=4")
+    outcome = sweep("algo=maml", "seed=0,1", *data, folder=tmp_path)
+    assert outcome.status == 1
+    assert outcome.err.count("nowhere") >= 1 and outcome.err.count("metarun: ") == 1
+    assert not [path for path in (tmp_path / "sweep").glob("*") if path.is_dir()]
+
+
+def test_each_cell_has_a_record_of_its_own_in_weights_and_biases(tmp_path):
+    cells = ("algo=maml", "seed=0,1", "run.iterations=8", "tracker=wandb")
+    outcome = sweep(*cells, folder=tmp_path)
+    assert outcome.status == 0, outcome.err
+    records = [list((tmp_path / "sweep" / str(n)).glob("wandb/offline-run-*/run-*.wandb")) for n in (0, 1)]
+    assert [len(found) for found in records] == [1, 1]
+    ids = [(tmp_path / "sweep" / str(n) / "checkpoint" / "tracker.json").read_text() for n in (0, 1)]
+    assert ids[0] != ids[1]

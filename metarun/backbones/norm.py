@@ -76,6 +76,14 @@ class BatchNorm(nn.Module):
             self.recorded.append((mean, var * (n / (n - 1) if (n := rows.numel() // rows.shape[1]) > 1 else 1)))
         return mean, var
 
+    def per_step(self, steps: int) -> None:
+        """Give every parameter and running statistic a leading dimension `steps`; a caller hands in one step's."""
+        for values in (self._parameters, self._buffers):
+            for name, value in values.items():
+                assert value is not None
+                repeated = value.detach().repeat(steps, 1)
+                setattr(self, name, nn.Parameter(repeated) if isinstance(value, nn.Parameter) else repeated)
+
     def gather(self, mean: Tensor, var: Tensor) -> None:
         """Keep the statistics `[T, channels]` of a chunk of tasks until the step is over."""
         self._gathered.append((mean.detach().mean(0), var.detach().mean(0), len(mean)))

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 import toy
-from torch.func import functional_call
 from test_learning import score
+from torch.func import functional_call
 
 from metarun.algos.maml import MAML
 from metarun.algos.mtnet import MTNet
@@ -186,13 +186,13 @@ def test_a_row_moves_whole_or_not_at_all_its_bias_with_it_and_the_same_in_all_st
 def test_each_task_has_a_mask_of_its_own(build, draw):
     learner, batch = build("mtnet"), draw("mlp")
     noise = noise_of(learner, batch, 1)
-    assert noise.shape == (4, 1, 81)  # one draw for all steps
+    assert noise.shape == noise_of(learner, batch, 5).shape == (4, 1, 81)  # one draw for all steps
     masks = (noise > 0).flatten(1)
     assert all((masks[0] != masks[t]).any() for t in range(1, 4))
     # the same task with another's noise is answered otherwise
     same = type(batch)(*(type(s)(*(leaf[:1].expand_as(leaf) for leaf in s)) for s in batch))
     losses = learner(same, noise)
-    assert len({float(loss) for loss in losses}) == 4
+    assert len({float(loss.detach()) for loss in losses}) == 4
 
 
 def test_weights_masks_are_drawn_at_every_step(build, draw):

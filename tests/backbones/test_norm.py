@@ -134,3 +134,14 @@ def test_unknown_names_are_refused():
         make_norm("bach", 4)
     with pytest.raises(ValueError, match="batch norm mode must be one of batch, support, running; got 'x'"):
         BatchNorm(4, mode="x")
+
+
+@pytest.mark.parametrize("mode", ["batch", "running"])
+def test_per_step_gives_everything_a_step_dimension_and_nothing_else(mode):
+    norm, plain = BatchNorm(3, mode), BatchNorm(3, mode)
+    norm.per_step(4)
+    assert {n: v.shape for n, v in norm.state_dict().items()} == {n: (4, 3) for n in plain.state_dict()}
+    assert [n for n, _ in norm.named_parameters()] == ["weight", "bias"]
+    x = torch.randn(5, 3, 2, 2)
+    first = {name: value[0] for name, value in norm.state_dict().items()}
+    torch.testing.assert_close(functional_call(norm, first, (x,)), plain(x))

@@ -1,0 +1,138 @@
+"""CAVIA, fast context adaptation.
+
+Zintgraf, Shiarlis, Kurin, Hofmann, Whiteson: Fast Context Adaptation via Meta-Learning, ICML 2019, arXiv 1810.03642.
+Official code: github lmzintgraf/cavia (regression/cavia.py, cavia_model.py, classification/models.py).
+
+Inner problem, S steps on the support set D, of the context alone:
+    phi_0 = 0,    phi_{k+1} = phi_k - alpha grad_phi L(phi_k, theta; D)
+Outer problem, over tasks with query sets D', of the shared parameters alone:
+    min_theta  mean_i L(phi_S(theta, D_i), theta; D'_i)
+
+A fully connected network takes phi beside its inputs: its first layer sees [x, phi]. A convolutional one (features h of
+block `film_block`, after the norm and before the ReLU) takes it by a linear layer of its own, part of theta (FiLM):
+    [gamma, beta] = A phi + b,    h <- gamma h + beta, for each channel
+
+    symbol   code               shape / unit
+    theta    self.net           the backbone's parameters, with the layers that take phi
+    phi      Inputs.phi, ...    [context]; a buffer of zeros that each task puts its own phi in place of
+    alpha    self.inner_lr      0-dim
+    S        inner_steps        steps in training; `eval_steps` at test
+    L        self.loss          mean over a set's examples
+
+Differences from the paper
+    - The official code clips each task's meta-gradient to +-10; `optimizer.clip_value` clips their mean.
+    - It normalises, pools, then applies FiLM; here FiLM comes before pooling. In ResNet-12 it follows a whole block.
+    - The layers that take phi start as torch's linear layers do, whatever `backbone.init` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import grad
+
+from metarun.algos.learner import Backbone, Learner, Predictor, require_counts
+from metarun.tasks.task import Examples, TaskLoss
+
+
+class Inputs(nn.Module):
+    """A linear layer of [x, phi]: `x [n, width]` to `[n, outputs]`."""
+
+    phi: Tensor
+
+    def __init__(self, width: int, outputs: int, context: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width + context, outputs)
+        self.register_buffer("phi", torch.zeros(context), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(torch.cat([x, self.phi.expand(len(x), -1)], 1))
+
+
+class Film(nn.Module):
+    """A layer, then a scale and a shift of each of its channels, linear in phi."""
+
+    phi: Tensor
+
+    def __init__(self, layer: nn.Module, channels: int, context: int) -> None:
+        super().__init__()
+        self.layer, self.film = layer, nn.Linear(context, 2 * channels)
+        self.register_buffer("phi", torch.zeros(context), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gamma, beta = self.film(self.phi).view(2, -1, 1, 1)
+        return gamma * self.layer(x) + beta
+
+
+class CAVIA(Learner):
+    """Learns a network that a few numbers of context, fitted to a task, tune to it.
+
+    Args:
+        backbone: makes the network, `backbone(outputs=...)`.
+        outputs: ways, or the dimension of a regression's target.
+        loss: the task loss L.
+        inner_lr: alpha.
+        inner_steps: S in training.
+        eval_steps: steps at which the headline is measured.
+        context: how many numbers phi has; 0: nothing adapts.
+        film_block: which block of a convolutional network takes phi, from 1.
+        first_order: drop the derivative of the inner gradient.
+
+    Raises:
+        ValueError: counts that are no whole numbers of at least zero, or a block that is not there.
+    """
+
+    inner_lr: Tensor
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        outputs: int,
+        loss: TaskLoss,
+        inner_lr: float,
+        inner_steps: int,
+        eval_steps: int,
+        context: int,
+        film_block: int,
+        first_order: bool,
+    ) -> None:
+        super().__init__(loss)
+        require_counts(inner_steps=inner_steps, eval_steps=eval_steps, context=context)
+        self.net = backbone(outputs=outputs)
+        self.phi_name = _take_context(self.net, context, film_block) + ".phi"
+        self.number("inner_lr", inner_lr)
+        self.inner_steps, self.eval_steps = inner_steps, eval_steps
+        self.first_order = first_order
+
+    def trajectory(self, support: Examples, steps: int, noise: Any = ()) -> Iterator[Predictor]:
+        del noise  # draws nothing
+        theta = dict(self.net.named_parameters())
+        fixed = {name: p.detach() for name, p in theta.items()} if self.first_order else theta
+
+        def support_loss(phi: Tensor) -> Tensor:
+            predict = self.network_predictor(self.net, {**fixed, self.phi_name: phi}, support)
+            return self.loss(predict(support.x), support.y)
+
+        phi = self.net.get_buffer(self.phi_name)
+        yield self.network_predictor(self.net, {**theta, self.phi_name: phi}, support)
+        for _ in range(steps):
+            phi = phi - self.inner_lr * grad(support_loss)(phi)
+            yield self.network_predictor(self.net, {**theta, self.phi_name: phi}, support)
+
+
+def _take_context(net: nn.Module, context: int, film_block: int) -> str:
+    """Put a layer that takes phi in the place of one of the network's, and say where."""
+    if not hasattr(net, "blocks"):
+        name, layer = next((name, m) for name, m in net.named_modules() if isinstance(m, nn.Linear))
+        net.set_submodule(name, Inputs(layer.in_features, layer.out_features, context))
+        return name
+    blocks, channels = net.get_submodule("blocks"), 0
+    for name, part in blocks.named_children():
+        channels = next((m.out_channels for m in part.modules() if isinstance(m, nn.Conv2d)), channels)
+        if name in (f"norm{film_block}", str(film_block - 1)):  # of conv4; of resnet12
+            blocks.set_submodule(name, Film(part, channels, context))
+            return f"blocks.{name}"
+    raise ValueError(f"film_block must be the number of a block of the backbone, from 1; got {film_block!r}")

@@ -1,0 +1,105 @@
+"""DEML, deep meta-learning: learning to learn in the space of concepts, which are themselves learned beside it.
+
+Zhou, Wu, Li: Deep Meta-Learning: Learning to Learn in the Concept Space, 2018, arXiv 1802.03596. Its code is said to be
+at github huawei-noah/deep-meta-learning (not seen).
+
+Inner problem, one step of Meta-SGD on the features of the support set D, of the meta-learner alone:
+    phi' = phi - alpha o grad_phi L(phi, theta_G; D)
+Outer problem, over tasks with query sets D' and mini-batches F of images with their training classes:
+    min_{theta_G, theta_D, phi, alpha}  mean_i [ L(phi'(D_i), theta_G; D'_i) + lambda CE(D(G(x)), y; F_i) ]
+
+    symbol   code                   shape / unit
+    G        self.generator         the backbone up to its last layer: from images to concepts `[n, width]`
+    D        self.discriminator     linear, concepts to `[n, concepts]`: the classes of the training part
+    phi      self.learner           the meta-learner M: the backbone's last layer, linear, concepts to ways
+    alpha    self.rates             one tensor of each of phi's tensors' shape, any sign
+    lambda   self.concept_weight    0-dim; 0: Meta-SGD on concepts that tasks alone teach
+    L, CE    self.loss              mean over a set's examples
+
+Both terms reach G in the same outer step. F is drawn beside the tasks (stream `episodes_and_flat`), from the training
+part: D never sees a class that is tested. At test D is not asked.
+
+Differences from the paper
+    - D's images are those of the training part; the paper adds an outside set of 200 ImageNet classes.
+    - G is the run's backbone; the paper's is ResNet-50.
+    - M is Meta-SGD on a linear layer; the paper has MAML and matching networks too.
+    - More than one step takes the same alpha again, as in meta_sgd.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from metarun.algos.inner_loop import descend
+from metarun.algos.learner import Backbone, Learner, Predictor, Stage, require_counts, require_positive
+from metarun.tasks.task import Examples, TaskAndFlat, TaskLoss
+
+
+class DEML(Learner):
+    """Learns features by telling the training classes apart, and a learner in their space, at once.
+
+    Args:
+        backbone: makes the network, `backbone(outputs=...)`, whose last layer is its `head`.
+        outputs: ways.
+        loss: the task loss L.
+        concepts: units of D, at least as many as the training part has classes (more of them do no harm).
+        concept_weight: lambda.
+        initial_rates: lowest and highest of the uniform range that alpha starts in.
+        inner_steps: steps in training; the paper's is 1.
+        eval_steps: steps at which the headline is measured.
+
+    Raises:
+        ValueError: steps or concepts that are no counts, a range that is not (lowest, highest), lambda below 0.
+        IndexError: in training, the data has more classes than `concepts`.
+    """
+
+    stages = (Stage("episodes_and_flat"),)
+    takes = ("classification",)
+    concept_weight: Tensor
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        outputs: int,
+        loss: TaskLoss,
+        concepts: int,
+        concept_weight: float,
+        initial_rates: tuple[float, float],
+        inner_steps: int,
+        eval_steps: int,
+    ) -> None:
+        super().__init__(loss)
+        require_counts(inner_steps=inner_steps, eval_steps=eval_steps, concepts=concepts)
+        require_positive(concepts=concepts)
+        if concept_weight < 0:
+            raise ValueError(f"concept_weight must be at least 0, got {concept_weight}")
+        if len(initial_rates) != 2 or not initial_rates[0] <= initial_rates[1]:
+            raise ValueError(f"algo.initial_rates must be two numbers, the lowest first; got {list(initial_rates)}")
+        self.generator = backbone(outputs=outputs)
+        self.learner = cast(nn.Linear, self.generator.head)
+        self.generator.head = nn.Identity()  # it ends in concepts
+        self.discriminator = nn.Linear(self.learner.in_features, concepts)
+        self.rates = nn.ParameterList(torch.empty_like(p).uniform_(*initial_rates) for p in self.learner.parameters())
+        self.number("concept_weight", concept_weight)
+        self.inner_steps, self.eval_steps = inner_steps, eval_steps
+
+    def trajectory(self, support: Examples, steps: int, noise: Any = ()) -> Iterator[Predictor]:
+        del noise  # draws nothing
+        concepts = self.network_predictor(self.generator, dict(self.generator.named_parameters()), support)
+        seen = Examples(cast(Tensor, concepts(support.x)), support.y)
+        names = (name for name, _ in self.learner.named_parameters())
+        alpha: dict[str, Tensor] = dict(zip(names, self.rates, strict=True))
+        for learner in descend(self, self.learner, seen, steps, alpha):
+            yield lambda x, learner=learner: learner(concepts(x))  # type: ignore[misc]
+
+    def meta_loss(self, task: TaskAndFlat, noise: Any = ()) -> Tensor:
+        told_apart = self.loss(self.discriminator(self.generator(task.flat.x)), task.flat.y)
+        return super().meta_loss(task, noise) + self.concept_weight * told_apart
+
+    def inspect(self) -> dict[str, Tensor]:
+        """Mean of alpha for the weights and the biases of the meta-learner."""
+        return {"rate/weight": self.rates[0].mean(), "rate/bias": self.rates[1].mean()}

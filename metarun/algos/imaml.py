@@ -1,0 +1,127 @@
+"""iMAML, MAML with implicit gradients.
+
+Rajeswaran, Finn, Kakade, Levine: Meta-Learning with Implicit Gradients, NeurIPS 2019, arXiv 1909.04630. Official
+code: github aravindr93/imaml_dev (implicit_maml/learner_model.py, examples/omniglot_implicit_maml.py).
+
+Inner problem, on the support set D; S steps of gradient descent from phi = theta stand for the minimiser:
+    phi* = argmin_phi  L(phi, D) + lambda / 2 |phi - theta|^2
+    phi <- phi - alpha (grad L(phi, D) + lambda (phi - theta))
+Outer problem, over tasks with query sets D':
+    min_theta  mean_i L(phi*_i(theta), D'_i),
+    whose gradient, of one task, is  v = (I + H / lambda)^-1 grad L(phi*, D'),    H the Hessian of L(., D) at phi*
+v comes from C steps of conjugate gradients, which need products of H with vectors only. Nothing is differentiated
+through the inner steps: memory does not grow with S.
+
+    symbol   code                    shape / unit
+    theta    self.net                the backbone's parameters
+    alpha    self.inner_lr           0-dim
+    lambda   self.regularization     0-dim; `eval_regularization` in the inner loop at test
+    S        inner_steps             steps in training; `eval_steps` at test
+    C        cg_steps                0: v = grad L(phi*, D'), as first-order MAML's
+    d        self.cg_damping         0-dim; (1 + d) I takes the place of I: shorter steps, safe where H is indefinite
+    L        self.loss               mean over a set's examples
+
+Differences from the paper
+    - The official code's inner loop is plain gradient descent with one step towards theta at its end, and its matrix is
+      (1 + d) I + H / (lambda + 10). Here both are as in the paper's equations, which d = 0 solves.
+    - Conjugate gradients take all C steps, officially until the residual is small; but they stop at a direction that H
+      bends down by more than lambda / 2, which a convex problem has none of: phi* is no minimum then, and the
+      formula amplifies without bound.
+    - Learned lambda is not here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import grad, vjp
+
+from metarun.algos.conjugate_gradients import Weights, conjugate_gradients
+from metarun.algos.learner import Backbone, Learner, Predictor, require_counts, require_positive
+from metarun.tasks.task import Examples, Task, TaskLoss
+
+
+class IMAML(Learner):
+    """Learns an initialisation near which regularised training on a task ends well.
+
+    Args:
+        backbone: makes the network, `backbone(outputs=...)`.
+        outputs, loss: ways, or the dimension of a regression's target; the task loss L.
+        inner_lr: alpha.
+        inner_steps: S in training.
+        eval_steps: steps at which the headline is measured.
+        regularization: lambda.
+        eval_regularization: lambda in the inner loop at test.
+        cg_steps: C.
+        cg_damping: d.
+
+    Raises:
+        ValueError: counts that are no whole numbers of at least zero, or a lambda that is not above zero.
+    """
+
+    inner_lr: Tensor
+    regularization: Tensor
+    eval_regularization: Tensor
+    cg_damping: Tensor
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        outputs: int,
+        loss: TaskLoss,
+        inner_lr: float,
+        inner_steps: int,
+        eval_steps: int,
+        regularization: float,
+        eval_regularization: float,
+        cg_steps: int,
+        cg_damping: float,
+    ) -> None:
+        super().__init__(loss)
+        require_counts(inner_steps=inner_steps, eval_steps=eval_steps, cg_steps=cg_steps)
+        require_positive(regularization=regularization)
+        self.net = backbone(outputs=outputs)
+        numbers = {"inner_lr": inner_lr, "regularization": regularization, "cg_damping": cg_damping}
+        for name, value in (numbers | {"eval_regularization": eval_regularization}).items():
+            self.number(name, value)
+        self.inner_steps, self.eval_steps, self.cg_steps = inner_steps, eval_steps, cg_steps
+
+    def trajectory(self, support: Examples, steps: int, noise: Any = ()) -> Iterator[Predictor]:
+        del noise  # draws nothing
+        return (self.network_predictor(self.net, phi, support) for phi in self._walk(support, steps))
+
+    def meta_loss(self, task: Task, noise: Any = ()) -> Tensor:
+        """The query loss at phi*, with the implicit gradient."""
+        del noise
+        *_, phi = self._walk(task.support, self.inner_steps)
+
+        def query_loss(phi: Weights) -> Tensor:
+            return self.loss(self.network_predictor(self.net, phi, task.support)(task.query.x), task.query.y)
+
+        slope = grad(query_loss)(phi)
+        hessian_times = vjp(grad(self._support_loss(task.support)), phi)[1]
+
+        def matrix(u: Weights) -> Weights:
+            (product,) = hessian_times(u)
+            return {n: (1 + self.cg_damping) * u[n] + product[n] / self.regularization for n in u}
+
+        v = conjugate_gradients(matrix, slope, self.cg_steps)
+        zeros = [((p - p.detach()) * v[n]).sum() for n, p in self.net.named_parameters()]
+        return query_loss(phi) + torch.stack(zeros).sum()
+
+    def _support_loss(self, support: Examples) -> Callable[[Weights], Tensor]:
+        return lambda phi: self.loss(self.network_predictor(self.net, phi, support)(support.x), support.y)
+
+    def _walk(self, support: Examples, steps: int) -> Iterator[Weights]:
+        """phi after 0, 1, ..., steps steps, all constants to autograd."""
+        theta = {name: p.detach() for name, p in self.net.named_parameters()}
+        pull = self.regularization if self.training else self.eval_regularization
+        phi = theta
+        yield phi
+        for _ in range(steps):
+            slope = grad(self._support_loss(support))(phi)
+            phi = {n: w - self.inner_lr * (slope[n] + pull * (w - theta[n])) for n, w in phi.items()}
+            yield phi

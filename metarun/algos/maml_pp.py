@@ -1,0 +1,150 @@
+"""MAML++: MAML made stable by a loss after every step, and by rates and batch norms of every step's own.
+
+Antoniou, Edwards, Storkey: How to Train Your MAML, ICLR 2019, arXiv 1810.09502. Official code: github
+AntreasAntoniou/HowToTrainYourMAMLPytorch (few_shot_learning_system.py, inner_loop_optimizers.py,
+meta_neural_network_architectures.py).
+
+Inner problem, S steps on the support set D:     theta_0 = theta
+    theta_{k+1}[l] = theta_k[l] - alpha[k, l] grad_l L(theta_k, beta_k, D)          for each tensor l (LSLR)
+Outer problem, over tasks with query sets D':
+    min_{theta, alpha, beta}  mean_i sum_{k=1..S} w_k L(theta_k(D_i), beta_{k-1}, D'_i)         (MSL)
+
+beta_k are the scales and shifts of the batch norms at step k, which the inner loop leaves alone (BNWB); with
+`backbone.norm=running` each step has running statistics too (BNRS). w is uniform at first; by linear annealing all but
+w_S fall to 0.03 / S. For the first part of training the inner gradient counts as a constant (derivative-order
+annealing). Cosine annealing of the outer rate is the optimizer's (`optimizer.schedule=cosine`).
+
+    symbol   code                     shape / unit
+    theta    self.net                 the backbone's parameters, batch norms' excepted
+    beta     self.net                 weight and bias of each batch norm, `[S, channels]`
+    alpha    self.rates               `[S, tensors of theta]`, begin as `inner_lr`; their outer rate is `rates_lr`
+    w        self.weights()           `[S]`, sum 1
+    S        inner_steps              steps in training; `eval_steps` at test, those beyond S as step S
+    L        self.loss                mean over a set's examples
+
+Differences from the paper
+    - Weights and order change with every iteration, not with every epoch. The official code counts the last step's
+      loss only, after the epochs of annealing; here the others keep their 0.03 / S to the end.
+    - Official rates train at the outer rate itself; `rates_lr` is theirs here, as on regression that gave NaN.
+      (Its table of rates has S + 1 rows, of which one is unused.)
+    - The official code keeps running statistics and never uses them: it evaluates on batch statistics, as
+      `backbone.norm=batch` does. With `running` they are those of query sets, taken in once an outer step.
+    - The official network ends each block otherwise (convolution, leaky ReLU, then norm).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import grad
+
+from metarun.algos.learner import Backbone, Learner, Predictor, require_counts, require_positive
+from metarun.backbones.norm import BatchNorm, batch_norms, last_statistics
+from metarun.tasks.task import Examples, Task, TaskLoss
+
+FLOOR = 0.03  # times 1 / S: the least weight of a step's loss
+
+
+class MAMLPlusPlus(Learner):
+    """Learns an initialisation, learning rates by layer and step, and batch norms by step.
+
+    Args:
+        backbone: makes the network, `backbone(outputs=...)`.
+        outputs: ways, or the dimension of a regression's target.
+        loss: the task loss L.
+        inner_lr: what every rate of alpha begins as.
+        rates_lr: the outer optimizer's rate for alpha.
+        inner_steps: S.
+        eval_steps: steps at which the headline is measured.
+        multi_step_share: share of training during which the weights w are annealed.
+        first_order_share: share of training, its beginning, that is first-order.
+
+    Raises:
+        ValueError: steps that are no counts, S = 0, or a rate or `multi_step_share` that is not above 0.
+    """
+
+    multi_step_share: Tensor
+    first_order_share: Tensor
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        outputs: int,
+        loss: TaskLoss,
+        inner_lr: float,
+        rates_lr: float,
+        inner_steps: int,
+        eval_steps: int,
+        multi_step_share: float,
+        first_order_share: float,
+    ) -> None:
+        super().__init__(loss)
+        require_counts(inner_steps=inner_steps, eval_steps=eval_steps)
+        require_positive(
+            inner_lr=inner_lr, rates_lr=rates_lr, inner_steps=inner_steps, multi_step_share=multi_step_share
+        )
+        self.inner_steps, self.eval_steps, self.rates_lr = inner_steps, eval_steps, rates_lr
+        self.number("multi_step_share", multi_step_share)
+        self.number("first_order_share", first_order_share)
+        self.net = backbone(outputs=outputs)
+        for norm in batch_norms(self.net):
+            norm.per_step(inner_steps)
+        self.by_step = [
+            f"{path}.{name}"
+            for path, module in self.net.named_modules()
+            if isinstance(module, BatchNorm)
+            for name in module.state_dict()
+        ]
+        self.moving = [name for name, _ in self.net.named_parameters() if name not in self.by_step]
+        self.rates = nn.Parameter(torch.full((inner_steps, len(self.moving)), float(inner_lr)))
+
+    def trajectory(self, support: Examples, steps: int, noise: Any = ()) -> Iterator[Predictor]:
+        del noise  # draws nothing
+
+        def predictor(theta: dict[str, Tensor], k: int) -> Predictor:
+            return self.network_predictor(self.net, {**theta, **{n: own[n][k] for n in self.by_step}}, support)
+
+        own = {**dict(self.net.named_parameters()), **dict(self.net.named_buffers())}
+        theta = {name: own[name] for name in self.moving}
+        second_order = (self.progress >= self.first_order_share).to(self.progress.dtype)
+        yield predictor(theta, 0)
+        for step in range(steps):
+            k = min(step, self.inner_steps - 1)
+            gradient = grad(lambda at, k=k: self.loss(predictor(at, k)(support.x), support.y))(theta)
+            for name, alpha in zip(self.moving, self.rates[k], strict=True):
+                constant = gradient[name].detach()
+                theta = {**theta, name: theta[name] - alpha * (constant + second_order * (gradient[name] - constant))}
+            yield predictor(theta, k)
+
+    def meta_loss(self, task: Task, noise: Any = ()) -> Tensor:
+        _, *predictors = self.trajectory(task.support, self.inner_steps, noise)
+        norms = [norm for norm in batch_norms(self.net) if norm.recorded is not None]
+        losses, statistics = [], []
+        for predict in predictors:
+            losses.append(self.loss(predict(task.query.x), task.query.y))
+            statistics.append(last_statistics(norms))
+        for norm, of_steps in zip(norms, zip(*statistics, strict=True), strict=True):
+            mean, var = (torch.stack(values) for values in zip(*of_steps, strict=True))  # [S, channels]
+            norm.recorded = [(mean, var)]
+        return (self.weights() * torch.stack(losses)).sum()
+
+    def weights(self) -> Tensor:
+        """w `[S]` at this point of training."""
+        steps = self.inner_steps
+        left = 1 - (self.progress / self.multi_step_share).clamp(max=1)
+        others = (left / steps).clamp(min=FLOOR / steps)
+        return torch.cat([others.expand(steps - 1), (1 - (steps - 1) * others).view(1)])
+
+    def parameter_groups(self) -> list[dict]:
+        return [
+            {"name": "meta", "params": list(self.net.parameters())},
+            {"name": "rates", "params": [self.rates], "lr": self.rates_lr},
+        ]
+
+    def inspect(self) -> dict[str, Tensor]:
+        """Mean learning rate of each step, and the last step's share of the loss."""
+        means = {f"rate/step{k + 1}": rate.mean() for k, rate in enumerate(self.rates)}
+        return {**means, "last_step_weight": self.weights()[-1]}

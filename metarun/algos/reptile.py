@@ -1,0 +1,141 @@
+"""Reptile.
+
+Nichol, Achiam, Schulman: On First-Order Meta-Learning Algorithms, 2018, arXiv 1803.02999. Official code: github
+openai/supervised-reptile (reptile.py, models.py, args.py).
+
+Inner problem, k steps of an optimizer U on mini-batches B_1, B_2, ... of ALL of a task's examples D:
+    W_0 = theta,    W_{j+1} = U(W_j, grad L(W_j, B_{j+1}))
+Outer step, over tasks (there is no loss whose gradient it is):
+    theta <- theta + epsilon mean_i (W_k(D_i) - theta)
+Outer problem, as it reaches the optimizer: a loss whose gradient is theta - W_k, so that plain SGD of learning rate
+epsilon takes just that step. (k = 1 with plain SGD inside is joint training on the tasks pooled.)
+
+U is plain SGD, or Adam without momentum (beta_1 = 0):
+    v <- beta_2 v + (1 - beta_2) g^2,    W <- W - alpha g / (sqrt(v / (1 - beta_2^j)) + 1e-8)
+
+    symbol   code               shape / unit
+    theta    self.net           the backbone's parameters
+    alpha    self.inner_lr      0-dim
+    k        inner_steps        steps in training; `eval_steps` at test
+    |B|      inner_batch        examples; `eval_batch` at test; None: the whole set
+    epsilon  optimizer.lr       the run's; to fall to zero, schedule `linear`
+    L        self.loss          mean over a mini-batch; what is logged is L of W_k on the query set
+
+Mini-batches come as in the official code from one shuffle of the set after the other. They are `noise`: indices
+`[T, steps, |B|]`, of support and query set pooled in training, of the support set at test. Without noise
+(`adapt(support)` from Python) every step takes the whole set.
+
+Differences from the paper
+    - Every task starts with v = 0. Officially v goes on from task to task, and at test from training's last.
+    - epsilon scales a step of `optimizer=sgd`; another outer optimizer rescales the step, and is no longer Reptile's.
+    - Batch norm normalises queries as the backbone says, by default all together (the paper's "transductive").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import grad
+
+from metarun.algos.learner import Backbone, Learner, Predictor, require_counts
+from metarun.tasks.task import Batch, Examples, Task, TaskLoss
+
+OPTIMIZERS = ("sgd", "adam")
+BETA_2, EPS = 0.999, 1e-8
+
+
+class Reptile(Learner):
+    """Moves the initialisation towards the weights that training on each task ends in.
+
+    Args:
+        backbone: makes the network, `backbone(outputs=...)`.
+        outputs: ways, or the dimension of a regression's target.
+        loss: the task loss L.
+        inner_lr: alpha.
+        inner_optimizer: U, `sgd` or `adam`.
+        inner_steps: k in training.
+        eval_steps: steps at which the headline is measured.
+        inner_batch: examples in a mini-batch in training, or None.
+        eval_batch: examples in a mini-batch at test, or None.
+
+    Raises:
+        ValueError: an unknown optimizer, or counts that are no whole numbers of at least zero (batches: one).
+    """
+
+    inner_lr: Tensor
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        outputs: int,
+        loss: TaskLoss,
+        inner_lr: float,
+        inner_optimizer: str,
+        inner_steps: int,
+        eval_steps: int,
+        inner_batch: int | None,
+        eval_batch: int | None,
+    ) -> None:
+        super().__init__(loss)
+        require_counts(inner_steps=inner_steps, eval_steps=eval_steps)
+        for name, size in {"inner_batch": inner_batch, "eval_batch": eval_batch}.items():
+            if size is not None and (not isinstance(size, int) or size < 1):
+                raise ValueError(f"{name} must be a whole number of at least 1, or null; got {size!r}")
+        if inner_optimizer not in OPTIMIZERS:
+            raise ValueError(f"inner_optimizer must be one of {', '.join(OPTIMIZERS)}; got {inner_optimizer!r}")
+        self.net = backbone(outputs=outputs)
+        self.number("inner_lr", inner_lr)
+        self.inner_steps, self.eval_steps = inner_steps, eval_steps
+        self.inner_batch, self.eval_batch = inner_batch, eval_batch
+        self.inner_optimizer = inner_optimizer
+
+    def noise(self, batch: Batch, steps: int, generator: torch.Generator) -> dict[str, Any]:
+        assert isinstance(batch, Task)
+        tasks, shots, queries = *batch.support.y.shape[:2], batch.query.y.shape[1]
+        return {
+            "pool": _mini_batches(tasks, shots + queries, self.inner_steps, self.inner_batch, generator),
+            "support": _mini_batches(tasks, shots, steps, self.eval_batch, generator),
+        }
+
+    def trajectory(self, support: Examples, steps: int, noise: Any = ()) -> Iterator[Predictor]:
+        for weights in self._walk(support, steps, noise["support"] if noise else ()):
+            yield self.network_predictor(self.net, weights, support)
+
+    def meta_loss(self, task: Task, noise: Any = ()) -> Tensor:
+        """L of W_k on the query set (which W_k was trained on too), with the gradient theta - W_k."""
+        pool = Examples(*map(torch.cat, zip(task.support, task.query, strict=True)))
+        *_, adapted = self._walk(pool, self.inner_steps, noise["pool"] if noise else ())
+        value = self.loss(self.network_predictor(self.net, adapted, task.support)(task.query.x), task.query.y)
+        zeros = [((p - p.detach()) * (p.detach() - adapted[n])).sum() for n, p in self.net.named_parameters()]
+        return value + torch.stack(zeros).sum()
+
+    def _walk(self, examples: Examples, steps: int, rows: Any) -> Iterator[dict[str, Tensor]]:
+        """W_0, W_1, ..., W_steps, all constants to autograd; `rows [steps, |B|]`, or () for the whole set."""
+        weights = {name: p.detach() for name, p in self.net.named_parameters()}
+        v = {name: torch.zeros_like(w) for name, w in weights.items()}
+        yield weights
+        for step in range(steps):
+            batch = Examples(*(leaf[rows[step]] for leaf in examples)) if len(rows) else examples
+
+            def batch_loss(weights: dict[str, Tensor], batch: Examples = batch) -> Tensor:
+                return self.loss(self.network_predictor(self.net, weights, batch)(batch.x), batch.y)
+
+            gradient = grad(batch_loss)(weights)
+            if self.inner_optimizer == "adam":
+                v = {name: BETA_2 * v[name] + (1 - BETA_2) * g.square() for name, g in gradient.items()}
+                unbiased = 1 - BETA_2 ** (step + 1)
+                gradient = {name: g / ((v[name] / unbiased).sqrt() + EPS) for name, g in gradient.items()}
+            weights = {name: w - self.inner_lr * gradient[name] for name, w in weights.items()}
+            yield weights
+
+
+def _mini_batches(tasks: int, n: int, steps: int, size: int | None, generator: torch.Generator) -> Any:
+    """Rows `[tasks, steps, size]` of sets of n, shuffle after shuffle; (): no mini-batches."""
+    if size is None:
+        return ()
+    shuffles = max(1, -(-steps * size // n))
+    rows = torch.rand(tasks, shuffles, n, generator=generator, device=generator.device).argsort(-1)
+    return rows.flatten(1)[:, : steps * size].unflatten(1, (steps, size))

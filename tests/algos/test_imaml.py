@@ -1,0 +1,209 @@
+"""Is it iMAML? Against the exact implicit gradient of a ridge regression, dense Hessians, and a hand-written loop."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+import toy
+from torch import nn
+
+from metarun.algos.conjugate_gradients import conjugate_gradients
+from metarun.algos.imaml import IMAML
+from metarun.algos.maml import MAML
+from metarun.evaluate import evaluate
+from metarun.loop import Training, fit
+from metarun.tasks.task import Examples, Task
+
+KINDS = ["mlp", "conv4"]
+
+
+def numbers(steps=3, lam=10.0, cg=5, **changes):
+    defaults = {"inner_lr": 0.01, "inner_steps": steps, "eval_steps": steps, "cg_steps": cg, "cg_damping": 0.0}
+    return defaults | {"regularization": lam, "eval_regularization": lam} | changes
+
+
+def ridge(lam=1.0, width=30, shots=10):
+    """A linear model's task, and its exact meta-gradient: (I + H / lambda)^-1 grad L(phi*, D') at the exact phi*."""
+    generator = torch.Generator().manual_seed(0)
+    x, test = torch.randn(2, shots, width, generator=generator, dtype=torch.float64)
+    true = torch.randn(width, 1, generator=generator, dtype=torch.float64)
+    task = Task(Examples(x, x @ true), Examples(test, test @ true))
+    theta = torch.randn(width, 1, generator=generator, dtype=torch.float64)
+    hessian = 2 * x.T @ x / shots
+    identity = torch.eye(width, dtype=torch.float64)
+    phi = torch.linalg.solve(hessian + lam * identity, 2 * x.T @ task.support.y / shots + lam * theta)
+    query = 2 * test.T @ (test @ phi - task.query.y) / shots
+    return task, theta, torch.linalg.solve(identity + hessian / lam, query), query
+
+
+class Ridge(nn.Module):
+    def __init__(self, outputs):
+        super().__init__()
+        self.head = nn.Linear(30, outputs, bias=False)
+
+    def forward(self, x):
+        return self.head(x)
+
+
+def implicit_gradient(cg, steps=2000, lam=1.0):
+    task, theta, exact, query = ridge(lam)
+    learner = IMAML(Ridge, 1, F.mse_loss, **numbers(steps, lam, cg, inner_lr=0.05)).double()
+    learner.net.head.weight.data = theta.T.clone()
+    learner.meta_loss(task).backward()
+    return learner.net.head.weight.grad.T, exact, query
+
+
+@pytest.mark.parametrize(("cg", "bound"), [(5, 0.01), (10, 1e-4), (30, 1e-8)])
+def test_on_a_ridge_regression_it_is_the_exact_gradient(cg, bound, relative):
+    gradient, exact, _ = implicit_gradient(cg)
+    assert relative(gradient, exact) < bound
+
+
+def test_without_conjugate_gradients_it_is_far_from_exact(relative):
+    """What the identity in the place of the inverse gives: the gradient at phi*, 30 % and more away."""
+    gradient, exact, query = implicit_gradient(0)
+    torch.testing.assert_close(gradient, query, rtol=1e-6, atol=1e-9)
+    assert relative(gradient, exact) > 0.3
+    few, more = (relative(implicit_gradient(cg)[0], exact) for cg in (2, 4))
+    assert more < few / 2
+
+
+def test_it_is_the_limit_of_maml_through_the_regularised_inner_loop(relative):
+    """Unrolling 400 proximal steps by autograd gives the same gradient."""
+    task, theta, _, _ = ridge()
+    start = theta.clone().requires_grad_()
+    phi = start
+    for _ in range(400):
+        loss = F.mse_loss(task.support.x @ phi, task.support.y) + 0.5 * (phi - start).square().sum()
+        (slope,) = torch.autograd.grad(loss, phi, create_graph=True)
+        phi = phi - 0.05 * slope
+    (unrolled,) = torch.autograd.grad(F.mse_loss(task.query.x @ phi, task.query.y), start)
+    assert relative(implicit_gradient(30)[0], unrolled) < 1e-6
+
+
+def by_hand(learner, task, steps, lam):
+    """phi after proximal gradient descent with torch's SGD."""
+    net, start = copy.deepcopy(learner.net), [p.detach().clone() for p in learner.net.parameters()]
+    sgd = torch.optim.SGD(net.parameters(), lr=float(learner.inner_lr))
+    for _ in range(steps):
+        sgd.zero_grad()
+        distance = sum((p - s).square().sum() for p, s in zip(net.parameters(), start, strict=True))
+        (learner.loss(net(task.support.x), task.support.y) + lam / 2 * distance).backward()
+        sgd.step()
+    return net
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_inner_loop_pulls_towards_theta_with_the_lambda_of_its_mode(kind, make, draw, one):
+    learner, task = make(IMAML, kind, **numbers(4, eval_regularization=0.0)), one(draw(kind))
+    for mode, lam in ((True, 10.0), (False, 0.0)):
+        expected = by_hand(learner, task, 4, lam)(task.query.x)
+        ours = learner.train(mode).adapt(task.support)(task.query.x)
+        torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("damping", [0.0, 1.0])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_gradient_solves_the_dense_system(kind, damping, make, draw, one):
+    """v of the paper, from the Hessian written out in full, at lambda so large that few CG steps solve it."""
+    learner, task = make(IMAML, kind, **numbers(3, lam=50.0, cg=25, cg_damping=damping)), one(draw(kind))
+    net = by_hand(learner, task, 3, 50.0)
+    names = [name for name, _ in net.named_parameters()]
+    sizes = [p.numel() for p in net.parameters()]
+
+    def loss_at(vector, part):
+        pieces = vector.split(sizes)
+        params = {n: v.view_as(p) for n, v, p in zip(names, pieces, net.parameters(), strict=True)}
+        return learner.loss(torch.func.functional_call(net, params, (part.x,)), part.y)
+
+    phi = nn.utils.parameters_to_vector(net.parameters()).detach()
+    hessian = torch.func.jacrev(torch.func.grad(lambda v: loss_at(v, task.support)))(phi)
+    slope = torch.func.grad(lambda v: loss_at(v, task.query))(phi)
+    matrix = (1 + damping) * torch.eye(len(phi), dtype=phi.dtype) + hessian / 50.0
+    expected = torch.linalg.solve(matrix, slope)
+    loss = learner.meta_loss(task)
+    loss.backward()
+    torch.testing.assert_close(loss.detach(), loss_at(phi, task.query), rtol=1e-10, atol=0)
+    gradient = torch.cat([p.grad.flatten() for p in learner.net.parameters()])
+    assert (gradient - expected).norm() < 1e-6 * expected.norm()
+    assert (slope / (1 + damping) - expected).norm() > 1e-3 * expected.norm()
+
+
+def graph_size(loss):
+    """Nodes that autograd keeps for the backward pass."""
+    seen, waiting = set(), [loss.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting += [parent for parent, _ in node.next_functions]
+    return len(seen)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_kept_for_backward_does_not_grow_with_the_inner_steps(kind, make, draw):
+    batch = draw(kind)
+    sizes = {steps: graph_size(make(IMAML, kind, **numbers(steps))(batch).sum()) for steps in (1, 16)}
+    assert sizes[1] == sizes[16]
+    unrolled = {"inner_lr": 0.01, "eval_steps": 1, "first_order": False}
+    grown = [graph_size(make(MAML, kind, inner_steps=steps, **unrolled)(batch).sum()) for steps in (1, 16)]
+    assert grown[1] > 5 * grown[0]  # the measure sees what unrolling keeps
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_vmap_is_a_loop(kind, make, draw, loss_and_gradient):
+    learner, batch = make(IMAML, kind, **numbers()), draw(kind)
+    together = loss_and_gradient(learner, batch)
+    learner.vectorized = False
+    torch.testing.assert_close(loss_and_gradient(learner, batch), together, rtol=1e-9, atol=1e-12)
+
+
+def test_compiled_is_eager(make, draw, loss_and_gradient):
+    learner, batch = make(IMAML, "mlp", **numbers(2, cg=2)), draw("mlp")
+    eager = loss_and_gradient(learner, batch)
+    torch._dynamo.reset()
+    compiled = loss_and_gradient(learner, batch, torch.compile(learner, dynamic=False))
+    torch.testing.assert_close(compiled, eager, rtol=1e-9, atol=1e-12)
+
+
+def test_conjugate_gradients_go_on_after_they_have_converged():
+    """Two eigenvalues: solved in two steps, and then nothing is left to divide by; also for b = 0."""
+    scale = torch.tensor([1.0, 1.0, 4.0], dtype=torch.float64)
+    b = {"w": torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64)}
+    x = conjugate_gradients(lambda u: {"w": scale * u["w"]}, b, 20)
+    torch.testing.assert_close(x["w"], torch.tensor([1.0, 2.0, 1.0], dtype=torch.float64))
+    zero = conjugate_gradients(lambda u: u, {"w": torch.zeros(3)}, 3)
+    assert torch.equal(zero["w"], torch.zeros(3))
+
+
+@pytest.mark.parametrize("change", [{"cg_steps": -1}, {"regularization": 0.0}])
+def test_refuses(change, make):
+    (name,) = change
+    with pytest.raises(ValueError, match=name):
+        make(IMAML, "mlp", **(numbers() | change))
+
+
+def test_it_learns_the_sinusoid_and_lets_joint_training_behind():
+    torch.manual_seed(0)
+    backbone = toy.mlp(hidden=[40, 40], activation="relu")
+    learner = IMAML(backbone, 1, F.mse_loss, **numbers(16, inner_lr=0.005, eval_steps=10))
+    before = evaluate(learner, toy.sinusoid(), "test", 100, 10).estimate().mean
+    outer = toy.adam(lr=2e-3)
+    for _ in fit(Training.begin(learner, outer, torch.device("cpu"), 0), toy.sinusoid(), outer, 1500, 25):
+        pass
+    after = evaluate(learner, toy.sinusoid(), "test", 100, 10).estimate().mean
+    print(before, after)
+    assert before > 2.0
+    assert after < 1.2  # joint training with the same fine-tuning: 1.5 (systems.md, Z.2)
+
+
+def test_conjugate_gradients_stop_where_the_matrix_bends_down():
+    """Without the stop the small negative eigenvalue would blow its part of b up a hundred times."""
+    matrix = torch.diag(torch.tensor([1.0, 2.0, -0.01], dtype=torch.float64))
+    for b in ([1.0, 1.0, 0.1], [0.0, 0.0, 1.0]):
+        b = torch.tensor(b, dtype=torch.float64)
+        x = conjugate_gradients(lambda u: {"w": matrix @ u["w"]}, {"w": b}, 5)["w"]
+        assert x.norm() <= 2 * b.norm()
+        assert x @ b > 0
+    assert torch.equal(x, b)  # bent down along b itself: first-order MAML's gradient

@@ -1,0 +1,238 @@
+"""Is it MAML++? Against loops written out by hand, the official code's weights, and MAML's."""
+
+from functools import partial
+
+import pytest
+import torch
+import toy
+from torch import nn
+from torch.func import functional_call
+
+from metarun.algos.inner_loop import descend
+from metarun.algos.maml import MAML
+from metarun.algos.maml_pp import MAMLPlusPlus
+from metarun.backbones.norm import batch_norms
+from metarun.evaluate import evaluate
+from metarun.loop import Training, fit
+
+KINDS = ["mlp", "conv4"]
+
+
+def numbers(steps=3, **changes):
+    given = {"rates_lr": 1e-5, "inner_steps": steps, "eval_steps": steps}
+    return given | {"multi_step_share": 0.1, "first_order_share": 0.0} | changes
+
+
+def perturbed(learner):
+    """Rates and batch norms that differ from step to step."""
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for p in (learner.rates, *(p for norm in batch_norms(learner) for p in norm.parameters())):
+            p += 0.05 * torch.randn(p.shape, generator=generator, dtype=p.dtype)
+    return learner
+
+
+def by_hand(learner, task, weights, first_order=False):
+    """The weighted sum of query losses, with torch.autograd alone."""
+    norms = [n for n, _ in learner.net.named_parameters() if ".norm" in n]
+    own = dict(learner.net.named_parameters())
+    theta = {n: p for n, p in own.items() if n not in norms}
+    total = 0
+    for k, weight in enumerate(weights):
+        beta = {n: own[n][k] for n in norms}
+        loss = learner.loss(functional_call(learner.net, theta | beta, (task.support.x,)), task.support.y)
+        gradients = torch.autograd.grad(loss, list(theta.values()), create_graph=not first_order, retain_graph=True)
+        theta = {
+            n: p - learner.rates[k, i] * g for i, ((n, p), g) in enumerate(zip(theta.items(), gradients, strict=True))
+        }
+        query = functional_call(learner.net, theta | beta, (task.query.x,))
+        total = total + weight * learner.loss(query, task.query.y)
+    return total
+
+
+# The weights: 1/S each, falling for all but the last to 0.03/S after a tenth of training.
+WEIGHTS = {0.0: [1 / 3, 1 / 3, 1 / 3], 0.05: [1 / 6, 1 / 6, 4 / 6], 0.1: [0.01, 0.01, 0.98], 0.7: [0.01, 0.01, 0.98]}
+
+
+@pytest.mark.parametrize("progress", WEIGHTS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_loss_and_meta_gradient_are_those_of_a_hand_written_loop(kind, progress, make, draw, one):
+    learner, task = perturbed(make(MAMLPlusPlus, kind, **numbers())), one(draw(kind))
+    learner.progress.fill_(progress)
+    expected = by_hand(learner, task, WEIGHTS[progress])
+    gradients = torch.autograd.grad(expected, list(learner.parameters()))
+    loss = learner.meta_loss(task)
+    loss.backward()
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)  # the number 0.1 is one of float32
+    for (name, p), gradient in zip(learner.named_parameters(), gradients, strict=True):
+        torch.testing.assert_close(
+            p.grad, gradient, rtol=1e-5, atol=1e-12, msg=lambda text, name=name: f"{name}: {text}"
+        )
+    assert (learner.rates.grad.abs().amax(1) > 0).all()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize("share", [0.1, 1.0])
+def test_weights_sum_to_one_and_end_at_the_floor(steps, share, make):
+    learner = make(MAMLPlusPlus, "mlp", **numbers(steps, multi_step_share=share))
+    last = []
+    for progress in torch.linspace(0, 1, 41).tolist():
+        learner.progress.fill_(progress)
+        weights = learner.weights()
+        assert weights.shape == (steps,) and float(weights.sum()) == pytest.approx(1, abs=1e-9)
+        assert float(weights.min()) > 0.0299 / steps
+        last.append(float(weights[-1]))
+    assert last == sorted(last) and last[0] == pytest.approx(1 / steps)
+    assert last[-1] == pytest.approx(1 - 0.03 * (steps - 1) / steps)
+
+
+@pytest.mark.parametrize("epoch", range(10))
+def test_weights_are_the_official_ones(epoch, make):
+    """few_shot_learning_system.py: each epoch of E takes 1 / (S E) from every step but the last, which gets it."""
+    learner, share, epochs = make(MAMLPlusPlus, "mlp", **numbers(5)), 10, 100
+    learner.progress.fill_(epoch / epochs)
+    official = [1 / 5 - epoch / (5 * share)] * 4
+    torch.testing.assert_close(
+        learner.weights(), torch.tensor([*official, 1 - sum(official)]).double(), rtol=1e-5, atol=0
+    )
+
+
+@pytest.mark.parametrize(("progress", "first_order"), [(0.0, True), (0.49, True), (0.5, False), (1.0, False)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_first_part_of_training_is_first_order(kind, progress, first_order, make, draw, one):
+    learner, task = perturbed(make(MAMLPlusPlus, kind, **numbers(first_order_share=0.5))), one(draw(kind))
+    learner.progress.fill_(progress)
+    weights = learner.weights()
+    wanted, other = (
+        torch.autograd.grad(by_hand(learner, task, weights, order), list(learner.net.parameters()))
+        for order in (first_order, not first_order)
+    )
+    learner.meta_loss(task).backward()
+    for p, gradient in zip(learner.net.parameters(), wanted, strict=True):
+        torch.testing.assert_close(p.grad, gradient, rtol=1e-8, atol=1e-12)
+    assert max(float((a - b).norm() / b.norm()) for a, b in zip(wanted, other, strict=True) if b.norm() > 1e-6) > 0.01
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_step_is_maml(kind, make, draw, loss_and_gradient, relative):
+    ours = make(MAMLPlusPlus, kind, **numbers(1))
+    maml = make(MAML, kind, inner_steps=1, eval_steps=1, first_order=False)
+    names = [name for name, _ in maml.net.named_parameters()]
+    if kind == "conv4":  # batch norms do not adapt here
+        names = [name for name in names if ".norm" not in name]
+        rates = dict.fromkeys(names, maml.inner_lr)
+        maml.trajectory = lambda support, steps, noise=(): descend(maml, maml.net, support, steps, rates)
+    (losses, _), (expected, gradient) = loss_and_gradient(ours, draw(kind)), loss_and_gradient(maml, draw(kind))
+    assert relative(losses, expected) < 1e-6
+    assert relative(torch.cat([p.grad.flatten() for p in ours.net.parameters()]), gradient) < 1e-6
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_vmap_is_a_loop_and_compiled_is_eager(kind, make, draw, loss_and_gradient):
+    learner, batch = perturbed(make(MAMLPlusPlus, kind, **numbers(2, first_order_share=0.5))), draw(kind)
+    torch._dynamo.reset()
+    compiled = torch.compile(learner, dynamic=False, backend="aot_eager")
+    for progress in (0.0, 0.5):  # one program for all of training
+        learner.progress.fill_(progress)
+        learner.vectorized = True
+        together = loss_and_gradient(learner, batch)
+        if kind == "mlp":
+            torch.testing.assert_close(loss_and_gradient(learner, batch, compiled), together, rtol=1e-9, atol=1e-12)
+        learner.vectorized = False
+        torch.testing.assert_close(together, loss_and_gradient(learner, batch), rtol=1e-10, atol=1e-12)
+
+
+def test_rates_are_one_for_each_tensor_and_step_and_norms_have_none(make):
+    learner = make(MAMLPlusPlus, "conv4", **numbers(4))
+    assert learner.rates.shape == (4, 3 * 2 + 2)  # weight and bias of three convolutions and the head
+    assert learner.moving == [n for n, _ in learner.net.named_parameters() if ".norm" not in n]
+    assert all(norm.weight.shape == norm.bias.shape == (4, 6) for norm in batch_norms(learner))
+
+
+def test_rates_have_an_outer_rate_of_their_own(make, draw):
+    learner, outer = make(MAMLPlusPlus, "mlp", dtype=torch.float32, **numbers(rates_lr=1e-6)), toy.adam(1e-3)
+    optimizers = outer.build(learner)
+    assert {name: o.param_groups[0]["lr"] for name, o in optimizers.items()} == {"meta": 1e-3, "rates": 1e-6}
+    before = {name: p.detach().clone() for name, p in learner.named_parameters()}
+    next(fit(Training.begin(learner, outer, torch.device("cpu"), 0), toy.sinusoid(), outer, 10, 4))
+    moved = {name: float((p.detach() - before[name]).abs().max()) for name, p in learner.named_parameters()}
+    assert moved.pop("rates") == pytest.approx(1e-6, rel=0.02)
+    assert all(change == pytest.approx(1e-3, rel=0.02) for change in moved.values())  # Adam's first step
+
+
+def test_each_step_has_its_own_norm_and_steps_beyond_take_the_last(make, draw, one):
+    learner, task = make(MAMLPlusPlus, "conv4", **numbers(3)), one(draw("conv4"))
+
+    def predictions():
+        with torch.no_grad():
+            return [predict(task.query.x) for predict in learner.trajectory(task.support, 5)]
+
+    plain = predictions()
+    with torch.no_grad():
+        batch_norms(learner)[0].bias[1] += 1.0
+    changed = [not torch.equal(a, b) for a, b in zip(plain, predictions(), strict=True)]
+    assert changed == [False, False, True, True, True, True]  # step 2, and all that comes of it
+    with torch.no_grad():
+        learner.rates[2] = 0  # the rates of step 3, and of those beyond
+    *_, third, fourth, fifth = predictions()
+    assert torch.equal(third, fourth) and torch.equal(fourth, fifth)
+
+
+def test_running_statistics_are_kept_step_by_step(make, draw, backbones):
+    """Each step's are those of the query set under that step's weights; the first norm's can be had by hand."""
+    learner = make(MAMLPlusPlus, "conv4", backbone=partial(backbones["conv4"], norm="running"), **numbers(3))
+    batch = draw("conv4")
+    learner.train()
+    learner(batch).sum().backward()
+    learner.after_step()
+    norm, conv = batch_norms(learner)[0], learner.net.blocks.conv1
+    means, variances = [], []
+    for x, y, query in zip(*batch.support, batch.query.x, strict=True):
+        theta = {n: p for n, p in learner.net.named_parameters() if ".norm" not in n}
+        for k in range(3):
+            beta = {n: p[k] for n, p in learner.net.named_parameters() if ".norm" in n}
+            loss = learner.loss(functional_call(learner.net, theta | beta, (x,)), y)
+            gradients = torch.autograd.grad(loss, list(theta.values()))
+            theta = {n: p - 0.1 * g for (n, p), g in zip(theta.items(), gradients, strict=True)}
+            values = nn.functional.conv2d(query, theta["blocks.conv1.weight"], theta["blocks.conv1.bias"], 2, 1)
+            means.append(values.mean((0, 2, 3)))
+            variances.append(values.transpose(0, 1).flatten(1).var(1))
+    assert conv.stride == (2, 2)
+    mean, var = (torch.stack(v).detach().view(3, 3, -1).mean(0) for v in (means, variances))  # [S, channels]
+    torch.testing.assert_close(norm.running_mean, 0.1 * mean, rtol=1e-5, atol=1e-8)
+    torch.testing.assert_close(norm.running_var, 0.9 + 0.1 * var, rtol=1e-5, atol=1e-8)
+    assert not torch.allclose(mean[0], mean[2], rtol=1e-3)
+
+
+def test_running_statistics_serve_their_own_step(make, draw, one, backbones):
+    learner = make(MAMLPlusPlus, "conv4", backbone=partial(backbones["conv4"], norm="running"), **numbers(3)).eval()
+    task = one(draw("conv4"))
+
+    def predictions():
+        with torch.no_grad():
+            return [predict(task.query.x) for predict in learner.trajectory(task.support, 3)]
+
+    plain = predictions()
+    batch_norms(learner)[1].running_mean[2] += 1
+    assert [not torch.equal(a, b) for a, b in zip(plain, predictions(), strict=True)] == [False, False, False, True]
+
+
+@pytest.mark.parametrize(("change", "named"), [
+    ({"inner_steps": 0}, "inner_steps"), ({"rates_lr": 0.0}, "rates_lr"), ({"inner_lr": -1.0}, "inner_lr"),
+    ({"multi_step_share": 0.0}, "multi_step_share"),
+])  # fmt: skip
+def test_bad_values_are_refused_by_name(change, named, make):
+    with pytest.raises(ValueError, match=f"{named} must be above 0"):
+        make(MAMLPlusPlus, "mlp", **numbers() | change)
+
+
+def test_learns_the_sinusoid():
+    torch.manual_seed(0)
+    data, outer = toy.sinusoid(), toy.adam(lr=5e-3, clip=10.0, schedule="cosine")
+    learner = MAMLPlusPlus(toy.mlp(hidden=[40, 40], activation="relu"), 1, nn.functional.mse_loss, 0.01, **numbers(3))
+    before = evaluate(learner, data, "test", 100, 0).estimate().mean
+    for _ in fit(Training.begin(learner, outer, torch.device("cpu"), 0), data, outer, 400, 10):
+        pass
+    after = evaluate(learner, data, "test", 100, 0).estimate().mean
+    assert before > 2.4  # no adaptation: predicting nearly zero (systems.md, 0.1)
+    assert after < 1.3  # the best answer that does not adapt costs 3.1

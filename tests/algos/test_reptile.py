@@ -1,0 +1,212 @@
+"""Is it Reptile? Against torch's optimizers in a hand-written loop, and against joint training."""
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+import toy
+
+from metarun.algos.reptile import Reptile
+from metarun.evaluate import evaluate
+from metarun.loop import Training, fit
+from metarun.tasks.task import Examples
+
+KINDS = ["mlp", "conv4"]
+OPTIMIZERS = ["sgd", "adam"]
+# Before a batch norm a bias has gradient zero; Adam makes of its rounding (1e-17, over eps 1e-8) a step of about 1e-10.
+ROUNDING = {"rtol": 1e-9, "atol": 1e-8}
+THEIRS = {"sgd": torch.optim.SGD, "adam": partial(torch.optim.Adam, betas=(0.0, 0.999))}
+
+
+def numbers(optimizer="sgd", steps=3, batch=4, eval_batch=None):
+    return {
+        "inner_lr": 0.02,
+        "inner_optimizer": optimizer,
+        "inner_steps": steps,
+        "eval_steps": steps,
+        "inner_batch": batch,
+        "eval_batch": eval_batch,
+    }
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def pooled(task):
+    return Examples(torch.cat([task.support.x, task.query.x]), torch.cat([task.support.y, task.query.y]))
+
+
+def trained_by_hand(learner, examples, rows, steps):
+    """The network after k steps of torch's own optimizer, fresh for the task; `rows` None: all examples."""
+    net = copy.deepcopy(learner.net)
+    optimizer = THEIRS[learner.inner_optimizer](net.parameters(), lr=float(learner.inner_lr))
+    for step in range(steps):
+        x, y = examples if rows is None else (leaf[rows[step]] for leaf in examples)
+        optimizer.zero_grad()
+        learner.loss(net(x), y).backward()
+        optimizer.step()
+    return net
+
+
+def task_at(batch, t):
+    return type(batch)(*(Examples(*(leaf[t] for leaf in part)) for part in batch))
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_gradient_is_the_displacement_and_the_value_the_query_loss(kind, optimizer, make, draw, loss_and_gradient):
+    learner, batch = make(Reptile, kind, **numbers(optimizer)), draw(kind)
+    noise = learner.noise(batch, 3, generator())
+    losses, gradient = loss_and_gradient(learner, batch, lambda batch: learner(batch, noise))
+    theta = torch.cat([p.detach().flatten() for p in learner.net.parameters()])
+    displacements = []
+    for t, loss in enumerate(losses):
+        task = task_at(batch, t)
+        net = trained_by_hand(learner, pooled(task), noise["pool"][t], 3)
+        torch.testing.assert_close(loss, learner.loss(net(task.query.x), task.query.y).detach(), rtol=1e-9, atol=1e-12)
+        displacements.append(theta - torch.cat([p.detach().flatten() for p in net.parameters()]))
+    torch.testing.assert_close(gradient, torch.stack(displacements).mean(0), **ROUNDING)
+
+
+@pytest.mark.parametrize("chunk", [None, 1])
+def test_an_outer_step_of_the_run_goes_epsilon_of_the_way(chunk, make):
+    """theta + epsilon mean(W - theta), through `fit`: a step that is scaled, or a sum for the mean, fails here."""
+    learner, data, outer = make(Reptile, "mlp", **numbers("adam")), toy.sinusoid(), toy.sgd(lr=0.25)
+    before = copy.deepcopy(learner)
+    step = next(fit(Training.begin(learner, outer, torch.device("cpu"), 0), data, outer, 1, 5, chunk))
+    ends = []
+    for t in range(5):
+        net = trained_by_hand(before, pooled(task_at(step.batch, t)), step.noise["pool"][t], 3)
+        ends.append(torch.nn.utils.parameters_to_vector(net.parameters()).detach())
+    theta = torch.nn.utils.parameters_to_vector(before.net.parameters()).detach()
+    expected = theta + 0.25 * (torch.stack(ends).mean(0) - theta)
+    torch.testing.assert_close(torch.nn.utils.parameters_to_vector(learner.net.parameters()).detach(), expected)
+    assert (expected - theta).norm() > 1e-3
+
+
+def test_the_configured_run_steps_with_sgd_that_falls_to_zero():
+    from hydra import compose, initialize_config_dir
+
+    from metarun.conf_files import CONF
+    from metarun.run import build
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", ["algo=reptile", "data=sinusoid", "tracker=none"])
+    parts = build(cfg, {"algo": "reptile", "data": "sinusoid", "backbone": "mlp"})
+    (optimizer,) = parts.outer.build(parts.learner).values()
+    assert type(optimizer) is torch.optim.SGD
+    assert optimizer.defaults["momentum"] == optimizer.defaults["weight_decay"] == 0
+    assert optimizer.defaults["lr"] == 0.25
+    factors = [parts.outer.factor(i, 1000) for i in range(1000)]
+    assert factors[0] == 1 and factors[-1] == pytest.approx(0.001) and factors == sorted(factors, reverse=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_step_is_joint_training(kind, make, draw, loss_and_gradient):
+    """k = 1: the gradient is alpha times that of the mean loss over the pooled examples. k = 2 is not 2 alpha times."""
+    batch = draw(kind)
+    for steps in (1, 2):
+        learner = make(Reptile, kind, **numbers("sgd", steps, batch=None))
+        _, gradient = loss_and_gradient(learner, batch)
+        learner.zero_grad()
+        losses = [
+            learner.loss(learner.net(x), y) for x, y in (pooled(task_at(batch, t)) for t in range(len(batch[0][0])))
+        ]
+        torch.stack(losses).mean().backward()
+        joint = steps * learner.inner_lr * torch.cat([p.grad.flatten() for p in learner.parameters()])
+        error = (gradient - joint).norm() / joint.norm()
+        assert error < 1e-9 if steps == 1 else error > 0.01
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("eval_batch", [None, 3])
+def test_at_test_it_trains_on_the_support_set_alone(optimizer, eval_batch, make, draw):
+    learner, batch = make(Reptile, "mlp", **numbers(optimizer, eval_batch=eval_batch)).eval(), draw("mlp")
+    noise = learner.noise(batch, 6, generator())
+    rows = noise["support"] if eval_batch else [None] * 4
+    for t in range(4):
+        task = task_at(batch, t)
+        mine = {"pool": (), "support": rows[t] if eval_batch else ()}
+        predictors = list(learner.trajectory(task.support, 6, mine))
+        for steps, predict in enumerate(predictors):
+            net = trained_by_hand(learner, task.support, rows[t], steps)
+            torch.testing.assert_close(predict(task.query.x), net(task.query.x).detach(), rtol=1e-9, atol=1e-11)
+
+
+def test_mini_batches_are_shuffle_after_shuffle(make, draw):
+    """10 + 10 points in batches of 5: each point once in 4 steps, then again in another order."""
+    learner, batch = make(Reptile, "mlp", **numbers(steps=8, batch=5, eval_batch=5)), draw("mlp")
+    noise = learner.noise(batch, 4, generator())
+    assert noise["pool"].shape == (4, 8, 5) and noise["support"].shape == (4, 4, 5)
+    halves = noise["pool"].view(4, 2, 20)
+    assert torch.equal(halves.sort(-1).values, torch.arange(20).expand(4, 2, 20))
+    assert torch.equal(noise["support"].view(4, 2, 10).sort(-1).values, torch.arange(10).expand(4, 2, 10))
+    assert not torch.equal(halves[:, 0], halves[:, 1]) and not torch.equal(halves[0], halves[1])
+    odd = make(Reptile, "mlp", **numbers(steps=3, batch=30))  # a batch larger than the set goes on in the next shuffle
+    rows = odd.noise(batch, 3, generator())["pool"]
+    assert rows.shape == (4, 3, 30) and all(row.bincount().min() >= 1 for row in rows.flatten(0, 1))
+
+
+def test_each_task_starts_with_fresh_second_moments(make, draw, one):
+    learner, task = make(Reptile, "mlp", **numbers("adam", steps=1, batch=None)), one(draw("mlp"))
+    first, second = (learner.meta_loss(task) for _ in range(2))
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    first.backward()  # Adam's first step without momentum: alpha, whatever the size of the gradient
+    x, y = pooled(task)
+    plain = torch.autograd.grad(learner.loss(learner.net(x), y), learner.net.parameters())
+    for parameter, g in zip(learner.net.parameters(), plain, strict=True):
+        torch.testing.assert_close(parameter.grad, learner.inner_lr * g / (g.abs() + 1e-8), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_vmap_is_a_loop(kind, make, draw, loss_and_gradient):
+    learner, batch = make(Reptile, kind, **numbers("adam")), draw(kind)
+    noise = learner.noise(batch, 3, generator())
+    together = loss_and_gradient(learner, batch, lambda batch: learner(batch, noise))
+    learner.vectorized = False
+    one_by_one = loss_and_gradient(learner, batch, lambda batch: learner(batch, noise))
+    torch.testing.assert_close(one_by_one, together, **ROUNDING)
+
+
+def test_compiled_is_eager(make, draw, loss_and_gradient):
+    learner, batch = make(Reptile, "mlp", **numbers("adam", steps=2)), draw("mlp")
+    noise = learner.noise(batch, 2, generator())
+    eager = loss_and_gradient(learner, batch, lambda batch: learner(batch, noise))
+    torch._dynamo.reset()
+    program = torch.compile(learner, dynamic=False)
+    compiled = loss_and_gradient(learner, batch, lambda batch: program(batch, noise))
+    torch.testing.assert_close(compiled, eager, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"inner_optimizer": "rmsprop"}, "inner_optimizer must be one of sgd, adam; got 'rmsprop'"),
+        ({"inner_batch": 0}, "inner_batch must be a whole number of at least 1, or null; got 0"),
+        ({"inner_steps": -1}, "inner_steps must be a whole number"),
+    ],
+)
+def test_refuses(change, message, make):
+    with pytest.raises(ValueError, match=message):
+        make(Reptile, "mlp", **(numbers() | change))
+
+
+def test_it_learns_the_sinusoid_and_one_step_does_not():
+    """The pitfall: with k = 1 it is joint training, which must not adapt well."""
+    data, scores = toy.sinusoid(shots=10, train_queries=40), {}
+    for steps in (8, 1):
+        torch.manual_seed(0)
+        backbone = toy.mlp(hidden=[64, 64])
+        learner = Reptile(backbone, 1, F.mse_loss, **(numbers("sgd", steps, batch=10) | {"eval_steps": 32}))
+        scores["untrained"] = evaluate(learner, data, "test", 100, 0).estimate().mean
+        outer = toy.sgd(lr=0.25, schedule="linear")
+        for _ in fit(Training.begin(learner, outer, torch.device("cpu"), 0), data, outer, 1000, 5):
+            pass
+        scores[steps] = evaluate(learner, data, "test", 100, 0).estimate().mean
+
+    assert scores["untrained"] > 1.0
+    assert scores[1] > 1.0
+    assert scores[8] < 0.6
