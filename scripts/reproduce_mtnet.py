@@ -284,9 +284,8 @@ def draw(found: dict[str, list[Subspace]]) -> None:
         for cell in sinusoid_cells(algo, 10)[:1]:
             shutil.copy(cell["folder"] / "adapted_curves.png", OUT / f"adapted_curves_{algo}.png")
     metric = "MSE after one step"
-    sensitivity(
-        {"hollow: published, from memory": lines_of("learning_rate", ALPHAS, True)}, metric, OUT / "learning_rates.png"
-    )
+    panel = "hollow: published, from memory"
+    sensitivity({panel: lines_of("learning_rate", ALPHAS, True)}, metric, OUT / "learning_rates.png")
     panels = {label: lines_of("init", FEW_ALPHAS, False, backbone__init=init) for init, label in INITS.items()}
     sensitivity(panels, metric, OUT / "initialisations.png")
     for kind, entries in found.items():
