@@ -13,8 +13,8 @@ import pytest
 from commands import SMALL, metarun
 from hydra import compose, initialize_config_dir
 
-from metarun.cli import help_text
-from metarun.conf_files import CONF, GROUPS, names
+from metarun.cli import help_text, listed
+from metarun.conf_files import CONF, GROUPS
 
 
 def test_help_lists_the_choices_of_every_group(tmp_path):
@@ -23,9 +23,15 @@ def test_help_lists_the_choices_of_every_group(tmp_path):
     for group in GROUPS:
         line = re.search(rf"^  {group} +(.+(?:\n {{10,}}.+)*)", outcome.out, re.M)
         assert line, group
-        assert set(line.group(1).split()) >= set(names(group)), group
+        words = line.group(1).replace("/... (", "/...(").split()
+        assert set(words) >= {entry.replace(" ", "") for entry in listed(group)}, group
     assert "learn2learn/maml" in outcome.out
     assert not list(tmp_path.iterdir())
+
+
+def test_many_choices_of_one_folder_are_one_entry(monkeypatch):
+    monkeypatch.setattr("metarun.cli.names", lambda group: ["maml", "l2l/maml", "l2l/anil", "p/t/1", "p/t/2", "p/u/1"])
+    assert listed("experiment") == ["maml", "l2l/maml", "l2l/anil", "p/t/... (2)", "p/u/1"]
 
 
 def test_the_examples_in_the_help_compose():

@@ -150,8 +150,8 @@ def test_it_learns_the_sinusoid_and_a_random_body_under_the_same_head_does_not()
         )
         scores["untrained"] = evaluate(learner, toy.sinusoid(), "test", 100, 0).estimate().mean
         learner.body.requires_grad_(not frozen)
-        outer = toy.adam(lr=2e-3)
-        for _ in fit(Training.begin(learner, outer, torch.device("cpu"), 0), toy.sinusoid(), outer, 2500, 25):
+        outer = toy.adam(lr=3e-3)
+        for _ in fit(Training.begin(learner, outer, torch.device("cpu"), 0), toy.sinusoid(), outer, 1500, 8):
             pass
         scores[frozen] = evaluate(learner, toy.sinusoid(), "test", 100, 0).estimate().mean
     assert scores["untrained"] > 2.4  # no adaptation (systems.md, 0.1)

@@ -55,7 +55,7 @@ def test_a_negative_rate_climbs(build, draw, one):
     for sign in (1, -1):
         learner = build(rates=(sign * 0.01, sign * 0.01))
         before, last = (learner.loss(p(task.support.x), task.support.y) for p in learner.trajectory(task.support, 1))
-        after[sign] = float(last - before)
+        after[sign] = (last - before).item()
     assert after[1] < 0 < after[-1]
 
 
