@@ -121,8 +121,8 @@ def test_each_ones_outer_rate_is_its_own():
 
 def test_each_may_draw_from_its_own_data():
     how, low, high = outer(), toy.sinusoid(), toy.sinusoid(amplitude=(10.0, 20.0))
-    order = [high, low, high]
-    runs = [begin(mtnet(seed), how, seed) for seed in range(3)]
+    order = [high, low, toy.sinusoid(phase=(0.0, 0.1)), high]
+    runs = [begin(mtnet(seed), how, seed) for seed in range(4)]
     replicas = Replicas(runs, order, how)
     for _ in fit_together(replicas, 10, 3):
         pass
