@@ -263,3 +263,12 @@ def test_each_cell_has_a_record_of_its_own_in_weights_and_biases(tmp_path):
     assert [len(found) for found in records] == [1, 1]
     ids = [(tmp_path / "sweep" / str(n) / "checkpoint" / "tracker.json").read_text() for n in (0, 1)]
     assert ids[0] != ids[1]
+
+
+def test_what_is_tested_is_the_best_not_the_last(tmp_path):
+    cells = ("algo=maml", "seed=0,1", "optimizer.lr=0.5")  # so large that validation gets worse again
+    assert sweep(*cells, folder=tmp_path).status == 0
+    best, last = (load(tmp_path / "sweep" / "1" / "checkpoint", name) for name in ("best", "last"))
+    assert best.about["iteration"] < last.about["iteration"]
+    alone = small("algo=maml", "seed=1", "optimizer.lr=0.5", "device.precision=float64", folder=tmp_path)
+    assert read_result(tmp_path / "sweep" / "1")["mean"] == pytest.approx(alone["mean"], rel=1e-7)
