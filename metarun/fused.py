@@ -12,7 +12,6 @@ kept, those that have a checkpoint go on from it, the rest start.
 from __future__ import annotations
 
 import json
-import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,11 +27,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from metarun.cli import Cell, cell_of, refused, settle
 from metarun.loop import Diverged
 from metarun.replicas import Replicas, Steps, fit_together, why_alone
-from metarun.run import Interrupted, Job, Parts, Refused, build, run, signals
+from metarun.run import Job, Parts, Refused, build, run, signals
 from metarun.tasks.task import Task, TaskSet
 from metarun.tracking.console import Progress
-
-log = logging.getLogger(__name__)
 
 
 class CannotFuse(Exception):
@@ -208,6 +205,7 @@ class Program:
     def __init__(self, jobs: list[Job], caught: list[int]) -> None:
         self.jobs, self.caught = jobs, caught
         self.results: dict[int, dict[str, Any]] = {}
+        self.middle = _median(jobs)
         first = jobs[0]
         self.options, self.device, self.iterations = first.options, first.device, first.iterations
         self.compiled = any(job.training.iteration and job.compiled for job in jobs) or (
@@ -225,7 +223,6 @@ class Program:
 
         Raises:
             CannotFuse: the first step failed.
-            Refused: data or tracker would not start.
         """
         try:
             for job in self.jobs:
@@ -233,7 +230,7 @@ class Program:
             self.replicas = Replicas([j.training for j in self.jobs], [j.data for j in self.jobs], self.jobs[0].outer)
             self._train()
             self._test()
-        except (CannotFuse, Refused):
+        except CannotFuse:
             raise
         except (Exception, KeyboardInterrupt) as error:
             for r in self.alive:
@@ -273,15 +270,14 @@ class Program:
                     self._log(steps)
                 if first.due(steps.iteration, self.options.validate_every):
                     self._validate(steps.iteration)
-                shown = [self.jobs[r] for r in self.alive]
-                if shown:
-                    progress.update(steps.iteration, loss=steps.loss(self.alive[0]), metric=_median(shown))
+                if self.alive:
+                    progress.update(steps.iteration, loss=steps.loss(self.alive[0]), metric=self.middle)
                 late = time.perf_counter() - last_save >= self.options.checkpoint_seconds
                 if late or self.caught or steps.iteration == self.iterations:
                     self.replicas.hand_out()
                     self._each(lambda job, _: job.save("last"))
                     last_save = time.perf_counter()
-                self._stop_if_asked()
+                self.jobs[0].stop_if_asked()
 
     def _steps(self) -> Iterator[Steps]:
         steps = fit_together(
@@ -316,14 +312,15 @@ class Program:
 
     def _validate(self, iteration: int) -> None:
         scores = self.replicas.evaluate(
-            "val", self.options.val_tasks, self.jobs[0].learner.eval_steps, curve=False, on_block=self._stop_if_asked
+            "val",
+            self.options.val_tasks,
+            self.jobs[0].learner.eval_steps,
+            curve=False,
+            on_block=self.jobs[0].stop_if_asked,
         )
         self.replicas.hand_out()
         self._each(lambda job, r: job.take_validation(iteration, scores[r].estimate().mean))
-
-    def _stop_if_asked(self, *_: int) -> None:
-        if self.caught:
-            raise Interrupted(self.caught[0])
+        self.middle = _median([self.jobs[r] for r in self.alive])
 
     # -------------------------------------------------------------------------------------------------- testing
 
@@ -337,7 +334,7 @@ class Program:
 
             def on_block(done: int) -> None:
                 progress.update(done)
-                self._stop_if_asked()
+                self.jobs[0].stop_if_asked()
 
             scores = self.replicas.evaluate(
                 "test", self.options.eval_tasks, self.options.curve_steps, on_block=on_block

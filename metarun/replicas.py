@@ -36,6 +36,8 @@ ELEMENT_WISE = (
     *(torch.optim.SGD, torch.optim.RMSprop, torch.optim.Adagrad),
 )
 
+COUNTS = ("step", "mu_product")  # what these optimizers keep of the number of steps: one for all entries, and replicas
+
 
 def why_alone(training: Training) -> str | None:
     """Why this training cannot be one of several replicas; None where it can."""
@@ -154,17 +156,10 @@ class Replicas:
                 states = [t.optimizers[name].state.get(p, {}) for t, p in zip(self.trainings, own, strict=True)]
                 if states[0]:
                     optimizer.state[stack] = {
-                        key: torch.stack([s[key] for s in states]) if value.shape == own[0].shape else value.clone()
+                        key: value.clone() if key in COUNTS else torch.stack([s[key] for s in states])
                         for key, value in states[0].items()
                         if isinstance(value, Tensor)
                     }
-                    self._tell_counts(optimizer.state[stack], states[0], own[0].shape)
-
-    @staticmethod
-    def _tell_counts(stacked: dict[str, Any], single: dict[str, Any], shape: torch.Size) -> None:
-        """A 0-dim parameter has the shape of a count of steps: the count is known by its name."""
-        if not shape and "step" in single:
-            stacked["step"] = single["step"].clone()
 
     def hand_out(self) -> None:
         """Give each living replica's optimizers their part of the state: before it is saved."""
@@ -173,7 +168,7 @@ class Replicas:
                 state = optimizer.state.get(stack, {})
                 for r in self.alive:
                     self.trainings[r].optimizers[name].state[own[r]] = {
-                        key: value[r] if isinstance(value, Tensor) and value.shape == stack.shape else value
+                        key: value[r] if isinstance(value, Tensor) and key not in COUNTS else value
                         for key, value in state.items()
                     }
 

@@ -414,7 +414,7 @@ class Job:
                 if late or self.caught or step.iteration == self.iterations:
                     self.save("last")
                     last_save = time.perf_counter()
-                self._stop_if_asked()
+                self.stop_if_asked()
 
     @property
     def title(self) -> str:
@@ -498,7 +498,8 @@ class Job:
         state = self.training.state_dict()
         checkpoint.save(self.folder / "checkpoint", name, self.training.iteration, weights, state, about)
 
-    def _stop_if_asked(self, *_: int) -> None:
+    def stop_if_asked(self, *_: int) -> None:
+        """A safe point: a signal that came ends the run here."""
         if self.caught:
             raise Interrupted(self.caught[0])
 
@@ -509,7 +510,7 @@ class Job:
 
             def on_block(done: int) -> None:
                 progress.update(done)
-                self._stop_if_asked()
+                self.stop_if_asked()
 
             return evaluate(
                 self.learner,

@@ -2,6 +2,8 @@
 
 Hestenes, Stiefel: Methods of Conjugate Gradients for Solving Linear Systems, 1952; the stop at directions that bend
 down is Steihaug's (1983). iMAML solves for its outer gradient with it.
+
+Differences from the paper: stated by the algorithm that uses it; this is no learner of its own.
 """
 
 from __future__ import annotations

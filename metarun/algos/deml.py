@@ -31,11 +31,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
 from metarun.algos.inner_loop import descend
 from metarun.algos.learner import Backbone, Learner, Predictor, Stage, require_counts, require_positive
+from metarun.algos.meta_sgd import draw_rates, rates_by_name
 from metarun.tasks.task import Examples, TaskAndFlat, TaskLoss
 
 
@@ -77,13 +77,11 @@ class DEML(Learner):
         require_positive(concepts=concepts)
         if concept_weight < 0:
             raise ValueError(f"concept_weight must be at least 0, got {concept_weight}")
-        if len(initial_rates) != 2 or not initial_rates[0] <= initial_rates[1]:
-            raise ValueError(f"algo.initial_rates must be two numbers, the lowest first; got {list(initial_rates)}")
         self.generator = backbone(outputs=outputs)
         self.learner = cast(nn.Linear, self.generator.head)
         self.generator.head = nn.Identity()  # it ends in concepts
         self.discriminator = nn.Linear(self.learner.in_features, concepts)
-        self.rates = nn.ParameterList(torch.empty_like(p).uniform_(*initial_rates) for p in self.learner.parameters())
+        self.rates = draw_rates(self.learner, initial_rates)
         self.number("concept_weight", concept_weight)
         self.inner_steps, self.eval_steps = inner_steps, eval_steps
 
@@ -91,9 +89,7 @@ class DEML(Learner):
         del noise  # draws nothing
         concepts = self.network_predictor(self.generator, dict(self.generator.named_parameters()), support)
         seen = Examples(cast(Tensor, concepts(support.x)), support.y)
-        names = (name for name, _ in self.learner.named_parameters())
-        alpha: dict[str, Tensor] = dict(zip(names, self.rates, strict=True))
-        for learner in descend(self, self.learner, seen, steps, alpha):
+        for learner in descend(self, self.learner, seen, steps, rates_by_name(self.learner, self.rates)):
             yield lambda x, learner=learner: learner(concepts(x))  # type: ignore[misc]
 
     def meta_loss(self, task: TaskAndFlat, noise: Any = ()) -> Tensor:

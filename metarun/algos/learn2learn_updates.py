@@ -33,11 +33,11 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from metarun.algos.learn2learn import Learn2Learn
 from metarun.algos.learner import Backbone
+from metarun.algos.meta_sgd import draw_rates
 from metarun.tasks.task import TaskLoss
 
 
@@ -57,7 +57,7 @@ class Learn2LearnMetaSGD(Learn2Learn):
         eval_steps: int,
     ) -> None:
         super().__init__(backbone, outputs, loss, inner_steps, eval_steps)
-        self.rates = nn.ParameterList(torch.empty_like(p).uniform_(*initial_rates) for p in self.net.parameters())
+        self.rates = draw_rates(self.net, initial_rates)
 
     def clone(self, keep_graph: bool) -> Any:
         from learn2learn.algorithms import MetaSGD  # takes seconds to import

@@ -57,23 +57,34 @@ class MetaSGD(Learner):
     ) -> None:
         super().__init__(loss)
         require_counts(inner_steps=inner_steps, eval_steps=eval_steps)
-        if len(initial_rates) != 2 or not initial_rates[0] <= initial_rates[1]:
-            raise ValueError(f"algo.initial_rates must be two numbers, the lowest first; got {list(initial_rates)}")
         self.net = backbone(outputs=outputs)
-        # A list, in the order of the network's parameters: their names hold dots, which a ParameterDict refuses.
-        self.rates = nn.ParameterList(torch.empty_like(p).uniform_(*initial_rates) for p in self.net.parameters())
+        self.rates = draw_rates(self.net, initial_rates)
         self.inner_steps, self.eval_steps = inner_steps, eval_steps
 
     def trajectory(self, support: Examples, steps: int, noise: Any = ()) -> Iterator[Predictor]:
         del noise  # draws nothing
-        return descend(self, self.net, support, steps, self.named_rates())  # eq. 4
-
-    def named_rates(self) -> dict[str, Tensor]:
-        """alpha by the name of its parameter."""
-        return dict(zip((name for name, _ in self.net.named_parameters()), self.rates, strict=True))
+        return descend(self, self.net, support, steps, rates_by_name(self.net, self.rates))  # eq. 4
 
     def inspect(self) -> dict[str, Tensor]:
         """Mean of alpha for each parameter, and the share of all rates that are negative."""
         flat = torch.cat([rate.flatten() for rate in self.rates])
-        means = {f"rate/{name}": rate.mean() for name, rate in self.named_rates().items()}
+        means = {f"rate/{name}": rate.mean() for name, rate in rates_by_name(self.net, self.rates).items()}
         return {**means, "rate/negative": (flat < 0).to(flat.dtype).mean()}
+
+
+def draw_rates(net: nn.Module, initial_rates: tuple[float, float]) -> nn.ParameterList:
+    """alpha for each of a network's parameters, of its shape, uniform in a range.
+
+    A list, in the order of the parameters: their names hold dots, which a ParameterDict refuses.
+
+    Raises:
+        ValueError: a range that is not (lowest, highest).
+    """
+    if len(initial_rates) != 2 or not initial_rates[0] <= initial_rates[1]:
+        raise ValueError(f"algo.initial_rates must be two numbers, the lowest first; got {list(initial_rates)}")
+    return nn.ParameterList(torch.empty_like(p).uniform_(*initial_rates) for p in net.parameters())
+
+
+def rates_by_name(net: nn.Module, rates: nn.ParameterList) -> dict[str, Tensor]:
+    """alpha by the name of its parameter."""
+    return dict(zip((name for name, _ in net.named_parameters()), rates, strict=True))

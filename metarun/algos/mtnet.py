@@ -85,7 +85,8 @@ class MTNet(Learner):
         self.number("inner_lr", inner_lr)
         self.number("temperature", temperature)
         self.inner_steps, self.eval_steps = inner_steps, eval_steps
-        self.logits = nn.ParameterList(self._initial_logits())  # zeta, in the order of `_masked`
+        self.masked = self._masked()
+        self.logits = nn.ParameterList(self._initial_logits())  # zeta, in the order of `masked`
 
     def _masked(self) -> list[tuple[str, tuple[str, ...], tuple[torch.Size, ...]]]:
         """For each vector of logits: a name, the parameters that it masks, and their shapes."""
@@ -100,9 +101,9 @@ class MTNet(Learner):
 
     def _initial_logits(self) -> Iterator[Tensor]:
         if self.mask == "row":
-            yield from (torch.zeros(shapes[0][0]) for *_, shapes in self._masked())
+            yield from (torch.zeros(shapes[0][0]) for *_, shapes in self.masked)
         elif self.mask == "weight":  # as the official code: 0.1 in linear layers, 0.01 in convolutions
-            for *_, ((*shape,),) in self._masked():
+            for *_, ((*shape,),) in self.masked:
                 spread = 0.01 if len(shape) == 4 else 0.1
                 yield nn.init.trunc_normal_(torch.empty(shape), std=spread, a=-2 * spread, b=2 * spread)
 
@@ -116,7 +117,7 @@ class MTNet(Learner):
 
     def trajectory(self, support: Examples, steps: int, noise: Any = ()) -> Iterator[Predictor]:
         if self.mask == "none":
-            moving = (key for _, keys, _ in self._masked() for key in keys)
+            moving = (key for _, keys, _ in self.masked for key in keys)
             return descend(self, self.net, support, steps, dict.fromkeys(moving, self.inner_lr))
         if self.mask == "row":  # drawn once, for all steps
             return descend(self, self.net, support, steps, self._rates(noise[0]))
@@ -126,7 +127,7 @@ class MTNet(Learner):
         """alpha M: rates by parameter, of one draw `[units]`."""
         rates = {}
         pieces = noise.split([zeta.numel() for zeta in self.logits])
-        for (_, keys, shapes), zeta, g in zip(self._masked(), self.logits, pieces, strict=True):
+        for (_, keys, shapes), zeta, g in zip(self.masked, self.logits, pieces, strict=True):
             score = zeta + g.view_as(zeta)
             soft = torch.sigmoid(score / self.temperature)
             hard = (score > 0).to(soft.dtype)
@@ -138,7 +139,7 @@ class MTNet(Learner):
     def inspect(self) -> dict[str, Tensor]:
         """Mean probability that a layer's units move, and the extremes and median of T T^T's spectrum."""
         told = {}
-        for (name, *_), zeta in zip(self._masked(), self.logits, strict=False):
+        for (name, *_), zeta in zip(self.masked, self.logits, strict=False):
             told[f"mask/{name}"] = zeta.sigmoid().mean()
         for name, module in transformed(self.net):
             if module.transform is not None:
