@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import sys
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,18 +21,21 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException
-from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from metarun import grid
 from metarun.conf_files import CONF, GROUPS, names
+from metarun.results import write_json
 
 HELP = """metarun: train, evaluate and sweep few-shot learners.
 
 Usage
   metarun algo=maml data=omniglot               train one learner, test it on held-out tasks
-  metarun -m algo=maml,fomaml seed=0,1,2        the same for a grid
+  metarun -m algo=maml,fomaml seed=0,1,2        the same for a grid, ending in a table and a figure
+  metarun sweep=lr_sensitivity algo=maml,mtnet  a grid of inner learning rates and seeds
+  metarun sweep.resume=outputs/sweeps/...       run what is missing of an interrupted multirun
   metarun run.resume=outputs/omniglot/maml/...  go on with an interrupted run
 
 Choices (GROUP=NAME)
@@ -49,10 +53,15 @@ Hydra's own
   --hydra-help   all of Hydra's flags
 """
 
+MULTIRUN = {"-m", "--multirun"}
+SHOWING = {"-c", "--cfg", "-i", "--info", "-h", "--help", "--hydra-help", "-sc", "--shell-completion"}
 HYDRAS_OWN = (".hydra", "metarun.log", "multirun.yaml")
 
+EXTRAS = {f"hydra/launcher/{name}": name for name in ("joblib", "ray")}  # what of Hydra's comes with which extra
+EXTRAS |= {f"hydra/launcher/submitit_{name}": "submitit" for name in ("local", "slurm")}
+
 _exit_statuses: list[int] = []  # of the jobs run in this process
-_sweep_folders: list[Path] = []
+EXIT_STATUSES = {"completed": 0, "diverged": 3}  # of a multirun's cells, by what their result says; else 1
 
 
 def help_text() -> str:
@@ -100,11 +109,14 @@ def cell_of(cfg: DictConfig) -> Cell:
     context = HydraConfig.get()
     group = Path(context.sweep.dir).name if context.mode == RunMode.MULTIRUN else None
     choices = {str(group): str(name) for group, name in context.runtime.choices.items()}
-    return Cell(cfg, choices, Path(context.runtime.output_dir), list(context.overrides.task), group)
+    folder = Path(context.runtime.output_dir)
+    if group is not None and grid.goes_on(folder):
+        cfg.run.resume = str(folder)
+    return Cell(cfg, choices, folder, list(context.overrides.task), group)
 
 
 def settle(cell: Cell, result: dict[str, Any]) -> float | None:
-    """Keep the exit status of a run that has ended; returns its headline metric (what a sweeper searches by)."""
+    """Keep the exit status of a run that has ended; returns its headline metric on the test tasks."""
     _exit_statuses.append(result["exit_status"])
     if cell.group is not None and result["exit_status"] > 128:
         raise KeyboardInterrupt  # a signal is for the whole sweep, not for the cell it happened to hit
@@ -116,9 +128,18 @@ def refused(cell: Cell, why: object, say: bool = True) -> dict[str, Any]:
     more, and end a multirun."""
     if say:
         print(f"metarun: {why}", file=sys.stderr)
-    if not cell.cfg.run.resume:
+    if cell.group is not None:
+        record_failure(cell, {"error": str(why), "refused": True})
+    elif not cell.cfg.run.resume:
         _remove_unused(cell.folder)
     return {"exit_status": 2, "mean": None}
+
+
+def record_failure(cell: Cell, facts: dict[str, Any]) -> None:
+    """The `result.json` of a multirun's cell that did not come so far as to write one."""
+    known: dict[str, Any] = {name: cell.choices.get(name) for name in ("algo", "data", "backbone")}
+    known |= {"seed": cell.cfg.get("seed"), "overrides": cell.overrides, "mean": None}
+    write_json(cell.folder / "result.json", {"status": "failed", **known, **facts})
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -128,14 +149,25 @@ def _job(cfg: DictConfig) -> float | None:
 
     cell = cell_of(cfg)
     try:
-        if path := cfg.run.resume:
+        if (path := cfg.run.resume) and cell.group is None:
             cell.cfg, cell.choices = saved_config(cell.folder)
             cell.overrides = [entry for entry in _saved_overrides(cell.folder) if not entry.startswith("run.resume=")]
             cell.cfg.run.resume = path
         result = run(cell.cfg, cell.choices, cell.folder, cell.overrides, cell.group)
     except Refused as error:
         result = refused(cell, error)
+    except Exception as error:  # of a single run Hydra shows it; a multirun's other cells go on
+        if cell.group is None:
+            raise
+        logging.getLogger(__name__).exception("the cell failed")
+        record_failure(cell, {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()})
+        result = {"exit_status": 1, "mean": None}
     return settle(cell, result)
+
+
+def note_failure() -> None:
+    """Something beside the cells failed: the command's exit status is to say so."""
+    _exit_statuses.append(1)
 
 
 def _remove_unused(folder: Path) -> None:
@@ -148,43 +180,55 @@ def _remove_unused(folder: Path) -> None:
             parent.rmdir()
 
 
-class SweepFolder(Callback):
-    """Tells `main` where a multirun has its folder (named in conf/config.yaml)."""
-
-    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        _sweep_folders.append(Path(config.hydra.sweep.dir))
-
-
 def main() -> NoReturn:
     """Entry point of the console script; never returns."""
     show_traceback = "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and what is printed is ours to say
     os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its makers
     _exit_statuses.clear()
-    _sweep_folders.clear()
+    grid.planned.clear()
     try:
         sys.argv[1:] = _with_saved_overrides(sys.argv[1:])
         _job()
     except KeyboardInterrupt:
+        _say_how_to_go_on()
         sys.exit(max([130, *_exit_statuses]))
     except Exception as error:
         if show_traceback or not _is_refusal(error):
             raise
         print(f"metarun: {explain(error, sys.argv[1:])}", file=sys.stderr)
         sys.exit(2)
-    finally:
-        for folder in _sweep_folders:
-            if folder.is_dir():
-                _remove_unused(folder)
-    sys.exit(_total(_exit_statuses))
+    sys.exit(_status())
+
+
+def _status() -> int:
+    """The exit status of what ran. Cells of a multirun may have run elsewhere: what counts is what they left."""
+    if not grid.planned:
+        return _exit_statuses[0] if len(_exit_statuses) == 1 else _total(_exit_statuses)
+    if grid.all_refused():
+        for cell in grid.planned:
+            (cell.folder / "result.json").unlink()
+            _remove_unused(cell.folder)
+        if grid.planned[0].sweep.is_dir():
+            _remove_unused(grid.planned[0].sweep)
+        return 2
+    return _total([*(EXIT_STATUSES.get(str(grid.status_of(c.folder)), 1) for c in grid.planned), *_exit_statuses])
 
 
 def _total(statuses: list[int]) -> int:
-    """The exit status of one run, or of the cells of a multirun."""
-    if len(statuses) == 1:
-        return statuses[0]
-    bad = [status for status in statuses if status not in (0, 3)]
-    return 1 if bad else 3 if 3 in statuses else 0
+    """1 if any cell failed (or left no result), else 3 if any diverged."""
+    return 1 if set(statuses) - {0, 3} else max(statuses, default=0)
+
+
+def _say_how_to_go_on() -> None:
+    if grid.planned:
+        done = sum(grid.status_of(cell.folder) in EXIT_STATUSES for cell in grid.planned)
+        print(
+            f"metarun: interrupted; {done} of {len(grid.planned)} cells are done. "
+            f"Go on: metarun sweep.resume={grid.planned[0].sweep}",
+            file=sys.stderr,
+        )
 
 
 def _is_refusal(error: BaseException) -> bool:
@@ -196,29 +240,74 @@ def _is_refusal(error: BaseException) -> bool:
 
 
 def _with_saved_overrides(arguments: list[str]) -> list[str]:
-    """Arguments of a command that goes on with a run or tests it again: that run's overrides come first.
+    """Arguments of a command that goes on with a run, a multirun, or tests a run again: what it was started with comes
+    first.
 
     Raises:
         HydraException: no run there, or an override contradicts what the run was started with.
     """
-    values = dict(entry.split("=", 1) for entry in arguments if "=" in entry and not entry.startswith("-"))
-    resume, again = values.get("run.resume"), values.get("run.evaluate")
-    path = resume or again
-    if path is None or path in ("null", ""):
+    values = {key: value for key, value in map(_split, arguments) if value is not None}
+    named = {key: path for key in ("run.resume", "sweep.resume", "run.evaluate") if (path := values.get(key))}
+    named = {key: path for key, path in named.items() if path != "null"}
+    if path := named.get("sweep.resume"):
+        return _with_saved_sweep(arguments, values, Path(path))
+    if not named:
         _refuse_used_folder(values)
+        shorthand = values.get("sweep", "null") not in ("null", "") and not SHOWING & set(arguments)
+        if _is_multirun(arguments) or shorthand:
+            # Hydra takes the flag at the front only
+            return ["--multirun", *(entry for entry in arguments if entry not in MULTIRUN)]
         return arguments
+    path = named.get("run.resume") or named["run.evaluate"]
     folder = Path(path)
     if not (folder / ".hydra" / "config.yaml").is_file():
         raise HydraException(f"{path} is no run's folder: it has no .hydra/config.yaml")
     saved = [e for e in _saved_overrides(folder) if not e.startswith(("run.resume=", "run.evaluate=", "hydra."))]
-    if resume is None:
-        return [*(entry for entry in saved if entry.split("=", 1)[0].lstrip("+~") not in values), *arguments]
+    if "run.resume" not in named:
+        return [*(entry for entry in saved if _split(entry)[0].lstrip("+~") not in values), *arguments]
     _refuse_contradiction(folder, {k: v for k, v in values.items() if k != "run.resume"})
+    if _is_multirun(arguments):
+        raise HydraException("run.resume goes on with one run; it cannot be part of a multirun (sweep.resume can)")
     flags = [entry for entry in arguments if entry.startswith("-")]
-    if {"-m", "--multirun"} & set(flags):
-        raise HydraException("run.resume goes on with one run; it cannot be part of a multirun")
-    quoted = "'" + path.replace("'", r"\'") + "'"  # the path may hold what means something to Hydra
-    return [*flags, *saved, f"run.resume={quoted}", f"hydra.run.dir={quoted}", "hydra.output_subdir=null"]
+    where = grid.quoted(path)
+    return [*flags, *saved, f"run.resume={where}", f"hydra.run.dir={where}", "hydra.output_subdir=null"]
+
+
+def _split(argument: str) -> tuple[str, str | None]:
+    """(key, value) of an override; (argument, None) of a flag."""
+    key, equals, value = argument.partition("=")
+    return (key, value) if equals and not argument.startswith("-") else (argument, None)
+
+
+def _is_multirun(arguments: list[str]) -> bool:
+    return bool(MULTIRUN & set(arguments))
+
+
+def _with_saved_sweep(arguments: list[str], values: dict[str, str], folder: Path) -> list[str]:
+    """Arguments that go on with the multirun in a folder; another launcher may do so."""
+    if not (folder / "multirun.yaml").is_file():
+        raise HydraException(f"{folder} is no multirun's folder: it has no multirun.yaml")
+    saved: Any = OmegaConf.to_container(OmegaConf.load(folder / "multirun.yaml").hydra.overrides)
+    before = dict(map(_split, saved["task"]))
+    for key, value in values.items():
+        free = key == "sweep.resume" or key.startswith(("hydra.launcher.", "hydra/launcher"))
+        if not free and before.get(key) != value:
+            had = f"{key}={before[key]}" if key in before else " ".join(saved["task"])
+            raise HydraException(
+                f"{key}={value} contradicts the multirun in {folder}, which was started with {had}. "
+                "It goes on as it was started"
+            )
+    other_launcher = "hydra/launcher" in values
+    kept = [
+        entry
+        for entry in saved["hydra"]
+        if not entry.startswith(("hydra.mode=", "hydra.sweep.dir="))
+        and not (other_launcher and entry.startswith(("hydra/launcher=", "hydra.launcher.")))
+        and _split(entry)[0] not in values
+    ]
+    own = [entry for entry in arguments if entry.startswith(("hydra/", "hydra."))]
+    flags = [entry for entry in arguments if entry.startswith("-") and entry not in MULTIRUN]
+    return ["--multirun", *flags, *kept, *own, *saved["task"], f"hydra.sweep.dir={grid.quoted(str(folder))}"]
 
 
 def _refuse_used_folder(values: dict[str, str]) -> None:
@@ -260,6 +349,8 @@ def explain(error: BaseException, arguments: list[str]) -> str:
         if group in GROUPS:
             hint = _nearest(name, names(group))
             return f"there is no {group}={name}{hint}\nChoices of {group}: {', '.join(names(group))}"
+        if extra := EXTRAS.get(missing.group(1)):
+            return f"{missing.group(1)} needs more than metarun's own packages: pip install 'metarun[{extra}]'"
     key = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text)
     if key:
         keys = _all_keys(arguments)

@@ -12,7 +12,7 @@ import yaml
 _INSIDE = Path(__file__).parent / "conf"
 CONF = _INSIDE if _INSIDE.is_dir() else Path(__file__).parents[1] / "conf"
 
-GROUPS = ("data", "algo", "backbone", "device", "optimizer", "tracker", "experiment")
+GROUPS = ("data", "algo", "backbone", "device", "optimizer", "tracker", "experiment", "sweep")
 
 
 def names(group: str) -> list[str]:

@@ -1,12 +1,11 @@
 """`hydra/launcher=fused`: cells of a multirun that can share a program train together (metarun/replicas.py).
 
 Cells share a program if they differ in nothing but: the seed, the learner's 0-dim numbers (`algo.inner_lr` and its
-like), `optimizer.lr`, `backbone.init`, what their data set says may vary (`TaskSet.varies`), the published figure,
-the tracker. All others run one after the other. Each cell keeps a folder, metrics, checkpoints and `result.json` of
-its own.
+like), where its parameters start (`algo.initial_rates`, `backbone.init`), `optimizer.lr`, what their data set says may
+vary (`TaskSet.varies`), the published figure, the tracker. All others run one after the other. Each cell keeps a
+folder, metrics, checkpoints and `result.json` of its own.
 
-A sweep that stopped goes on when the same command names the same `hydra.sweep.dir`: cells that are completed are
-kept, those that have a checkpoint go on from it, the rest start.
+A sweep that stopped goes on as with every launcher (metarun/grid.py).
 """
 
 from __future__ import annotations
@@ -15,12 +14,9 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, configure_log, run_job, setup_globals
-from hydra.errors import HydraException
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -50,9 +46,6 @@ def launch(
         most: cells in one program.
         job_overrides: of each cell.
         first: number of the first cell.
-
-    Raises:
-        HydraException: a cell's folder holds another run.
     """
     setup_globals()
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
@@ -62,7 +55,6 @@ def launch(
         cell_config = context.config_loader.load_sweep_config(config, list(overrides))
         with open_dict(cell_config):
             cell_config.hydra.job.id = cell_config.hydra.job.num = number
-        goes_on = _has_begun(cell_config)
         # Hydra makes the folder and writes .hydra; the job itself only tells where it is.
         returned = run_job(
             hydra_context=context,
@@ -73,31 +65,11 @@ def launch(
             configure_logging=number == first,
         )
         _ = returned.return_value  # raises what the job raised
-        if goes_on:
-            cells[-1].cfg.run.resume = str(cells[-1].folder)
         returns.append(returned)
     results = run_cells(cells, most)
     for returned, cell, result in zip(returns, cells, results, strict=True):
         returned.return_value = settle(cell, result)
     return returns
-
-
-def _has_begun(config: DictConfig) -> bool:
-    """Whether the cell's folder holds a run of this very configuration."""
-    before = HydraConfig.instance().cfg
-    HydraConfig.instance().set_config(config)  # the folder's name is made of what it chose
-    folder = Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir
-    HydraConfig.instance().cfg = before
-    saved = folder / ".hydra" / "config.yaml"
-    if not saved.is_file() or not ((folder / "checkpoint").is_dir() or (folder / "result.json").is_file()):
-        return False
-    own = {key: value for key, value in OmegaConf.to_container(config).items() if key != "hydra"}  # type: ignore[union-attr]
-    if OmegaConf.to_container(OmegaConf.load(saved)) != own:
-        raise HydraException(
-            f"{folder} holds a run of another configuration. Name another hydra.sweep.dir, or repeat the command that "
-            "it was started with to go on"
-        )
-    return True
 
 
 # ------------------------------------------------------------------------------------------- who runs with whom
@@ -134,7 +106,7 @@ def _program_key(cell: Cell, parts: Parts) -> str:
         "run": ("resume",),
         "optimizer": ("lr",),
         "backbone": ("init",),
-        "algo": parts.learner.numbers,
+        "algo": (*parts.learner.numbers, *parts.learner.starts),
         "data": type(parts.data).varies,
     }
     for group, keys in free.items():

@@ -36,7 +36,7 @@ from metarun.evaluate import Evaluation, evaluate, evaluate_batch
 from metarun.loop import Diverged, OuterOptimizer, Step, Training, fit
 from metarun.results import read_result, write_atomically, write_json
 from metarun.tasks.task import DataError, Task, TaskSet
-from metarun.tracking.console import Progress, print_result
+from metarun.tracking.console import Progress, print_line, print_result
 from metarun.tracking.jsonl import MetricsFile
 from metarun.tracking.tracker import Tracker, TrackerError
 
@@ -346,6 +346,8 @@ class Job:
                 self.tracker.finish(2)
             raise Refused(str(error)) from error
         text = "".join(traceback.format_exception(error))
+        with (self.folder / "metarun.log").open("a") as log:  # the run's log; several cells may share a logger
+            log.write(text)
         return {"status": "failed", "error": f"{type(error).__name__}: {error}", "traceback": text, **here}, 1
 
     def close(self, result: dict[str, Any], exit_status: int) -> dict[str, Any]:
@@ -363,7 +365,10 @@ class Job:
             if exit_status == 0:
                 self.tracker.artifact(self.folder / "checkpoint")
             self.tracker.finish(exit_status)
-        print_result(result, self.folder)
+        if self.group is None:
+            print_result(result, self.folder)
+        else:  # a multirun ends in a table of all
+            print_line(result, self.folder)
         return {**result, "exit_status": exit_status}
 
     def _clear(self) -> None:
@@ -584,6 +589,7 @@ class Job:
             **self.data.describe(),
             "seed": self.seed,
             "metric": self.data.metric,
+            "higher_is_better": self.data.higher_is_better,
             "mean": None,
             "ci95": None,
             "median": None,

@@ -20,10 +20,11 @@ LAYERS = {
     "evaluate": ("metarun.algos", "metarun.tasks", "metarun.backbones", "metarun.results"),
     "replicas": ("metarun.algos", "metarun.tasks", "metarun.backbones", "metarun.loop", "metarun.evaluate"),
     "checkpoint": ("metarun.results",),
+    "report": ("metarun.report", "metarun.results", "metarun.tracking.jsonl"),
     "results": (),
     "figures": ("metarun.results", "metarun.tracking.jsonl"),
 }
-DOOR = {"run", "fused", "cli", "__main__"}
+DOOR = {"run", "fused", "cli", "__main__", "grid", "sweep", "search"}
 
 
 def imports(path: Path) -> set[str]:

@@ -15,6 +15,7 @@ from hydra import compose, initialize_config_dir
 
 from metarun.cli import help_text, listed
 from metarun.conf_files import CONF, GROUPS
+from metarun.results import read_result
 
 
 def test_help_lists_the_choices_of_every_group(tmp_path):
@@ -35,8 +36,8 @@ def test_many_choices_of_one_folder_are_one_entry(monkeypatch):
 
 
 def test_the_examples_in_the_help_compose():
-    examples = re.findall(r"^  metarun ((?:-m )?[a-z]\S*=.*?)(?:   .*)?$", help_text(), re.M)
-    assert len(examples) == 3
+    examples = re.findall(r"^  metarun ((?:-m )?[a-z]\S*=.*?)(?:  .*)?$", help_text(), re.M)
+    assert len(examples) == 5
     with initialize_config_dir(str(CONF), version_base="1.3"):
         for example in examples:
             words = [word for word in example.split() if "=" in word]
@@ -124,15 +125,21 @@ def test_a_multirun_goes_on_past_a_refused_cell_and_exits_1(tmp_path):
     outcome = metarun("-m", *sizes, "run.iterations=0,3", "hydra.sweep.dir=sweep", folder=tmp_path)
     assert outcome.status == 1
     assert "run.iterations must be" in outcome.err
-    assert [path.name for path in (tmp_path / "sweep").iterdir() if path.is_dir()] == ["1_sinusoid_maml_seed0"]
-    assert (tmp_path / "sweep" / "1_sinusoid_maml_seed0" / "result.json").is_file()
+    found = {path.name: read_result(path) for path in (tmp_path / "sweep").glob("iterations*")}
+    assert {name: result["status"] for name, result in found.items()} == {
+        "iterations=0": "failed",
+        "iterations=3": "completed",
+    }
+    assert "run.iterations must be" in found["iterations=0"]["error"]
 
 
 def test_a_diverged_cell_does_not_end_a_multirun_which_exits_3(tmp_path):
     grid = ["-m", *SMALL, "algo.inner_lr=1e20,0.01", "hydra.sweep.dir=sweep"]
     assert metarun(*grid, folder=tmp_path).status == 3
-    cells = sorted((tmp_path / "sweep").glob("*/result.json"))
-    assert ["diverged" in cell.read_text() for cell in cells] == [True, False]
+    found = {
+        path.parent.name: read_result(path.parent)["status"] for path in (tmp_path / "sweep").glob("*/result.json")
+    }
+    assert found == {"inner_lr=1e+20": "diverged", "inner_lr=0.01": "completed"}
 
 
 def test_a_folder_that_holds_a_run_is_not_written_over(tmp_path):

@@ -136,12 +136,23 @@ def test_sensitivity_shows_means_bands_and_published_values_on_log_scales(tmp_pa
         "left",
         "right",
     )
-    maml, published, tnet = left.lines
+    cross, maml, published, cross_of_tnet, tnet, _ = left.lines
+    assert list(cross.get_xdata()) == list(cross_of_tnet.get_xdata()) == [0.1]  # where a seed did not complete
     assert list(maml.get_xydata().flatten()) == [0.01, 2.0, 0.1, 4.0]
     assert list(published.get_xydata().flatten()) == [0.01, 2.5] and published.get_markerfacecolor() == "none"
     assert list(tnet.get_xydata().flatten()) == [0.01, 0.5]
-    assert [text.get_text() for text in left.get_legend().get_texts()] == ["MAML", "T-net"]
+    assert [text.get_text() for text in left.get_legend().get_texts()] == ["MAML", "T-net", "a seed did not complete"]
     assert left.collections[0].get_paths()[0].vertices[:, 1].max() == 4.0  # the band reaches the worst seed
+
+
+def test_sensitivity_of_accuracies_is_in_percent_on_a_plain_axis_and_lines_repeat_no_look(tmp_path, drawn):
+    lines = [Line(f"learner {number}", [0.01, 0.1], [[0.5], [0.25]]) for number in range(7)]
+    sensitivity({"": lines}, "accuracy", tmp_path / "s.pdf")
+    (axes,) = drawn[0].axes
+    assert (axes.get_yscale(), axes.get_ylabel()) == ("linear", "accuracy (%)")
+    assert list(axes.lines[0].get_ydata()) == [50.0, 25.0]
+    assert len({(line.get_color(), line.get_marker()) for line in axes.lines}) == 7
+    assert (tmp_path / "s.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_bars_are_means_with_a_dot_for_each_seed(tmp_path, drawn):

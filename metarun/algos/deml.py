@@ -59,6 +59,7 @@ class DEML(Learner):
 
     stages = (Stage("episodes_and_flat"),)
     takes = ("classification",)
+    starts = ("initial_rates",)
     concept_weight: Tensor
 
     def __init__(

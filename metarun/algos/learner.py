@@ -63,6 +63,7 @@ class Learner(nn.Module, ABC):
         replicable: False keeps it out of fused programs (metarun/replicas.py): it has state that is neither parameter
             nor buffer, or changes its state outside the outer step.
         numbers: names of its 0-dim numbers (`number`), which may differ between fused replicas.
+        starts: constructor arguments that only say where parameters start, which may differ too.
         progress: 0-dim buffer, iteration / iterations, set by the loop. Blend with it; an `if` on it breaks
             compiled and fused runs.
     """
@@ -75,6 +76,7 @@ class Learner(nn.Module, ABC):
     vectorized: bool = True
     replicable: bool = True
     numbers: tuple[str, ...] = ()
+    starts: ClassVar[tuple[str, ...]] = ()
     progress: Tensor
 
     def __init__(self, loss: TaskLoss) -> None:

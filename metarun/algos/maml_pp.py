@@ -26,7 +26,6 @@ Differences from the paper
     - Weights and order change with every iteration, not with every epoch. The official code counts the last step's
       loss only, after the epochs of annealing; here the others keep their 0.03 / S to the end.
     - Official rates train at the outer rate itself; `rates_lr` is theirs here, as on regression that gave NaN.
-      (Its table of rates has S + 1 rows, of which one is unused.)
     - The official code keeps running statistics and never uses them: it evaluates on batch statistics, as
       `backbone.norm=batch` does. With `running` they are those of query sets, taken in once an outer step.
     - The official network ends each block otherwise (convolution, leaky ReLU, then norm).
@@ -66,6 +65,7 @@ class MAMLPlusPlus(Learner):
         ValueError: steps that are no counts, S = 0, or a rate or `multi_step_share` that is not above 0.
     """
 
+    starts = ("inner_lr",)
     multi_step_share: Tensor
     first_order_share: Tensor
 

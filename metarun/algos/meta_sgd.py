@@ -46,6 +46,8 @@ class MetaSGD(Learner):
         ValueError: steps that are no counts, or a range that is not (lowest, highest).
     """
 
+    starts = ("initial_rates",)
+
     def __init__(
         self,
         backbone: Backbone,

@@ -121,6 +121,20 @@ def print_result(result: Mapping[str, Any], folder: Path | None = None, console:
         console.print(Text(str(folder)), soft_wrap=True, highlight=False)
 
 
+def print_line(result: Mapping[str, Any], folder: Path, console: Console | None = None) -> None:
+    """Prints a result in one line, as a cell of a multirun has: `completed  maml_seed=0  mse 0.524 ± 0.032  1:09`."""
+    console = console or Console()
+    status, metric = result.get("status", "completed"), result.get("metric")
+    words = [Text(status, "green" if status == "completed" else "bold red"), Text(folder.name, "bold")]
+    if metric and result.get("mean") is not None:
+        words.append(Text(f"{metric} {interval(metric, result, console)}"))
+    if result.get("error"):
+        words.append(Text(str(result["error"])))
+    if result.get("train_seconds") is not None:
+        words.append(Text(duration(result["train_seconds"]), "dim"))
+    console.print(Text("  ").join(words), soft_wrap=True, highlight=False)
+
+
 def headline(result: Mapping[str, Any], console: Console) -> Table:
     """What ran, and how well: two columns without lines."""
     table = Table.grid(padding=(0, 2))

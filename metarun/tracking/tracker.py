@@ -54,6 +54,12 @@ class Tracker(Protocol):
     def figure(self, name: str, path: Path) -> None:
         """Records a PNG that is on disk."""
 
+    def table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
+        """Records a table."""
+
+    def lines(self, name: str, x_name: str, lines: dict[str, list[tuple[float, float | None]]]) -> None:
+        """Records a plot of several lines, each its points (x, y); a point without y is left out."""
+
     def summary(self, result: dict[str, Any]) -> None:
         """Records result.json's content."""
 
@@ -87,6 +93,12 @@ class NullTracker:
         """Nothing."""
 
     def figure(self, name: str, path: Path) -> None:
+        """Nothing."""
+
+    def table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
+        """Nothing."""
+
+    def lines(self, name: str, x_name: str, lines: dict[str, list[tuple[float, float | None]]]) -> None:
         """Nothing."""
 
     def summary(self, result: dict[str, Any]) -> None:

@@ -1,0 +1,58 @@
+"""`hydra/sweeper=optuna`: a search instead of a grid; the work is metarun/search.py's.
+
+No `from __future__ import annotations` here: Hydra loads the module under no name, where dataclasses cannot find it.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Optional
+
+from hydra.core.config_store import ConfigStore
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+@dataclass
+class OptunaConf:
+    """Keys of `hydra.sweeper`."""
+
+    _target_: str = "hydra_plugins.metarun_optuna.OptunaSweeper"
+    n_trials: int = 20
+    n_jobs: int = 1  # trials that the launcher gets at once
+    sampler: str = "tpe"  # tpe | random | cmaes | gp | qmc
+    seed: int = 0  # of the sampler
+    storage: Optional[str] = None  # noqa: UP045 -- an Optuna URL; None: optuna.db in the multirun's folder
+    study_name: str = "metarun"
+
+
+class OptunaSweeper(Sweeper):
+    """Searches where the command says to: `algo.inner_lr='tag(log,interval(1e-4,1))'`, `optimizer.lr=1e-2,1e-3`.
+
+    Args:
+        n_trials: how many in all, those of an interrupted search included.
+        n_jobs: trials that the launcher gets at once.
+        sampler: tpe, random, cmaes, gp or qmc.
+        seed: of the sampler.
+        storage: an Optuna URL; None: `optuna.db` in the multirun's folder.
+        study_name: in that storage.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from hydra.core.plugins import Plugins
+
+        self.context, self.multirun = hydra_context, config
+        self.launcher: Launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        from metarun.search import Options, search
+
+        return search(self.context, self.multirun, self.launcher, arguments, Options(**self.options))
+
+
+ConfigStore.instance().store(group="hydra/sweeper", name="optuna", node=OptunaConf, provider="metarun")

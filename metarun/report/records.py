@@ -1,0 +1,207 @@
+"""Runs as they lie on the disk: whatever is there is read, and what is not or is broken is said, never raised."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from metarun.tracking.jsonl import read_metrics
+
+ENDED = ("completed", "diverged", "failed", "interrupted")
+STATUSES = (*ENDED, "unfinished", "broken")
+LOWER_IS_BETTER = ("mse", "nll", "ece", "eer", "loss")
+SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML was built with it
+
+
+@dataclass
+class Run:
+    """One run's folder.
+
+    Attributes:
+        folder: where it lies.
+        name: its folder relative to the path that was asked for, what tells it from the others.
+        result: `result.json`; empty where there is none or it cannot be read.
+        config: `.hydra/config.yaml`, interpolations as they are written; empty where it cannot be read.
+        overrides: `.hydra/overrides.yaml`.
+        problem: what is missing or broken, for people; None for a run that is whole.
+    """
+
+    folder: Path
+    name: str
+    result: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    overrides: list[str] = field(default_factory=list)
+    problem: str | None = None
+
+    @property
+    def status(self) -> str:
+        """One of `STATUSES`; `unfinished` has no result yet, or its process was killed."""
+        if not self.result:
+            return "broken" if self.problem and self.problem.startswith("result.json") else "unfinished"
+        status = self.result.get("status")
+        return status if status in ENDED else "broken"
+
+    @property
+    def algo(self) -> str:
+        return str(self.result.get("algo") or "?")
+
+    @property
+    def data(self) -> str:
+        return str(self.result.get("data") or "?")
+
+    @property
+    def seed(self) -> Any:
+        return self.result.get("seed", self.config.get("seed"))
+
+    @property
+    def metric(self) -> str:
+        return str(self.result.get("metric") or "")
+
+    @property
+    def mean(self) -> float | None:
+        """The headline metric of a completed run."""
+        mean = self.result.get("mean")
+        return float(mean) if self.status == "completed" and isinstance(mean, int | float) else None
+
+    @property
+    def higher_is_better(self) -> bool:
+        return bool(self.result.get("higher_is_better", self.metric not in LOWER_IS_BETTER))
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The configuration as `{dotted key: value}`; `algo.inner_lr` also where a learner has another name for it."""
+        flat = dict(leaves(self.config))
+        rate = self.inner_lr
+        if rate is not None and "algo.inner_lr" not in flat:
+            flat = {key: value for key, value in flat.items() if key != "algo.initial_rates"}
+            flat["algo.inner_lr"] = rate
+        return flat
+
+    @property
+    def inner_lr(self) -> float | None:
+        """The inner learning rate, or what learned rates all begin as; None where there is no such number."""
+        algo = self.config.get("algo")
+        algo = algo if isinstance(algo, dict) else {}
+        rate, rates = algo.get("inner_lr"), algo.get("initial_rates")
+        if isinstance(rates, list) and len(rates) == 2 and rates[0] == rates[1]:
+            rate = rates[0]
+        return as_number(rate)
+
+    def history(self) -> list[dict[str, Any]]:
+        """The rows of metrics.jsonl; none where it is missing or damaged."""
+        try:
+            return read_metrics(self.folder / "metrics.jsonl")
+        except (OSError, ValueError):
+            return []
+
+    def episodes(self) -> np.ndarray | None:
+        """The headline metric of each held-out task `[tasks]` at the headline's step; None where there is none."""
+        try:
+            with np.load(self.folder / "episodes.npz") as file:
+                values = file[self.metric]
+                return values[:, int(file["headline_step"])] if values.ndim == 2 else values
+        except (OSError, ValueError, KeyError, IndexError):
+            return None
+
+
+def as_number(value: Any) -> float | None:
+    """A number, also one that YAML 1.1 takes for text: `1e-05` has no dot."""
+    try:
+        return None if value is None or isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of everything below a mapping; lists count as values."""
+    if not isinstance(node, dict):
+        yield prefix, node
+        return
+    for key, value in node.items():
+        yield from leaves(value, f"{prefix}.{key}" if prefix else str(key))
+
+
+def read_run(folder: Path, name: str | None = None) -> Run:
+    """One run's folder, however little of it is there."""
+    run = Run(folder, name or folder.name)
+    problems = []
+    for attribute, kind, path, parse in (
+        ("result", dict, folder / "result.json", json.loads),
+        ("config", dict, folder / ".hydra" / "config.yaml", load_yaml),
+        ("overrides", list, folder / ".hydra" / "overrides.yaml", load_yaml),
+    ):
+        try:
+            content = parse(path.read_text(encoding="utf-8"))
+            if not isinstance(content, kind):
+                raise ValueError(f"holds no {'mapping' if kind is dict else 'list'}")
+            setattr(run, attribute, content)
+        except FileNotFoundError:
+            if attribute == "result":
+                problems.append("no result.json: it is running, or its process was killed")
+            elif attribute == "config":
+                problems.append("no .hydra/config.yaml")
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            problems.append(f"{path.relative_to(folder)} cannot be read: {str(error).splitlines()[0]}")
+    run.problem = "; ".join(problems) or None
+    return run
+
+
+def load_yaml(text: str) -> Any:
+    return yaml.load(text, Loader=SafeLoader)
+
+
+def is_run(folder: Path) -> bool:
+    return (folder / "result.json").is_file() or (folder / ".hydra" / "config.yaml").is_file()
+
+
+def run_folders(path: Path) -> Iterator[Path]:
+    """Every run's folder at or below a path, in the order of their names."""
+    for found, folders, _ in os.walk(path):
+        here = Path(found)
+        if is_run(here):
+            folders.clear()  # nothing but its own files is below a run
+            yield here
+        folders.sort(key=natural)
+
+
+def natural(text: str) -> list[Any]:
+    """A key that sorts `cell_9` before `cell_10`."""
+    words = []
+    digits = ""
+    for letter in text:
+        if letter.isdigit():
+            digits += letter
+            continue
+        if digits:
+            words.append((0, int(digits), ""))
+            digits = ""
+        words.append((1, 0, letter))
+    return [*words, (0, int(digits), "")] if digits else words
+
+
+def read_runs(paths: Sequence[Path]) -> list[Run]:
+    """All runs at or below the paths, each once.
+
+    Raises:
+        FileNotFoundError: a path that is not there, or that holds no run.
+    """
+    found: dict[Path, Run] = {}
+    for path in paths:
+        if not path.is_dir():
+            raise FileNotFoundError(f"{path} is no folder" if path.exists() else f"there is no {path}")
+        folders = list(run_folders(path))
+        if not folders:
+            raise FileNotFoundError(f"{path} holds no run: no result.json and no .hydra/config.yaml in or below it")
+        for folder in folders:
+            name = str(folder.relative_to(path)) if folder != path else path.resolve().name
+            name = name if len(paths) == 1 or folder == path else f"{path.resolve().name}/{name}"
+            found.setdefault(folder.resolve(), read_run(folder, name))
+    return list(found.values())

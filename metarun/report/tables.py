@@ -1,0 +1,270 @@
+"""The table of a comparison for a terminal, Markdown and LaTeX; how numbers and settings are written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import floor, log10
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from metarun.report.compare import Entry, Paired, Rates, Setting, Table
+from metarun.report.records import Run
+
+TIE, BAD = "~", "†"
+MOST_COLUMNS = 6
+
+
+def percent(metric: str) -> bool:
+    return metric.startswith("accuracy")
+
+
+def number(metric: str, value: float | None) -> str:
+    """`95.12%`, or three significant digits."""
+    if value is None:
+        return "-"
+    if percent(metric):
+        return f"{100 * value:.2f}%"
+    return f"{value:.3f}" if 0.001 <= abs(value) < 1 else f"{value:.3g}"
+
+
+def estimate(metric: str, mean: float | None, ci95: float | None) -> str:
+    """`95.12% ± 0.34`, `0.235 ± 0.012`: half the width of the 95 % interval, where there is one."""
+    if mean is None or ci95 is None:
+        return number(metric, mean)
+    if percent(metric):
+        return f"{100 * mean:.2f}% ± {100 * ci95:.2f}"
+    if not 1e-6 < ci95 < 10:
+        return f"{number(metric, mean)} ± {ci95:.2g}"
+    decimals = max(0, 1 - floor(log10(ci95)))  # as many as the width has with two digits
+    return f"{mean:.{decimals}f} ± {ci95:.{decimals}f}"
+
+
+def published(entry: Entry) -> str:
+    """`48.70% ± 1.84`; empty where no figure is named."""
+    paper = entry.paper
+    return estimate(entry.metric, paper["value"], paper.get("ci95")) if paper else ""
+
+
+def bad(entry: Entry) -> str:
+    """`2 of 3 diverged`; empty where all completed."""
+    return ", ".join(f"{count} of {len(entry.runs)} {status}" for status, count in entry.bad.items())
+
+
+def setting_names(settings: Sequence[Setting]) -> list[str]:
+    """`data=omniglot, shots=5`: the last word of a key where that tells it from the others."""
+    keys = dict.fromkeys(key for setting in settings for key, _ in setting)
+    last = [key.rpartition(".")[2] for key in keys]
+    short = {key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)}
+    return [", ".join(f"{short[key]}={shown(value)}" for key, value in setting) for setting in settings]
+
+
+def shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def cell(entry: Entry | None) -> str:
+    """The text of an entry, without what makes it bold."""
+    if entry is None:
+        return ""
+    words = [estimate(entry.metric, entry.mean, entry.ci95)] if entry.mean is not None else []
+    if entry.tie:
+        words.append(TIE)
+    if entry.bad:
+        words.append(f"{BAD} {bad(entry)}")
+    return " ".join(words)
+
+
+def legend(table: Table) -> list[str]:
+    """What the table's signs mean, as far as they occur in it."""
+    entries = list(table.entries.values())
+    lines = []
+    counts = {len(entry.values) for entry in entries if entry.mean is not None and entry.over == "seeds"}
+    if counts:
+        lines.append("± is half the 95 % interval of the mean over seeds (Student's t)")
+    if any(entry.over == "tasks" for entry in entries):
+        lines.append("± of a single seed is half the 95 % interval over its held-out tasks")
+    if any(entry.best for entry in entries):
+        lines.append("bold: the best of its setting")
+    if any(entry.tie for entry in entries):
+        lines.append(f"{TIE}: its interval overlaps the best's")
+    if any(entry.bad for entry in entries):
+        lines.append(f"{BAD}: some runs did not complete; the mean is over the others, and is not compared")
+    papers = [entry.paper for entry in entries if entry.paper]
+    for words in dict.fromkeys(tuple(paper[k] for k in ("source", "status") if paper.get(k)) for paper in papers):
+        lines.append(f"published: {', '.join(words)}")
+    if table.left_out:
+        lines.append(f"{table.left_out} runs are left out, of which newer ones of the same seed count")
+    return lines
+
+
+def rows(table: Table) -> tuple[str, list[str], list[tuple[str, list[Entry | None]]]]:
+    """Head of the first column, heads of the others, and the rows.
+
+    Learners down and settings across; turned where there are more settings than learners, so that the table fits
+    a terminal; with many of both a row is a learner at a setting.
+    """
+    names = setting_names(table.settings)
+    if len(table.settings) <= min(MOST_COLUMNS, len(table.algos)) or len(table.settings) == 1:
+        heads = names if any(names) else [metric_of(table) or "result"]
+        return "learner", heads, [(algo, table.row(algo)) for algo in table.algos]
+    if len(table.algos) <= MOST_COLUMNS:
+        columns = [table.row(algo) for algo in table.algos]
+        return "setting", table.algos, [(name, [column[at] for column in columns]) for at, name in enumerate(names)]
+    found: list[tuple[str, list[Entry | None]]] = []
+    for setting, name in zip(table.settings, names, strict=True):
+        for algo in table.algos:
+            if entry := table.entries.get((algo, setting)):
+                found.append((f"{algo}, {name}", [entry]))
+    return "learner", [metric_of(table) or "result"], found
+
+
+def metric_of(table: Table) -> str:
+    """The one metric of all entries; empty where there are several."""
+    metrics = {entry.metric for entry in table.entries.values() if entry.metric}
+    return metrics.pop() if len(metrics) == 1 else ""
+
+
+def printable(text: str, console: Console) -> str:
+    """The same in ASCII, for a terminal that takes no more."""
+    if console.encoding.lower().startswith("utf"):
+        return text
+    return text.replace("±", "+/-").replace(BAD, "!").encode("ascii", "replace").decode()
+
+
+def rich_table(table: Table, console: Console) -> RichTable:
+    """For a terminal: the best in bold, the published figure below in grey."""
+    first, heads, lines = rows(table)
+    shown_table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
+    shown_table.add_column(first, style="bold", overflow="fold")
+    for head in heads:
+        shown_table.add_column(Text(head), justify="right", overflow="fold")
+    for name, entries in lines:
+        shown_table.add_row(Text(printable(name, console)), *(rich_cell(entry, console) for entry in entries))
+    return shown_table
+
+
+def rich_cell(entry: Entry | None, console: Console) -> Text:
+    if entry is None:
+        return Text("")
+    style = "bold green" if entry.best else "red" if entry.bad else ""
+    text = Text(printable(cell(entry), console), style)
+    if figure := published(entry):
+        text.append(printable(f"\npublished {figure}", console), "dim not bold")
+    return text
+
+
+def robustness_table(panels: Mapping[Setting, Sequence[Rates]]) -> RichTable:
+    table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, title="robustness to the inner learning rate")
+    table.title_justify = "left"
+    for head in ("learner", "decades within 10 % of the best", "best rate", "rates"):
+        table.add_column(head, justify="left" if head == "learner" else "right")
+    for setting, name in zip(panels, setting_names(list(panels)), strict=True):
+        for line in panels[setting]:
+            label = f"{line.algo}, {name}" if name else line.algo
+            table.add_row(Text(label), number_or_dash(line.width), number_or_dash(line.best_rate), rates_text(line))
+    return table
+
+
+def number_or_dash(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
+
+
+def rates_text(line: Rates) -> str:
+    return f"{line.rates[0]:.3g} to {line.rates[-1]:.3g}"
+
+
+def paired_table(first: Run, others: Sequence[tuple[Run, Paired | str]], console: Console) -> RichTable:
+    """Each run against the first: the difference with its interval, or why there is none."""
+    table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, title=Text(f"against {first.name}", "bold"))
+    table.title_justify = "left"
+    for head in ("run", "difference", "p", "tasks"):
+        table.add_column(head, justify="left" if head == "run" else "right")
+    for run, found in others:
+        if isinstance(found, str):
+            table.add_row(Text(run.name), Text(found, "red"), "", "")
+        else:
+            difference = estimate(first.metric, found.difference, found.ci95)
+            table.add_row(Text(run.name), printable(difference, console), f"{found.p:.2g}", f"{found.tasks:,}")
+    return table
+
+
+# ------------------------------------------------------------------------------------------ Markdown and LaTeX
+
+
+def markdown(table: Table, panels: Mapping[Setting, Sequence[Rates]]) -> str:
+    """`table.md`: the table, what its signs mean, and robustness."""
+    first, heads, lines = rows(table)
+    text = [row_of([first, *map(escaped_markdown, heads)]), row_of(["---", *["---:"] * len(heads)])]
+    text += [row_of([escaped_markdown(name), *map(markdown_cell, entries)]) for name, entries in lines]
+    text += ["", *(f"- {line}" for line in legend(table))]
+    if panels:
+        text += [
+            "",
+            "| learner | decades within 10 % of the best | best rate | rates |",
+            "| --- | ---: | ---: | ---: |",
+        ]
+        for setting, name in zip(panels, setting_names(list(panels)), strict=True):
+            for line in panels[setting]:
+                label = escaped_markdown(f"{line.algo}, {name}" if name else line.algo)
+                text.append(
+                    row_of([label, number_or_dash(line.width), number_or_dash(line.best_rate), rates_text(line)])
+                )
+    return "\n".join(text) + "\n"
+
+
+def row_of(words: Sequence[str]) -> str:
+    return "| " + " | ".join(words) + " |"
+
+
+def escaped_markdown(text: str) -> str:
+    return "".join(f"\\{letter}" if letter in "\\|*_`<>[]" else letter for letter in text)
+
+
+def markdown_cell(entry: Entry | None) -> str:
+    text = escaped_markdown(cell(entry))
+    if entry is None:
+        return text
+    if entry.best:
+        text = f"**{text}**"
+    return f"{text} (published {published(entry)})" if entry.paper else text
+
+
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "†": r"$\dagger$",
+}
+LATEX |= {letter: f"\\{letter}" for letter in "&%$#_{}"}
+
+
+def latex(table: Table) -> str:
+    """`table.tex`: a tabular for booktabs."""
+    first, heads, lines = rows(table)
+    text = ["% \\usepackage{booktabs}", "\\begin{tabular}{l" + "r" * len(heads) + "}", "\\toprule"]
+    text += [latex_row([first, *heads]), "\\midrule"]
+    for name, entries in lines:
+        text.append(" & ".join([escaped_latex(name), *map(latex_cell, entries)]) + r" \\")
+    return "\n".join([*text, "\\bottomrule", "\\end{tabular}", *(f"% {line}" for line in legend(table))]) + "\n"
+
+
+def latex_row(words: Sequence[str]) -> str:
+    return " & ".join(map(escaped_latex, words)) + r" \\"
+
+
+def escaped_latex(text: str) -> str:
+    return "".join(LATEX.get(letter, letter) for letter in text)
+
+
+def latex_cell(entry: Entry | None) -> str:
+    if entry is None:
+        return ""
+    text = escaped_latex(cell(entry)).replace(escaped_latex(TIE), r"$\sim$")
+    if entry.best:
+        text = f"\\textbf{{{text}}}"
+    return f"{text} ({escaped_latex(published(entry))})" if entry.paper else text

@@ -1,0 +1,216 @@
+"""What a multirun ends in: a table and a figure of all its cells, on the terminal, on disk and in W&B.
+
+In the multirun's folder: `sweep.json` (cells, table, robustness), `table.md`, `table.tex`, `figure.png`, `figure.pdf`,
+and `wandb/` with a run of its own in the group of the cells.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from math import log10
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.text import Text
+
+from metarun import cli, figures, grid
+from metarun.report import tables
+from metarun.report.compare import Rates, Setting, Table, over_rates, tabulate
+from metarun.report.records import Run, read_run, read_runs
+from metarun.results import write_atomically, write_json
+
+log = logging.getLogger(__name__)
+
+Panels = dict[Setting, list[Rates]]
+
+
+class Summary(Callback):
+    """Hydra's callback; named in conf/config.yaml."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        del config
+        self.began = time.time()
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """Hydra would turn an error here into a warning and exit status 0."""
+        if grid.planned and grid.all_refused():
+            return  # nothing ran, and why was said
+        try:
+            summarize(config, time.time() - self.began)
+        except Exception as error:
+            print(f"metarun: the multirun's summary failed ({type(error).__name__}: {error})", file=sys.stderr)
+            log.debug(traceback.format_exc())
+            cli.note_failure()
+
+
+def summarize(config: DictConfig, seconds: float) -> None:
+    """Write and show what the cells of a multirun came to."""
+    folder = Path(config.hydra.sweep.dir)
+    runs = [read_run(cell.folder, str(cell.folder.relative_to(folder))) for cell in grid.planned]
+    runs = runs or read_runs([folder])
+    table = tabulate(runs)
+    panels = over_rates(table)
+    write_json(folder / "sweep.json", as_json(config, runs, table, panels, seconds))
+    for name, text in (("table.md", tables.markdown(table, panels)), ("table.tex", tables.latex(table))):
+        write_atomically(folder / name, lambda file, text=text: file.write(text.encode()))  # type: ignore[misc]
+    drawn = draw(folder, table, panels)
+    show(folder, runs, table, panels, seconds)
+    record(config, folder, table, panels, drawn)
+
+
+def as_json(config: DictConfig, runs: Sequence[Run], table: Table, panels: Panels, seconds: float) -> dict[str, Any]:
+    """`sweep.json`."""
+    keys = ("algo", "data", "seed", "metric", "mean", "ci95", "median", "tasks", "error", "train_seconds")
+    return {
+        "overrides": OmegaConf.to_container(config.hydra.overrides.task),
+        "launcher": str(config.hydra.runtime.choices["hydra/launcher"]),
+        "seconds": round(seconds, 1),
+        "cells": [
+            {
+                "folder": run.name,
+                "status": run.status,
+                "problem": run.problem,
+                **{key: run.result.get(key) for key in keys},
+                "overrides": run.result.get("overrides", run.overrides),
+            }
+            for run in runs
+        ],
+        "table": [
+            {
+                "algo": entry.algo,
+                "setting": dict(entry.setting),
+                "metric": entry.metric,
+                "mean": entry.mean,
+                "ci95": entry.ci95,
+                "interval_over": entry.over,
+                "seeds": entry.values,
+                "not_completed": entry.bad,
+                "best": entry.best,
+                "tie": entry.tie,
+                "paper": entry.paper,
+            }
+            for entry in table.entries.values()
+        ],
+        "robustness": [
+            {
+                "algo": line.algo,
+                "setting": dict(setting),
+                "decades": line.width,
+                "best_rate": line.best_rate,
+                "rates": line.rates,
+            }
+            for setting, lines in panels.items()
+            for line in lines
+        ],
+    }
+
+
+def draw(folder: Path, table: Table, panels: Panels) -> list[Path]:
+    """The figure: sensitivity to the inner learning rate where that was swept, else a bar for each learner."""
+    found = []
+    for path in (folder / "figure.png", folder / "figure.pdf"):
+        if panels:
+            titles = tables.setting_names(list(panels))
+            metric = panels[next(iter(panels))][0].entries[0].metric
+            lines = {title: list(map(line_of, own)) for title, own in zip(titles, panels.values(), strict=True)}
+            figures.sensitivity(lines, metric, path)
+        elif any(entry.values for entry in table.entries.values()):
+            bars(table, path)
+        else:
+            break
+        found.append(path)
+    return found
+
+
+def line_of(line: Rates) -> figures.Line:
+    seeds = [[run.mean for run in entry.runs] for entry in line.entries]
+    papers = [entry.paper["value"] if entry.paper else None for entry in line.entries]
+    return figures.Line(line.algo, line.rates, seeds, papers)
+
+
+def bars(table: Table, path: Path) -> None:
+    """One panel a metric: learners as bars, settings along the axis."""
+    metrics = list(dict.fromkeys(entry.metric for entry in table.entries.values() if entry.values))
+    panels = {}
+    for metric in metrics:
+        scale = figures.scale_of(metric)
+        panels[figures.axis_name(metric)] = {
+            algo: [
+                [scale * value for value in entry.values] if entry is not None and entry.metric == metric else []
+                for entry in table.row(algo)
+            ]
+            for algo in table.algos
+        }
+    names = [name.replace(", ", "\n") for name in tables.setting_names(table.settings)]
+    figures.bars(panels, names, metrics[0] if len(metrics) == 1 else "", path)
+
+
+def show(folder: Path, runs: Sequence[Run], table: Table, panels: Panels, seconds: float) -> None:
+    """The table on the terminal, and what did not complete."""
+    console = Console(soft_wrap=False)
+    console.print()
+    console.print(tables.rich_table(table, console))
+    for line in tables.legend(table):
+        console.print(Text(tables.printable(line, console), "dim"))
+    if panels:
+        console.print(tables.robustness_table(panels))
+    for run in runs:
+        if run.status != "completed":
+            why = run.result.get("error") or run.problem or ""
+            console.print(Text.assemble((run.status, "bold red"), f" {run.name}: {why}"), soft_wrap=True)
+    done = sum(run.status == "completed" for run in runs)
+    console.print(f"{done} of {len(runs)} cells completed, {seconds:.0f} s", highlight=False)
+    console.print(Text(str(folder)), soft_wrap=True, highlight=False)
+
+
+def record(config: DictConfig, folder: Path, table: Table, panels: Panels, drawn: Sequence[Path]) -> None:
+    """The W&B run that carries the tables and the plots, in the group of the cells; gone on with by `sweep.resume`."""
+    tracker = instantiate(config.tracker, _convert_="all")
+    about = folder / "tracker.json"
+    run_id = about.read_text().strip() if about.is_file() else None
+    overrides = OmegaConf.to_container(config.hydra.overrides.task)
+    tracker.start(folder, {"overrides": overrides}, f"{folder.name}/summary", folder.name, ["summary"], run_id)
+    if tracker.run_id:
+        write_atomically(about, lambda file: file.write(f"{tracker.run_id}".encode()))
+    for name, (columns, rows) in plain_tables(table, panels).items():
+        tracker.table(f"sweep/{name}", columns, rows)
+    for setting, name in zip(panels, tables.setting_names(list(panels)), strict=True):
+        lines = {
+            line.algo: [(log10(rate), entry.mean) for rate, entry in zip(line.rates, line.entries, strict=True)]
+            for line in panels[setting]
+        }
+        tracker.lines(f"sweep/sensitivity {name}".strip(), "log10 of the inner learning rate", lines)
+    for path in drawn:
+        if path.suffix == ".png":
+            tracker.figure(path.stem, path)
+    tracker.finish(0)
+
+
+def plain_tables(table: Table, panels: Panels) -> dict[str, tuple[list[str], list[list[Any]]]]:
+    """Tables by name, as columns and rows."""
+    names = dict(zip(table.settings, tables.setting_names(table.settings), strict=True))
+    rows = [
+        [
+            *(entry.algo, names[entry.setting], entry.metric, entry.mean, entry.ci95, len(entry.values)),
+            *(tables.bad(entry), entry.best, entry.paper["value"] if entry.paper else None),
+        ]
+        for entry in table.entries.values()
+    ]
+    columns = ["algo", "setting", "metric", "mean", "ci95", "seeds", "not completed", "best", "published"]
+    found = {"table": (columns, rows)}
+    if panels:
+        robust = [
+            [line.algo, name, line.width, line.best_rate]
+            for own, name in zip(panels.values(), tables.setting_names(list(panels)), strict=True)
+            for line in own
+        ]
+        found["robustness"] = (["algo", "setting", "decades within 10 %", "best rate"], robust)
+    return found
