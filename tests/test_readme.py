@@ -12,16 +12,18 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from metarun.conf_files import CONF, GROUPS, names
+from metarun.report.main import parser
 from metarun.run import build
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-COMMANDS = [
-    shlex.split(line, comments=True)[1:]
+LINES = [
+    shlex.split(line, comments=True)
     for block in re.findall(r"```bash\n(.*?)```", README, re.S)
     for line in block.splitlines()
-    if line.startswith("metarun")
 ]
+COMMANDS = [words[1:] for words in LINES if words and words[0] == "metarun"]
+REPORTS = [words[1:] for words in LINES if words and words[0] == "metarun-report"]
 
 
 def test_it_is_short():
@@ -34,15 +36,22 @@ def test_a_command_composes_and_fits(command):
     overrides = [word for word in command if "=" in word]
     parsed = OverridesParser.create().parse_overrides(overrides)
     swept = [
-        [f"{o.key_or_group}={v}" for v in o.sweep_string_iterator()] if o.is_sweep_override() else [o.input_line]
+        [f"{o.key_or_group}={v}" for v in o.sweep_string_iterator()] if o.is_discrete_sweep() else [o.input_line]
         for o in parsed
     ]
     for cell in product(*swept):
+        if any("interval(" in word for word in cell):  # not a value: a range to search in
+            cell = [word for word in cell if "interval(" not in word]
         with initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = compose("config", list(cell), return_hydra_config=True)
         choices = {str(k): str(v) for k, v in cfg.hydra.runtime.choices.items()}
         del cfg.hydra
         build(cfg, choices)
+
+
+@pytest.mark.parametrize("command", REPORTS, ids=" ".join)
+def test_a_report_command_is_understood(command):
+    assert parser().parse_intermixed_args(command).paths
 
 
 def test_make_targets_exist():

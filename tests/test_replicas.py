@@ -275,14 +275,3 @@ def test_conv4_with_batch_norm():
         own = fresh(seed)
         list(fit(own, data, how, 3, 2))
         assert_same_learner(training.learner, own.learner, 1e-9)
-
-
-def test_a_draw_together_is_what_each_draws():
-    for data in (toy.sinusoid(), toy.sinusoid(noise=0.3), toy.Blobs()):
-        generators = [[torch.Generator().manual_seed(s) for s in range(3)] for _ in range(2)]
-        both = data.draw_together("train", "episodes", 4, generators[0])
-        for r, generator in enumerate(generators[1]):
-            own = data.draw("train", "episodes", 4, generator)
-            for a, b in zip((*both.support, *both.query), (*own.support, *own.query), strict=True):
-                assert torch.equal(a[r], b)
-            assert torch.equal(generator.get_state(), generators[0][r].get_state())

@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from metarun.backbones.conv4 import Conv4
 from metarun.backbones.mlp import MLP
@@ -77,6 +78,27 @@ def loss_and_gradient():
         return losses.detach(), torch.cat([p.grad.flatten() for p in learner.parameters()])
 
     return compute
+
+
+@pytest.fixture
+def slopes_agree(loss_and_gradient):
+    """slopes_agree(learner, batch): the meta-gradient is what four finite differences of the loss say it is."""
+
+    def check(learner, batch):
+        _, gradient = loss_and_gradient(learner, batch)
+        weights = nn.utils.parameters_to_vector(learner.parameters()).detach()
+        generator = torch.Generator().manual_seed(3)
+        for _ in range(4):
+            direction = torch.randn(weights.shape, generator=generator, dtype=weights.dtype)
+            direction /= direction.norm()
+            losses = []
+            for step in (1e-6, -1e-6):
+                nn.utils.vector_to_parameters(weights + step * direction, learner.parameters())
+                losses.append(learner(batch).mean().detach())
+            slope = (losses[0] - losses[1]) / 2e-6
+            torch.testing.assert_close(gradient @ direction, slope, rtol=1e-5, atol=1e-7 * float(gradient.norm()))
+
+    return check
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import toy
 from test_learning import score
 from torch import nn
 
-from metarun.algos.conjugate_gradients import conjugate_gradients
 from metarun.algos.imaml import IMAML
 from metarun.algos.maml import MAML
 from metarun.tasks.task import Examples, Task
@@ -166,16 +165,6 @@ def test_compiled_is_eager(make, draw, loss_and_gradient):
     torch.testing.assert_close(compiled, eager, rtol=1e-9, atol=1e-12)
 
 
-def test_conjugate_gradients_go_on_after_they_have_converged():
-    """Two eigenvalues: solved in two steps, and then nothing is left to divide by; also for b = 0."""
-    scale = torch.tensor([1.0, 1.0, 4.0], dtype=torch.float64)
-    b = {"w": torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64)}
-    x = conjugate_gradients(lambda u: {"w": scale * u["w"]}, b, 20)
-    torch.testing.assert_close(x["w"], torch.tensor([1.0, 2.0, 1.0], dtype=torch.float64))
-    zero = conjugate_gradients(lambda u: u, {"w": torch.zeros(3)}, 3)
-    assert torch.equal(zero["w"], torch.zeros(3))
-
-
 @pytest.mark.parametrize("change", [{"cg_steps": -1}, {"regularization": 0.0}])
 def test_refuses(change, make):
     (name,) = change
@@ -190,14 +179,3 @@ def test_it_learns_the_sinusoid_and_leaves_joint_training_behind():
     before, after = score(learner, toy.sinusoid(), 700, toy.adam(lr=2e-3, clip=1.0, schedule="cosine"), meta_batch=8)
     assert before > 2.4  # no adaptation
     assert after < 1.2  # joint training with the same fine-tuning: 1.5 (systems.md, Z.2)
-
-
-def test_conjugate_gradients_stop_where_the_matrix_bends_down():
-    """Without the stop the small negative eigenvalue would blow its part of b up a hundred times."""
-    matrix = torch.diag(torch.tensor([1.0, 2.0, -0.01], dtype=torch.float64))
-    for b in ([1.0, 1.0, 0.1], [0.0, 0.0, 1.0]):
-        b = torch.tensor(b, dtype=torch.float64)
-        x = conjugate_gradients(lambda u: {"w": matrix @ u["w"]}, {"w": b}, 5)["w"]
-        assert x.norm() <= 2 * b.norm()
-        assert x @ b > 0
-    assert torch.equal(x, b)  # bent down along b itself: first-order MAML's gradient
