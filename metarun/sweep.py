@@ -180,6 +180,10 @@ def record(config: DictConfig, folder: Path, table: Table, panels: Panels, drawn
     tracker.start(folder, {"overrides": overrides}, f"{folder.name}/summary", folder.name, ["summary"], run_id)
     if tracker.run_id:
         write_atomically(about, lambda file: file.write(f"{tracker.run_id}".encode()))
+    for path in drawn:
+        if path.suffix == ".png":
+            tracker.figure(path.stem, path)
+    # last, for online W&B asks the service about each table and waits, long where nobody answers
     for name, (columns, rows) in plain_tables(table, panels).items():
         tracker.table(f"sweep/{name}", columns, rows)
     for setting, name in zip(panels, tables.setting_names(list(panels)), strict=True):
@@ -188,9 +192,6 @@ def record(config: DictConfig, folder: Path, table: Table, panels: Panels, drawn
             for line in panels[setting]
         }
         tracker.lines(f"sweep/sensitivity {name}".strip(), "log10 of the inner learning rate", lines)
-    for path in drawn:
-        if path.suffix == ".png":
-            tracker.figure(path.stem, path)
     tracker.finish(0)
 
 

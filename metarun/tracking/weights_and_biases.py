@@ -9,20 +9,23 @@ it rises, and one more than the last where it does not (a run that resumes onlin
 before it died). The x axis of every plot is the value `iteration`, which is always the true one.
 
 A killed process leaves out of W&B's file what it logged in its last FLUSH_SECONDS, and its last row, which
-W&B keeps open for more values of its step. So a run that is resumed first records the last REPLAYED_ROWS of
-its metrics.jsonl again (cut that to the checkpoint before `start`): no point is lost, and a point recorded
-twice is the same point.
+W&B keeps open for more values of its step; online, what it logged since the last upload, up to 15 s ago. So a
+run that is resumed first records again what W&B may lack of its metrics.jsonl (cut to the checkpoint before
+`start`): offline the last REPLAYED_ROWS, online the rows above the last iteration that the service has. No
+point is lost, and a point recorded twice is the same point.
 
-Failure. `start` raises TrackerError, before anything is trained. After that no error of W&B stops a run:
-the first is logged as a warning that says since which iteration nothing is recorded, the tracker falls
-silent, and the numbers are in metrics.jsonl and result.json as always. A run that cannot upload gives up
-after UPLOAD_SECONDS at its end.
+Failure. `start` raises TrackerError, after START_SECONDS at most, before anything is trained. After that no
+error of W&B stops a run: the first is logged as a warning that says what is not recorded, the tracker falls
+silent, and the numbers are in metrics.jsonl and result.json as always. A service that goes away during an
+online run is noticed only at its end, which waits UPLOAD_SECONDS for it, and 19 s before that, which W&B allows
+for an answer about a table; the warning says how to upload the rest later.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
@@ -34,7 +37,8 @@ from metarun.tracking.tracker import TrackerError
 
 log = logging.getLogger(__name__)
 
-UPLOAD_SECONDS = 300
+START_SECONDS = 20.0  # for the service to answer; WANDB_INIT_TIMEOUT says otherwise
+UPLOAD_SECONDS = 300.0  # for what is left at the end; WANDB_FINISH_TIMEOUT says otherwise
 FLUSH_SECONDS = 1.0
 REPLAYED_ROWS = 100  # more than a run logs in FLUSH_SECONDS
 MODES = ("offline", "online", "disabled")
@@ -54,14 +58,17 @@ def never_fatal(
             with self.environment():
                 method(self, *args, **kwargs)
         except Exception as error:  # wandb raises its own, OSError, ValueError, ...: none is worth a run
-            self.broken = True
-            log.warning(
-                "W&B records nothing from iteration %s on (%s: %s). The run goes on; its numbers are in "
-                "metrics.jsonl and result.json.",
-                self.iteration,
+            log.log(
+                logging.DEBUG if self.warned else logging.WARNING,
+                "W&B %s (%s: %s). The run is not hurt; its numbers are in metrics.jsonl and result.json.%s",
+                "does not have all of this run"
+                if method.__name__ == "close"
+                else f"records nothing from iteration {self.iteration} on",
                 type(error).__name__,
                 error,
+                self.upload_later(),
             )
+            self.broken = self.warned = True
 
     return guarded
 
@@ -97,6 +104,8 @@ class WandbTracker:
         self.run_id: str | None = None
         self.run: Any = None
         self.broken = False
+        self.warned = False
+        self.curves: dict[str, list[dict[str, Any]]] = {}
         self.iteration: int | None = None  # of the row being filled
         self.step = -1  # W&B's own step of that row
         self.folder = Path()
@@ -117,7 +126,7 @@ class WandbTracker:
         with self.environment():
             self.run = self.open_run(config, name, self.group or group, [*self.tags, *tags], run_id)
             self.run_id = self.run.id
-            self.step = self.run.step - 1
+            self.step = self.run.starting_step - 1  # `run.step` is 0 until the first row, of a resumed run too
         if run_id is not None:
             self.replay(folder / "metrics.jsonl")
 
@@ -149,7 +158,8 @@ class WandbTracker:
                     console="off",
                     disable_git=True,
                     save_code=False,
-                    finish_timeout=UPLOAD_SECONDS,
+                    init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT", START_SECONDS)),
+                    finish_timeout=float(os.environ.get("WANDB_FINISH_TIMEOUT", UPLOAD_SECONDS)),
                     finish_timeout_raises=True,
                     **flush_setting(wandb.Settings.model_fields),
                 ),
@@ -158,15 +168,23 @@ class WandbTracker:
             run.define_metric("*", step_metric="iteration")
             return run
         except Exception as error:
+            why, advice, _ = " ".join(str(error).split()).partition(" Consider increasing the init_timeout")
+            longer = "; WANDB_INIT_TIMEOUT=SECONDS waits longer" if advice else ""
             raise TrackerError(
-                f"W&B cannot start with tracker.mode={self.mode}: {' '.join(str(error).split())} "
+                f"W&B cannot start with tracker.mode={self.mode}: {why}{longer} "
                 "(tracker.mode=offline needs no account and no network; tracker=none does without W&B)"
             ) from error
 
     @never_fatal
     def replay(self, metrics: Path) -> None:
-        """Records the last rows before the checkpoint again; see the module's head."""
-        for row in read_metrics(metrics)[-REPLAYED_ROWS:] if metrics.exists() else []:
+        """Records the rows before the checkpoint that W&B may not have; see the module's head."""
+        rows = read_metrics(metrics) if metrics.exists() else []
+        if self.mode == "offline":
+            rows = rows[-REPLAYED_ROWS:]
+        else:  # the service says how far it is
+            uploaded = self.run.summary.get("iteration", -1)
+            rows = [row for row in rows if row["iteration"] > uploaded]
+        for row in rows:
             iteration = row.pop("iteration")
             self.log({key: float("nan") if value is None else value for key, value in row.items()}, iteration)
 
@@ -178,21 +196,46 @@ class WandbTracker:
 
     @never_fatal
     def curve(self, metric: str, rows: list[dict[str, Any]]) -> None:
+        self.curves[metric] = rows
+
+    def plot_curves(self) -> None:
+        """Last of all: online, W&B asks the service about each table and waits, 19 s where nobody answers."""
         import wandb
 
-        table = wandb.Table(
-            columns=["step", "mean", "ci95", "median"],
-            data=[[row["step"], row["mean"], row["ci95"], row["median"]] for row in rows],
-        )
-        # The plot brings its table along, as curve/METRIC_table.
-        plot = wandb.plot.line(table, "step", "mean", title=f"{metric} after adaptation steps")
-        self.add_to_row({f"curve/{metric}": plot})
+        for metric, rows in self.curves.items():
+            table = wandb.Table(
+                columns=["step", "mean", "ci95", "median"],
+                data=[[row["step"], row["mean"], row["ci95"], row["median"]] for row in rows],
+            )
+            # The plot brings its table along, as curve/METRIC_table.
+            plot = wandb.plot.line(table, "step", "mean", title=f"{metric} after adaptation steps")
+            self.add_to_row({f"curve/{metric}": plot})
 
     @never_fatal
     def figure(self, name: str, path: Path) -> None:
         import wandb
 
         self.add_to_row({f"figures/{name}": wandb.Image(str(path))})
+
+    @never_fatal
+    def table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
+        import wandb
+
+        self.add_to_row({name: wandb.Table(columns=list(columns), data=rows)})
+
+    @never_fatal
+    def lines(self, name: str, x_name: str, lines: dict[str, list[tuple[float, float | None]]]) -> None:
+        import wandb
+
+        known = {line: [(x, y) for x, y in points if y is not None] for line, points in lines.items()}
+        plot = wandb.plot.line_series(
+            xs=[[x for x, _ in points] for points in known.values()],
+            ys=[[y for _, y in points] for points in known.values()],
+            keys=list(known),
+            title=name,
+            xname=x_name,
+        )
+        self.add_to_row({name: plot})
 
     @never_fatal
     def summary(self, result: dict[str, Any]) -> None:
@@ -216,7 +259,15 @@ class WandbTracker:
 
     @never_fatal
     def close(self, exit_code: int) -> None:
-        self.run.finish(exit_code=exit_code)
+        try:
+            self.plot_curves()
+        finally:
+            self.run.finish(exit_code=exit_code)
+
+    def upload_later(self) -> str:
+        """How to upload what was recorded and did not reach the service."""
+        place = shlex.quote(str(Path(self.run.dir).parent))
+        return f" To upload it later: wandb sync --include-online {place}" if self.mode == "online" else ""
 
     def add_to_row(self, values: Mapping[str, Any]) -> None:
         """Adds values to the row of the current iteration; W&B merges what is logged at one step."""
@@ -230,9 +281,11 @@ class WandbTracker:
         Without them files wait for upload in the home folder, which may be read-only, and even an offline run
         looks up the host of W&B's error reports.
         """
-        wanted = {"WANDB_DATA_DIR": str(self.folder / "wandb"), "WANDB_CACHE_DIR": str(self.folder / "wandb")}
-        if self.mode == "offline":
-            wanted["WANDB_ERROR_REPORTING"] = "false"
+        wanted = {
+            "WANDB_DATA_DIR": str(self.folder / "wandb"),
+            "WANDB_CACHE_DIR": str(self.folder / "wandb"),
+            "WANDB_ERROR_REPORTING": "false",
+        }
         added = {key: value for key, value in wanted.items() if key not in os.environ}
         os.environ.update(added)
         try:
