@@ -1,0 +1,176 @@
+"""The table, robustness and paired tests, against numbers worked out by hand or by scipy."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from report.runs import write_run
+from scipy import stats
+
+from metarun.report.compare import over_rates, over_seeds, paired, paired_values, settings_of, tabulate
+from metarun.report.records import read_run, read_runs
+
+
+def runs_of(folder, *cells):
+    """Runs of the given `write_run` arguments."""
+    for number, cell in enumerate(cells):
+        write_run(folder / f"run_{number}", **cell)
+    return read_runs([folder])
+
+
+def test_the_interval_is_student_s_over_seeds(tmp_path):
+    values = [0.5, 0.6, 0.9]
+    table = tabulate(runs_of(tmp_path, *({"seed": seed, "mean": value} for seed, value in enumerate(values))))
+    (entry,) = table.entries.values()
+    low, high = stats.t.interval(0.95, 2, loc=np.mean(values), scale=stats.sem(values))
+    assert entry.mean == pytest.approx(np.mean(values))
+    assert entry.ci95 == pytest.approx((high - low) / 2)
+    assert (entry.over, entry.values, entry.best) == ("seeds", values, True)
+
+
+def test_one_seed_has_its_interval_over_tasks_and_none_has_none(tmp_path):
+    (entry,) = tabulate(runs_of(tmp_path, {"mean": 0.5, "ci95": 0.07})).entries.values()
+    assert (entry.mean, entry.ci95, entry.over) == (0.5, 0.07, "tasks")
+    assert over_seeds([]) == (None, None) and over_seeds([2.0]) == (2.0, None)
+
+
+def test_what_one_learner_s_runs_differ_in_is_the_setting_and_the_rest_is_not(tmp_path):
+    five, own = {"data": {"shots": 5}}, {"data": {"shots": 5}, "optimizer": {"schedule": "cosine"}}
+    runs = runs_of(
+        tmp_path,
+        {"algo": "maml", "inner_lr": 0.1, "config": five},
+        {"algo": "maml", "inner_lr": 0.01, "seed": 1, "config": five},
+        # what a learner brings along, and what changes no number, makes no setting
+        {"algo": "maml_pp", "inner_lr": 0.1, "config": own},
+        {"algo": "maml_pp", "inner_lr": 0.1, "seed": 1, "config": {**own, "device": {"threads": 7}}},
+    )
+    assert settings_of(runs) == [(("algo.inner_lr", rate),) for rate in (0.1, 0.01, 0.1, 0.1)]
+
+
+def test_data_sets_are_told_apart_and_numbers_ascend(tmp_path):
+    cells = [{"data": "omniglot", "metric": "accuracy", "inner_lr": rate} for rate in (10, 0.4, 9)]
+    table = tabulate(runs_of(tmp_path, *cells, {"data": "sinusoid"}))
+    assert [dict(setting) for setting in table.settings] == [
+        *({"data": "omniglot", "algo.inner_lr": rate} for rate in (0.4, 9, 10)),
+        {"data": "sinusoid", "algo.inner_lr": 0.01},
+    ]
+
+
+def test_the_best_is_the_least_error_or_the_most_accurate_and_overlap_is_a_tie(tmp_path):
+    cells = [
+        {"algo": "a", "mean": 0.50, "ci95": 0.05},
+        {"algo": "b", "mean": 0.56, "ci95": 0.02},
+        {"algo": "c", "mean": 0.60, "ci95": 0.02},
+    ]
+    runs = runs_of(tmp_path / "errors", *cells)
+    marks = {entry.algo: (entry.best, entry.tie) for entry in tabulate(runs).entries.values()}
+    assert marks == {"a": (True, False), "b": (False, True), "c": (False, False)}
+    runs = runs_of(tmp_path / "accuracies", *({**cell, "metric": "accuracy"} for cell in cells))
+    marks = {entry.algo: (entry.best, entry.tie) for entry in tabulate(runs).entries.values()}
+    assert marks == {"a": (False, False), "b": (False, True), "c": (True, False)}
+
+
+def test_an_entry_of_which_a_seed_diverged_says_so_and_is_never_best(tmp_path):
+    cells = [
+        {"algo": "a", "seed": 0, "mean": 0.1},
+        {"algo": "a", "seed": 1, "mean": None, "status": "diverged"},
+        {"algo": "b", "seed": 0, "mean": 0.9},
+        {"algo": "c", "seed": 0, "mean": None, "status": "completed"},  # its held-out tasks blew up
+    ]
+    entries = {entry.algo: entry for entry in tabulate(runs_of(tmp_path, *cells)).entries.values()}
+    assert (entries["a"].bad, entries["a"].best, entries["b"].best) == ({"diverged": 1}, False, True)
+    assert (entries["c"].mean, entries["c"].bad) == (None, {"diverged": 1})
+
+
+def test_a_seed_counts_once_by_its_newest_run(tmp_path):
+    import os
+
+    runs = runs_of(tmp_path, {"mean": 0.1}, {"mean": 0.2}, {"mean": 0.3, "seed": 1})
+    os.utime(runs[0].folder / "result.json", (2e9, 2e9))
+    table = tabulate(runs)
+    (entry,) = table.entries.values()
+    assert entry.values == [0.1, 0.3] and table.left_out == 1
+
+
+def rates_of(folder, metric, means, **more):
+    cells = [
+        {"inner_lr": rate, "mean": mean, "metric": metric, "status": "completed" if mean else "diverged", **more}
+        for rate, mean in means.items()
+    ]
+    ((_, (line,)),) = over_rates(tabulate(runs_of(folder, *cells))).items()
+    return line
+
+
+WIDTHS = {
+    "errors up to 1.1 times the best": ("mse", {1e-3: 1.11, 1e-2: 1.0, 1e-1: 1.09, 1: 1.1}, 2.0, 1e-2),
+    "accuracies from 0.9 times the best": ("accuracy", {1e-3: 0.8, 1e-2: 0.72, 1e-1: 0.71}, 1.0, 1e-3),
+    "a rate in between that is worse ends it": ("mse", {1e-3: 1.0, 1e-2: 2.0, 1e-1: 1.0}, 0.0, 1e-3),
+    "so does one that diverges": ("mse", {1e-3: 1.0, 1e-2: None, 1e-1: 1.0}, 0.0, 1e-3),
+    "not in whole decades": ("mse", {0.01: 1.0, 0.03: 1.0, 0.5: 9.0}, math.log10(3), 0.01),
+    "nothing completed": ("mse", {0.01: None, 0.1: None}, None, None),
+}
+
+
+@pytest.mark.parametrize(("metric", "means", "width", "best"), WIDTHS.values(), ids=WIDTHS)
+def test_robustness_is_the_width_in_decades_around_the_best_rate(metric, means, width, best, tmp_path):
+    line = rates_of(tmp_path, metric, means)
+    assert line.rates == sorted(means)
+    assert line.width == (None if width is None else pytest.approx(width))
+    assert line.best_rate == best
+
+
+def test_a_seed_that_diverges_ends_the_range_too(tmp_path):
+    cells = [{"inner_lr": rate, "mean": 1.0} for rate in (0.01, 0.1, 1)]
+    bad = {"inner_lr": 0.1, "seed": 1, "mean": None, "status": "diverged"}
+    ((_, (line,)),) = over_rates(tabulate(runs_of(tmp_path, *cells, bad))).items()
+    assert (line.width, line.entries[1].bad) == (0.0, {"diverged": 1})
+
+
+def test_rates_are_compared_where_all_else_is_equal(tmp_path):
+    cells = [{"inner_lr": rate, "config": {"data": {"shots": shots}}} for rate in (0.1, 1) for shots in (5, 10)]
+    panels = over_rates(tabulate(runs_of(tmp_path, *cells)))
+    assert [dict(setting) for setting in panels] == [{"data.shots": 5}, {"data.shots": 10}]
+
+
+def test_the_paired_test_is_scipy_s(tmp_path):
+    rng = np.random.default_rng(0)
+    first = rng.normal(size=600)
+    second = first + rng.normal(0.1, 0.5, size=600)
+    found = paired_values(first, second)
+    referee = stats.ttest_rel(second, first)
+    low, high = referee.confidence_interval(0.95)
+    assert found.difference == pytest.approx((second - first).mean())
+    assert found.p == pytest.approx(referee.pvalue)
+    assert (found.difference - found.ci95, found.difference + found.ci95) == pytest.approx((low, high))
+    assert found.tasks == 600
+
+
+def test_equal_runs_differ_by_nothing_and_too_few_tasks_are_refused():
+    assert paired_values(np.ones(5), np.ones(5))[:3] == (0.0, 0.0, 1.0)
+    assert paired_values(np.ones(5), np.ones(5) + 1)[:3] == (1.0, 0.0, 0.0)
+    with pytest.raises(ValueError, match="two tasks"):
+        paired_values(np.ones(1), np.ones(1))
+
+
+def test_runs_are_paired_by_their_episodes_only_where_those_are_the_same(tmp_path):
+    for name in ("a", "b", "other", "none", "accuracy"):
+        write_run(tmp_path / name, metric="accuracy" if name == "accuracy" else "mse")
+    a, b = tmp_path / "a", tmp_path / "b"
+    values = np.stack([np.zeros(20), np.arange(20.0)], axis=1)
+    np.savez(a / "episodes.npz", headline_step=1, mse=values)
+    np.savez(b / "episodes.npz", headline_step=1, mse=values + np.arange(20.0)[:, None])
+    found = paired(read_run(a), read_run(b))
+    assert found.difference == pytest.approx(9.5) and found.tasks == 20
+    result = json.loads((tmp_path / "other" / "result.json").read_text())
+    (tmp_path / "other" / "result.json").write_text(json.dumps(result | {"episodes": "another hash"}))
+    (tmp_path / "none" / "episodes.npz").unlink()
+    for name, words in (
+        ("other", "a and other were tested on different tasks"),
+        ("none", "none has no held-out tasks"),
+        ("accuracy", "a measures mse, accuracy accuracy"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            paired(read_run(a), read_run(tmp_path / name))

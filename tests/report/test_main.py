@@ -1,0 +1,81 @@
+"""The `metarun-report` command."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from report.runs import write_config, write_run
+
+from metarun.report.main import main
+
+
+@pytest.fixture
+def runs(tmp_path):
+    for algo, mean in (("maml", 0.5), ("mtnet", 0.3)):
+        for seed in (0, 1):
+            write_run(tmp_path / "runs" / f"{algo}_seed={seed}", algo=algo, seed=seed, mean=mean + 0.01 * seed)
+    return tmp_path / "runs"
+
+
+def report(capsys, *arguments):
+    """Exit status, what was printed and what was complained about."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    return ended.value.code, *capsys.readouterr()
+
+
+def test_it_prints_a_comparison(runs, capsys):
+    status, out, _ = report(capsys, runs)
+    assert status == 0
+    assert "maml" in out and "0.305 ± 0.064" in out and "4 runs: 4 completed" in out
+    assert "maml_seed=0" not in out  # only what did not complete is listed
+    assert "maml_seed=0" in report(capsys, runs, "--list")[1]
+
+
+def test_broken_and_running_runs_are_listed_and_the_rest_is_shown(runs, capsys):
+    write_run(runs / "half")
+    (runs / "half" / "result.json").write_text("{")
+    write_config(runs / "running", {"seed": 0})
+    status, out, _ = report(capsys, runs)
+    assert status == 0
+    assert "half" in out and "running" in out and "4 completed, 1 unfinished, 1 broken" in out
+
+
+def test_a_paired_test_gives_difference_interval_and_method(runs, capsys):
+    status, out, _ = report(capsys, runs, "--compare", "maml_seed=0", "mtnet_seed=0", "mtnet_seed=1")
+    assert status == 0
+    assert "against maml_seed=0" in out and "paired" in out and "-0.2" in out
+    assert "not corrected for the number of comparisons" in out.replace("\n", " ")
+
+
+WRONG = {
+    "no such path": (["nowhere"], "there is no nowhere"),
+    "one run": (["{runs}", "--compare", "maml_seed=0"], "at least two"),
+    "no such run": (["{runs}", "--compare", "foo", "maml_seed=0"], "there is no run foo. Runs: maml_seed=0, "),
+    "several runs": (["{runs}", "--compare", "seed=0", "maml_seed=0"], "seed=0 is the name of 2 runs"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "wanted"), WRONG.values(), ids=WRONG)
+def test_what_is_wrong_is_said_in_one_line(arguments, wanted, runs, capsys):
+    status, _, err = report(capsys, *(argument.format(runs=runs) for argument in arguments))
+    assert status == 2
+    assert err.startswith("metarun-report: ") and wanted in err and err.count("\n") == 1
+
+
+def test_it_writes_a_page(runs, tmp_path, capsys):
+    status, out, _ = report(capsys, runs, "--html", tmp_path / "page.html")
+    assert status == 0
+    assert (tmp_path / "page.html").stat().st_size > 1e5 and "page.html" in out.replace("\n", "")
+
+
+def test_it_needs_neither_torch_nor_hydra_nor_wandb(runs):
+    script = (
+        "import sys; from metarun.report.main import report; from pathlib import Path;"
+        "report([Path(sys.argv[1])], ['maml_seed=0', 'mtnet_seed=0'], None, True);"
+        "print(sorted({'torch', 'hydra', 'wandb', 'matplotlib', 'scipy.stats'} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", script, str(runs)], capture_output=True, text=True, check=True)
+    assert found.stdout.splitlines()[-1] == "[]"

@@ -1,0 +1,108 @@
+"""How a comparison is written: terminal, Markdown, LaTeX."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from report.runs import write_run
+from rich.console import Console
+
+from metarun.report import tables
+from metarun.report.compare import over_rates, tabulate
+from metarun.report.records import read_runs
+
+NUMBERS = {
+    "an accuracy": ("accuracy", 0.9512, 0.0034, "95.12% ± 0.34"),
+    "an error": ("mse", 0.2346, 0.0123, "0.235 ± 0.012"),
+    "a wide interval": ("mse", 4583.2, 4501.0, "4.58e+03 ± 4.5e+03"),
+    "no interval": ("mse", 0.2346, None, "0.235"),
+    "an accuracy alone": ("accuracy_inductive", 0.5, None, "50.00%"),
+    "nothing": ("mse", None, None, "-"),
+    "a difference": ("mse", -0.21, 0.0341, "-0.210 ± 0.034"),
+    "a large number": ("mse", 164.04, 0.8, "164.04 ± 0.80"),
+}
+
+
+@pytest.mark.parametrize(("metric", "mean", "ci95", "wanted"), NUMBERS.values(), ids=NUMBERS)
+def test_numbers_with_their_intervals(metric, mean, ci95, wanted):
+    assert tables.estimate(metric, mean, ci95) == wanted
+
+
+def table_of(folder, *cells):
+    for number, cell in enumerate(cells):
+        write_run(folder / f"run_{number}", **cell)
+    return tabulate(read_runs([folder]))
+
+
+PAPER = {"source": "table 1", "value": 0.7, "ci95": 0.1, "status": "unverified"}
+
+
+def two_by_two(folder):
+    return table_of(
+        folder,
+        {"algo": "a_b", "inner_lr": 0.1, "mean": 0.5, "paper": PAPER},
+        {"algo": "a_b", "inner_lr": 1.0, "mean": 0.6},
+        {"algo": "c|d", "inner_lr": 0.1, "mean": 0.51},
+        {"algo": "c|d", "inner_lr": 1.0, "mean": None, "status": "diverged"},
+    )
+
+
+def test_markdown_has_best_ties_failures_published_figures_and_says_what_they_mean(tmp_path):
+    table = two_by_two(tmp_path)
+    lines = tables.markdown(table, over_rates(table)).splitlines()
+    assert lines[:4] == [
+        "| learner | inner\\_lr=0.1 | inner\\_lr=1 |",
+        "| --- | ---: | ---: |",
+        "| a\\_b | **0.500 ± 0.020** (published 0.70 ± 0.10) | **0.600 ± 0.020** |",
+        "| c\\|d | 0.510 ± 0.020 ~ | † 1 of 1 diverged |",
+    ]
+    text = "\n".join(lines)
+    for word in ("overlaps the best's", "published: table 1, unverified", "decades within 10 %", "| a\\_b | 0 | 0.1 |"):
+        assert word in text
+
+
+def test_latex_is_a_tabular_with_everything_escaped(tmp_path):
+    text = tables.latex(two_by_two(tmp_path))
+    assert r"a\_b & \textbf{0.500 $\pm$ 0.020} (0.70 $\pm$ 0.10) & \textbf{0.600 $\pm$ 0.020} \\" in text
+    assert r"c|d & 0.510 $\pm$ 0.020 $\sim$ & $\dagger$ 1 of 1 diverged \\" in text
+    assert text.count("\\begin{tabular}{lrr}") == text.count("\\end{tabular}") == 1
+
+
+def test_it_is_turned_where_there_are_more_settings_than_learners(tmp_path):
+    table = table_of(tmp_path, *({"inner_lr": rate} for rate in (0.1, 1, 10)))
+    first, heads, rows = tables.rows(table)
+    assert (first, heads, [name for name, _ in rows]) == (
+        "setting",
+        ["maml"],
+        ["inner_lr=0.1", "inner_lr=1", "inner_lr=10"],
+    )
+    many = table_of(
+        tmp_path / "many", *({"algo": f"a{n}", "inner_lr": rate} for n in range(8) for rate in range(1, 10))
+    )
+    first, heads, rows = tables.rows(many)
+    assert (first, heads, len(rows), rows[0][0]) == ("learner", ["mse"], 72, "a0, inner_lr=1")
+
+
+def test_keys_are_short_where_that_tells_them_apart(tmp_path):
+    names = tables.setting_names([(("algo.lr", 0.1), ("optimizer.lr", 2)), (("data.shots", 5),)])
+    assert names == ["algo.lr=0.1, optimizer.lr=2", "shots=5"]
+
+
+def printed(table, encoding):
+    console = Console(file=io.TextIOWrapper(io.BytesIO(), encoding), width=100)
+    console.print(tables.rich_table(table, console))
+    for line in tables.legend(table):
+        console.print(tables.printable(line, console))
+    console.file.seek(0)
+    return console.file.read()
+
+
+def test_the_terminal_table_in_unicode_and_in_ascii(tmp_path):
+    table = two_by_two(tmp_path)
+    assert "0.510 ± 0.020 ~" in printed(table, "utf-8") and "† 1 of 1 diverged" in printed(table, "utf-8")
+    assert "0.510 +/- 0.020 ~" in printed(table, "ascii") and "! 1 of 1 diverged" in printed(table, "ascii")
+
+
+def test_names_that_look_like_rich_markup_are_text(tmp_path):
+    assert "[red]x[/red]" in printed(table_of(tmp_path, {"algo": "[red]x[/red]"}), "utf-8")
