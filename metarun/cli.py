@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import shutil
+import signal
 import sys
 import traceback
 from dataclasses import dataclass
@@ -188,6 +189,7 @@ def main() -> NoReturn:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its makers
     _exit_statuses.clear()
     grid.planned.clear()
+    terminate = signal.signal(signal.SIGTERM, _terminated)
     try:
         sys.argv[1:] = _with_saved_overrides(sys.argv[1:])
         _job()
@@ -199,7 +201,15 @@ def main() -> NoReturn:
             raise
         print(f"metarun: {explain(error, sys.argv[1:])}", file=sys.stderr)
         sys.exit(2)
+    finally:
+        signal.signal(signal.SIGTERM, terminate)
     sys.exit(_status())
+
+
+def _terminated(*_: object) -> None:
+    """SIGTERM outside a run, which takes note of its own: processes of a launcher end with this one."""
+    _exit_statuses.append(128 + signal.SIGTERM)
+    raise KeyboardInterrupt
 
 
 def _status() -> int:

@@ -21,12 +21,13 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from metarun.launch import launch
 from metarun.results import write_atomically
 
 log = logging.getLogger(__name__)
@@ -90,23 +91,6 @@ def sweep(
     for at in range(0, len(missing), most or len(cells)):
         batch = missing[at : at + (most or len(cells))]
         returns.append(launch(launcher, batch))
-    return returns
-
-
-def launch(launcher: Launcher, cells: list[Planned]) -> Sequence[JobReturn]:
-    """Have the launcher run cells. What a cell raises is in its result; here its process may have died."""
-    try:
-        returns = launcher.launch([cell.overrides for cell in cells], initial_job_idx=cells[0].number)
-    except Exception as error:
-        log.error(f"the launcher failed ({type(error).__name__}: {' '.join(str(error).split())[:300]})")
-        rest = [cell for cell in cells if status_of(cell.folder) is None]
-        # joblib ends all of its processes when one dies: the others start again, as long as that brings some to an end
-        if type(launcher).__name__ == "JoblibLauncher" and 0 < len(rest) < len(cells):
-            return launch(launcher, rest)
-        return []
-    for returned in returns:
-        if returned.status == JobStatus.FAILED:
-            log.error(f"a cell failed: {returned._return_value!r}")
     return returns
 
 

@@ -25,6 +25,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from metarun import grid
+from metarun.launch import launch
 from metarun.results import write_atomically
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ def run_batch(
         cell.state = grid.state_of(cell.folder, grid.compose(context, config, cell.overrides, cell.number))
     grid.planned.extend(cells)
     if missing := [cell for cell in cells if cell.state != "done"]:
-        grid.launch(launcher, missing)
+        launch(launcher, missing)
     for trial, own in zip(trials, of_trial, strict=True):
         tell(study, trial, [grid.read_status(cell.folder) for cell in own])
 

@@ -24,7 +24,7 @@ LAYERS = {
     "results": (),
     "figures": ("metarun.results", "metarun.tracking.jsonl"),
 }
-DOOR = {"run", "fused", "cli", "__main__", "grid", "sweep", "search"}
+DOOR = {"run", "fused", "cli", "__main__", "grid", "launch", "sweep", "search"}
 
 
 def imports(path: Path) -> set[str]:

@@ -33,7 +33,7 @@ ALWAYS_SAVED = (*SMALL, "run.checkpoint_seconds=0", "backbone.hidden=[8]", "run.
 FIELDS = {
     *("status", "error", "iteration"),
     *("algo", "data", "backbone", "ways", "shots", "queries", "split", "seed"),
-    *("metric", "mean", "ci95", "median", "tasks"),
+    *("metric", "higher_is_better", "mean", "ci95", "median", "tasks"),
     *("step", "steps", "metrics", "episodes", "validation"),
     *("iterations", "train_seconds", "compile_seconds", "iterations_per_second", "peak_memory_mb", "parameters"),
     *("paper", "overrides", "device", "threads", "compiled", "vectorized", "replicas", "versions", "commit"),

@@ -163,7 +163,7 @@ def grouped(items: Iterable[Any], key: Any) -> dict[Any, list[Any]]:
 
 def tabulate(runs: Sequence[Run]) -> Table:
     """The table of learners by settings; runs of which no learner is known are left out."""
-    known = [run for run in runs if run.result.get("algo")]
+    known = [run for run in runs if run.algo != "?"]
     settings = dict(zip(map(id, known), settings_of(known), strict=True))
     groups = grouped(known, lambda run: (run.algo, settings[id(run)]))
     counting = {key: newest_by_seed(group) for key, group in groups.items()}

@@ -51,11 +51,19 @@ class Run:
 
     @property
     def algo(self) -> str:
-        return str(self.result.get("algo") or "?")
+        return str(self.result.get("algo") or self.choices.get("algo", "?"))
 
     @property
     def data(self) -> str:
-        return str(self.result.get("data") or "?")
+        return str(self.result.get("data") or self.choices.get("data", "?"))
+
+    @cached_property
+    def choices(self) -> dict[str, Any]:
+        """Each group's choice, as Hydra wrote them; empty where it did not."""
+        try:
+            return load_yaml((self.folder / ".hydra" / "hydra.yaml").read_text())["hydra"]["runtime"]["choices"]
+        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+            return {}
 
     @property
     def seed(self) -> Any:

@@ -16,6 +16,7 @@ from metarun.report.records import Run
 
 TIE, BAD = "~", "†"
 MOST_COLUMNS = 6
+SHORT = 24  # columns that a name may take of a terminal, whatever the others need
 
 
 def percent(metric: str) -> bool:
@@ -139,7 +140,8 @@ def rich_table(table: Table, console: Console) -> RichTable:
     """For a terminal: the best in bold, the published figure below in grey."""
     first, heads, lines = rows(table)
     shown_table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
-    shown_table.add_column(first, style="bold", overflow="fold")
+    short = max((len(name) for name, _ in lines), default=0) <= SHORT
+    shown_table.add_column(first, style="bold", overflow="fold", no_wrap=short)
     for head in heads:
         shown_table.add_column(Text(head), justify="right", overflow="fold")
     for name, entries in lines:

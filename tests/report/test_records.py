@@ -126,3 +126,12 @@ def test_a_mean_that_is_no_number_is_none(tmp_path):
     path = tmp_path / "run" / "result.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"mean": None}))
     assert read_run(tmp_path / "run").mean is None
+
+
+def test_a_run_without_a_result_is_known_by_what_hydra_wrote(tmp_path):
+    write_config(tmp_path / "run", {"seed": 0})
+    assert (read_run(tmp_path / "run").algo, read_run(tmp_path / "run").data) == ("?", "?")
+    choices = "hydra: {runtime: {choices: {algo: learn2learn/maml, data: omniglot}}}"
+    (tmp_path / "run" / ".hydra" / "hydra.yaml").write_text(choices)
+    run = read_run(tmp_path / "run")
+    assert (run.algo, run.data, run.status) == ("learn2learn/maml", "omniglot", "unfinished")
