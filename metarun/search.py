@@ -69,6 +69,9 @@ def search(
     """
     overrides = OverridesParser.create(config_loader=context.config_loader).parse_overrides(arguments)
     space, fixed, seeds = split(overrides)
+    if config.sweep.inner_lr is not None:
+        raise HydraException("sweep.inner_lr is a grid; to search, give algo.inner_lr='tag(log,interval(1e-4,1))'")
+    seeds = seeds or [f"seed={seed}" for seed in config.sweep.seed or ()]
     study = open_study(config, options, is_higher_better(context, config, fixed))
     grid.save_config(config)
     again = requeue(study)

@@ -114,20 +114,27 @@ def as_json(config: DictConfig, runs: Sequence[Run], table: Table, panels: Panel
 
 
 def draw(folder: Path, table: Table, panels: Panels) -> list[Path]:
-    """The figure: sensitivity to the inner learning rate where that was swept, else a bar for each learner."""
-    found = []
-    for path in (folder / "figure.png", folder / "figure.pdf"):
-        if panels:
-            titles = tables.setting_names(list(panels))
-            metric = panels[next(iter(panels))][0].entries[0].metric
-            lines = {title: list(map(line_of, own)) for title, own in zip(titles, panels.values(), strict=True)}
-            figures.sensitivity(lines, metric, path)
-        elif any(entry.values for entry in table.entries.values()):
-            bars(table, path)
-        else:
-            break
-        found.append(path)
+    """A figure for each metric: sensitivity to the inner learning rate where that was swept, else bars of the learners.
+
+    Returns:
+        The paths: `figure.png` and `figure.pdf`, and of a second metric `figure_METRIC.png` and so on.
+    """
+    found: list[Path] = []
+    names = dict(zip(panels, tables.setting_names(list(panels)), strict=True))
+    for metric in dict.fromkeys(entry.metric for entry in table.entries.values() if entry.values):
+        stem = f"figure_{metric}" if found else "figure"
+        own = {names[at]: list(map(line_of, lines)) for at, lines in panels.items() if metric_of(lines) == metric}
+        for path in (folder / f"{stem}.png", folder / f"{stem}.pdf"):
+            if own:
+                figures.sensitivity(own, metric, path)
+            else:
+                bars(table, metric, path)
+            found.append(path)
     return found
+
+
+def metric_of(lines: Sequence[Rates]) -> str:
+    return next((entry.metric for line in lines for entry in line.entries if entry.metric), "")
 
 
 def line_of(line: Rates) -> figures.Line:
@@ -136,21 +143,16 @@ def line_of(line: Rates) -> figures.Line:
     return figures.Line(line.algo, line.rates, seeds, papers)
 
 
-def bars(table: Table, path: Path) -> None:
-    """One panel a metric: learners as bars, settings along the axis."""
-    metrics = list(dict.fromkeys(entry.metric for entry in table.entries.values() if entry.values))
-    panels = {}
-    for metric in metrics:
-        scale = figures.scale_of(metric)
-        panels[figures.axis_name(metric)] = {
-            algo: [
-                [scale * value for value in entry.values] if entry is not None and entry.metric == metric else []
-                for entry in table.row(algo)
-            ]
-            for algo in table.algos
-        }
-    names = [name.replace(", ", "\n") for name in tables.setting_names(table.settings)]
-    figures.bars(panels, names, metrics[0] if len(metrics) == 1 else "", path)
+def bars(table: Table, metric: str, path: Path) -> None:
+    """Learners as bars, settings along the axis."""
+    scale = figures.scale_of(metric)
+    settings = [at for at in table.settings if any(e and e.metric == metric for e in table.column(at))]
+    groups = {}
+    for algo in table.algos:
+        entries = [table.entries.get((algo, setting)) for setting in settings]
+        groups[algo] = [[scale * value for value in entry.values] if entry else [] for entry in entries]
+    names = [name.replace(", ", "\n") for name in tables.setting_names(settings)]
+    figures.bars({"": groups}, names, figures.axis_name(metric), path)
 
 
 def show(folder: Path, runs: Sequence[Run], table: Table, panels: Panels, seconds: float) -> None:
@@ -188,7 +190,7 @@ def record(config: DictConfig, folder: Path, table: Table, panels: Panels, drawn
         tracker.table(f"sweep/{name}", columns, rows)
     for setting, name in zip(panels, tables.setting_names(list(panels)), strict=True):
         lines = {
-            line.algo: [(log10(rate), entry.mean) for rate, entry in zip(line.rates, line.entries, strict=True)]
+            line.algo: [(log10(rate), e.mean) for rate, e in zip(line.rates, line.entries, strict=True) if rate > 0]
             for line in panels[setting]
         }
         tracker.lines(f"sweep/sensitivity {name}".strip(), "log10 of the inner learning rate", lines)

@@ -101,6 +101,7 @@ REFUSED = {
     "nothing to search": (["algo=maml"], ["nothing to search", "interval"]),
     "a sampler": ([RATE, "hydra.sweeper.sampler=foo"], ["hydra.sweeper.sampler", "tpe", "'foo'"]),
     "no trials": ([RATE, "hydra.sweeper.n_trials=0"], ["n_trials must be at least 1"]),
+    "a grid": ([RATE, "sweep=lr_sensitivity"], ["sweep.inner_lr is a grid"]),
     "a mistyped key": ([RATE, "algo.inner_lrr=1"], ["algo.inner_lrr"]),
 }
 

@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 from commands import SMALL, Outcome, metarun
 from PIL import Image
+from report.runs import write_run
 
 from metarun import sweep
+from metarun.report.compare import over_rates, tabulate
+from metarun.report.records import read_runs
 
 SIZES = (*(word for word in SMALL if not word.startswith(("run.iterations", "tracker"))), "run.iterations=4")
 GRID = ("algo=maml,mtnet,meta_sgd", "sweep=lr_sensitivity", "sweep.inner_lr=[0.01,1e20]", "sweep.seed=[0,1]")
@@ -42,6 +45,7 @@ def test_sweep_json_has_cells_table_and_robustness(ended):
     means = [r["mean"] for r in results if r["algo"] == "meta_sgd" and r["status"] == "completed"]
     assert entry["seeds"] == means and entry["mean"] == pytest.approx(sum(means) / 2)
     assert entry["interval_over"] == "seeds"
+    assert {r["replicas"] for r in results} == {4}  # a learner's rates and seeds are one program, Meta-SGD's too
     assert [line["decades"] for line in found["robustness"]] == [0.0, 0.0, 0.0]
     assert sum(e["best"] for e in found["table"]) == 1
 
@@ -115,3 +119,15 @@ def test_hydra_s_own_sweeper_ends_in_the_same(tmp_path):
     )
     assert outcome.status == 0, outcome.err
     assert len(json.loads((tmp_path / "mine" / "sweep.json").read_text())["cells"]) == 2
+
+
+def test_each_metric_has_a_figure_and_a_rate_of_zero_is_no_error(tmp_path):
+    for number, (data, metric) in enumerate((("omniglot", "accuracy"), ("sinusoid", "mse"))):
+        for rate in (0.0, 0.1):
+            write_run(tmp_path / f"{number}_{rate}", inner_lr=rate, data=data, metric=metric)
+    table = tabulate(read_runs([tmp_path]))
+    for panels in (over_rates(table), {}):
+        names = [path.name for path in sweep.draw(tmp_path, table, panels)]
+        assert names == ["figure.png", "figure.pdf", "figure_mse.png", "figure_mse.pdf"]
+    lines = next(iter(over_rates(table).values()))
+    assert (lines[0].rates, lines[0].width) == ([0.0, 0.1], 0.0)

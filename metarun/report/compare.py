@@ -86,6 +86,9 @@ class Table:
     def row(self, algo: str) -> list[Entry | None]:
         return [self.entries.get((algo, setting)) for setting in self.settings]
 
+    def column(self, setting: Setting) -> list[Entry | None]:
+        return [self.entries.get((algo, setting)) for algo in self.algos]
+
 
 class Rates(NamedTuple):
     """A learner over the inner learning rates, all else equal.

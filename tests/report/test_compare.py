@@ -109,6 +109,7 @@ WIDTHS = {
     "accuracies from 0.9 times the best": ("accuracy", {1e-3: 0.8, 1e-2: 0.72, 1e-1: 0.71}, 1.0, 1e-3),
     "a rate in between that is worse ends it": ("mse", {1e-3: 1.0, 1e-2: 2.0, 1e-1: 1.0}, 0.0, 1e-3),
     "so does one that diverges": ("mse", {1e-3: 1.0, 1e-2: None, 1e-1: 1.0}, 0.0, 1e-3),
+    "on either side": ("mse", {1e-3: 1.0, 1e-2: None, 1e-1: 0.99}, 0.0, 1e-1),
     "not in whole decades": ("mse", {0.01: 1.0, 0.03: 1.0, 0.5: 9.0}, math.log10(3), 0.01),
     "nothing completed": ("mse", {0.01: None, 0.1: None}, None, None),
 }
