@@ -223,17 +223,25 @@ def cell_names(cells: Sequence[Sequence[str]]) -> list[str]:
     names = []
     for own in values:
         words = [value_name(key, short[key], own[key]) for key in varying if key in own]
-        name = "_".join(words) or value_name("algo", "", own.get("algo", "run"))
-        if len(name) > LONGEST_NAME:
-            digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-            name = f"{name[: LONGEST_NAME - 9]}_{digest}"
-        names.append(name)
-    return names
+        names.append("_".join(words) or value_name("algo", "", own.get("algo", "run")))
+    return [
+        shortened(name, lines) if len(name) > LONGEST_NAME or is_shared(name, lines, names, cells) else name
+        for name, lines in zip(names, cells, strict=True)
+    ]
+
+
+def is_shared(name: str, lines: Sequence[str], names: Sequence[str], cells: Sequence[Sequence[str]]) -> bool:
+    """Whether another cell, of other overrides, would be called the same: some letters no folder can have."""
+    return any(name == other and list(lines) != list(own) for other, own in zip(names, cells, strict=True))
+
+
+def shortened(name: str, lines: Sequence[str]) -> str:
+    return f"{name[: LONGEST_NAME - 9]}_{hashlib.sha256(repr(list(lines)).encode()).hexdigest()[:8]}"
 
 
 def value_name(key: str, short: str, value: str) -> str:
     """`inner_lr=0.01`; of groups the choice alone, its folders by dashes."""
-    text = re.sub(r"[^\w.,=+-]+", "-", value.strip("'\"[]")).strip("-") or "none"
+    text = re.sub(r"[^\w.,=+-]+", "-", value.strip("'\"[]")) or "none"
     return text if "." not in key and key != "seed" else f"{short}={text}"
 
 

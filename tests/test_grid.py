@@ -38,6 +38,8 @@ NAMES = {
     "nothing varies": ([["algo=maml", "seed=3"]], ["maml"]),
     "nothing is said": ([[]], ["run"]),
     "a key of some": ([["algo=joint"], ["algo=maml", "algo.inner_lr=1"]], ["joint", "maml_inner_lr=1"]),
+    "a sign": ([["a.steps=1"], ["a.steps=-1"]], ["steps=1", "steps=-1"]),
+    "values that differ in what no folder can be called": ([["a.x='/'"], ["a.x='!'"]], None),
     "what no folder can be called": ([["+x.y='a/../b c'"], ["+x.y=[1,2]"]], ["y=a-..-b-c", "y=1,2"]),
 }
 
