@@ -28,7 +28,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from metarun.launch import launch
-from metarun.results import write_atomically
+from metarun.results import write_text
 
 log = logging.getLogger(__name__)
 
@@ -75,9 +75,10 @@ def sweep(
         HydraException: a cell cannot be composed, two would be the same, an algorithm has no inner learning rate, or
             a folder holds something else.
     """
-    overrides = OverridesParser.create(config_loader=context.config_loader).parse_overrides(arguments)
     where = Path(config.hydra.sweep.dir)
-    cells = [Planned(number, lines, where) for number, lines in enumerate(grid(context, config, overrides))]
+    cells = [
+        Planned(number, lines, where) for number, lines in enumerate(grid(context, config, parsed(context, arguments)))
+    ]
     place(context, config, cells)
     planned[:] = cells
     save_config(config)
@@ -96,11 +97,16 @@ def sweep(
 
 def save_config(config: DictConfig) -> None:
     """`multirun.yaml`, as Hydra's own sweepers leave it: what `sweep.resume` reads."""
-    text = OmegaConf.to_yaml(config)
-    write_atomically(Path(config.hydra.sweep.dir) / "multirun.yaml", lambda file: file.write(text.encode()))
+    write_text(Path(config.hydra.sweep.dir) / "multirun.yaml", OmegaConf.to_yaml(config))
 
 
 # ------------------------------------------------------------------------------------------------ what is swept
+
+
+def parsed(context: HydraContext, arguments: list[str]) -> list[Override]:
+    """The overrides of the cells: without `sweep=...` and `sweep.KEY=...`, which are the multirun's own."""
+    overrides = OverridesParser.create(config_loader=context.config_loader).parse_overrides(arguments)
+    return [o for o in overrides if o.get_key_element() != "sweep" and not o.get_key_element().startswith("sweep.")]
 
 
 def grid(context: HydraContext, config: DictConfig, overrides: list[Override]) -> Iterator[list[str]]:
@@ -112,8 +118,6 @@ def grid(context: HydraContext, config: DictConfig, overrides: list[Override]) -
     values: dict[str, list[str]] = {}
     for override in overrides:
         key = override.get_key_element()
-        if key == "sweep" or key.startswith("sweep."):
-            continue  # the multirun's own
         values[key] = [f"{key}={value}" for value in choices_of(override)]
     if config.sweep.seed is not None and "seed" not in values:
         values["seed"] = [f"seed={seed}" for seed in config.sweep.seed]

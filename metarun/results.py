@@ -42,6 +42,11 @@ class Estimate(NamedTuple):
         return f"{self.mean:.4g} +- {self.ci95:.2g} ({self.tasks} tasks)"
 
 
+def decimals_of(width: float) -> int:
+    """As many decimals as half an interval has when it is written with two digits."""
+    return max(0, 1 - math.floor(math.log10(width)))
+
+
 def without_nan(value: Any) -> Any:
     """The same structure with None for every number that JSON does not know."""
     if isinstance(value, dict):
@@ -67,10 +72,15 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         raise
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, atomically."""
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON, atomically; NaN and infinity become null."""
     text = json.dumps(without_nan(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_text(path, text)
 
 
 def read_result(folder: Path) -> dict[str, Any]:

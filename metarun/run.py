@@ -34,7 +34,7 @@ from metarun.conf_files import describe, names
 from metarun.device import Device, peak_memory_mb
 from metarun.evaluate import Evaluation, evaluate, evaluate_batch
 from metarun.loop import Diverged, OuterOptimizer, Step, Training, fit
-from metarun.results import read_result, write_atomically, write_json
+from metarun.results import read_result, write_atomically, write_json, write_text
 from metarun.tasks.task import DataError, Task, TaskSet
 from metarun.tracking.console import Progress, print_line, print_result
 from metarun.tracking.jsonl import MetricsFile
@@ -385,7 +385,7 @@ class Job:
         tags = [self.choices["algo"], self.choices["data"], self.choices["backbone"]]
         tracker.start(self.folder, config, name, self.group, tags, run_id)
         if tracker.run_id and not about.is_file():
-            write_atomically(about, lambda file: file.write(f"{tracker.run_id}".encode()))
+            write_text(about, tracker.run_id)
 
     # ---------------------------------------------------------------------------------------------- training
 

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
@@ -26,7 +25,7 @@ from omegaconf import DictConfig
 
 from metarun import grid
 from metarun.launch import launch
-from metarun.results import write_atomically
+from metarun.results import write_text
 
 if TYPE_CHECKING:
     import optuna
@@ -67,8 +66,7 @@ def search(
     Raises:
         HydraException: Optuna is not installed, nothing is to be searched, or a cell cannot be composed.
     """
-    overrides = OverridesParser.create(config_loader=context.config_loader).parse_overrides(arguments)
-    space, fixed, seeds = split(overrides)
+    space, fixed, seeds = split(grid.parsed(context, arguments))
     if config.sweep.inner_lr is not None:
         raise HydraException("sweep.inner_lr is a grid; to search, give algo.inner_lr='tag(log,interval(1e-4,1))'")
     seeds = seeds or [f"seed={seed}" for seed in config.sweep.seed or ()]
@@ -99,7 +97,7 @@ def split(overrides: list[Override]) -> tuple[dict[str, Any], list[str], list[st
             seeds = [f"seed={value}" for value in grid.choices_of(override)]
         elif override.is_sweep_override():
             space[key] = distribution(override)
-        elif key != "sweep" and not key.startswith("sweep."):
+        else:
             fixed.append(f"{key}={override.get_value_element_as_str()}")
     if not space:
         raise HydraException(
@@ -246,8 +244,7 @@ def report(study: optuna.Study, folder: Path) -> dict[str, Any]:
         "best_value": study.best_value,
         "best_trial": study.best_trial.user_attrs["folder"],
     }
-    text = yaml.safe_dump(found, sort_keys=False)
-    write_atomically(folder / "optimization_results.yaml", lambda file: file.write(text.encode()))
+    write_text(folder / "optimization_results.yaml", yaml.safe_dump(found, sort_keys=False))
     words = " ".join(f"{key}={value}" for key, value in study.best_params.items())
     log.info(f"best of {len(study.trials)} trials by validation: {words} ({study.best_value:.4g})")
     return found

@@ -23,13 +23,12 @@ from rich.text import Text
 
 from metarun import cli, figures, grid
 from metarun.report import tables
-from metarun.report.compare import Rates, Setting, Table, over_rates, tabulate
+from metarun.report.compare import Rates, Table, over_rates, tabulate
 from metarun.report.records import Run, read_run, read_runs
-from metarun.results import write_atomically, write_json
+from metarun.report.tables import Panels
+from metarun.results import write_json, write_text
 
 log = logging.getLogger(__name__)
-
-Panels = dict[Setting, list[Rates]]
 
 
 class Summary(Callback):
@@ -59,8 +58,8 @@ def summarize(config: DictConfig, seconds: float) -> None:
     table = tabulate(runs)
     panels = over_rates(table)
     write_json(folder / "sweep.json", as_json(config, runs, table, panels, seconds))
-    for name, text in (("table.md", tables.markdown(table, panels)), ("table.tex", tables.latex(table))):
-        write_atomically(folder / name, lambda file, text=text: file.write(text.encode()))  # type: ignore[misc]
+    write_text(folder / "table.md", tables.markdown(table, panels))
+    write_text(folder / "table.tex", tables.latex(table))
     drawn = draw(folder, table, panels)
     show(folder, runs, table, panels, seconds)
     record(config, folder, table, panels, drawn)
@@ -120,10 +119,13 @@ def draw(folder: Path, table: Table, panels: Panels) -> list[Path]:
         The paths: `figure.png` and `figure.pdf`, and of a second metric `figure_METRIC.png` and so on.
     """
     found: list[Path] = []
-    names = dict(zip(panels, tables.setting_names(list(panels)), strict=True))
     for metric in dict.fromkeys(entry.metric for entry in table.entries.values() if entry.values):
         stem = f"figure_{metric}" if found else "figure"
-        own = {names[at]: list(map(line_of, lines)) for at, lines in panels.items() if metric_of(lines) == metric}
+        own = {
+            name: list(map(line_of, lines))
+            for name, lines in tables.named(panels)
+            if metric in [line.metric for line in lines]
+        }
         for path in (folder / f"{stem}.png", folder / f"{stem}.pdf"):
             if own:
                 figures.sensitivity(own, metric, path)
@@ -131,10 +133,6 @@ def draw(folder: Path, table: Table, panels: Panels) -> list[Path]:
                 bars(table, metric, path)
             found.append(path)
     return found
-
-
-def metric_of(lines: Sequence[Rates]) -> str:
-    return next((entry.metric for line in lines for entry in line.entries if entry.metric), "")
 
 
 def line_of(line: Rates) -> figures.Line:
@@ -159,15 +157,10 @@ def show(folder: Path, runs: Sequence[Run], table: Table, panels: Panels, second
     """The table on the terminal, and what did not complete."""
     console = Console(soft_wrap=False)
     console.print()
-    console.print(tables.rich_table(table, console))
-    for line in tables.legend(table):
-        console.print(Text(tables.printable(line, console), "dim"))
-    if panels:
-        console.print(tables.robustness_table(panels))
+    tables.print_comparison(table, panels, console)
     for run in runs:
         if run.status != "completed":
-            why = run.result.get("error") or run.problem or ""
-            console.print(Text.assemble((run.status, "bold red"), f" {run.name}: {why}"), soft_wrap=True)
+            console.print(Text.assemble((run.status, "bold red"), f" {run.name}: {run.why}"), soft_wrap=True)
     done = sum(run.status == "completed" for run in runs)
     console.print(f"{done} of {len(runs)} cells completed, {seconds:.0f} s", highlight=False)
     console.print(Text(str(folder)), soft_wrap=True, highlight=False)
@@ -181,17 +174,17 @@ def record(config: DictConfig, folder: Path, table: Table, panels: Panels, drawn
     overrides = OmegaConf.to_container(config.hydra.overrides.task)
     tracker.start(folder, {"overrides": overrides}, f"{folder.name}/summary", folder.name, ["summary"], run_id)
     if tracker.run_id:
-        write_atomically(about, lambda file: file.write(f"{tracker.run_id}".encode()))
+        write_text(about, tracker.run_id)
     for path in drawn:
         if path.suffix == ".png":
             tracker.figure(path.stem, path)
     # last, for online W&B asks the service about each table and waits, long where nobody answers
     for name, (columns, rows) in plain_tables(table, panels).items():
         tracker.table(f"sweep/{name}", columns, rows)
-    for setting, name in zip(panels, tables.setting_names(list(panels)), strict=True):
+    for name, own in tables.named(panels):
         lines = {
             line.algo: [(log10(rate), e.mean) for rate, e in zip(line.rates, line.entries, strict=True) if rate > 0]
-            for line in panels[setting]
+            for line in own
         }
         tracker.lines(f"sweep/sensitivity {name}".strip(), "log10 of the inner learning rate", lines)
     tracker.finish(0)
@@ -210,10 +203,6 @@ def plain_tables(table: Table, panels: Panels) -> dict[str, tuple[list[str], lis
     columns = ["algo", "setting", "metric", "mean", "ci95", "seeds", "not completed", "best", "published"]
     found = {"table": (columns, rows)}
     if panels:
-        robust = [
-            [line.algo, name, line.width, line.best_rate]
-            for own, name in zip(panels.values(), tables.setting_names(list(panels)), strict=True)
-            for line in own
-        ]
+        robust = [[line.algo, name, line.width, line.best_rate] for name, own in tables.named(panels) for line in own]
         found["robustness"] = (["algo", "setting", "decades within 10 %", "best rate"], robust)
     return found

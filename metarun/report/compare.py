@@ -106,6 +106,10 @@ class Rates(NamedTuple):
     width: float | None
     best_rate: float | None
 
+    @property
+    def metric(self) -> str:
+        return next((entry.metric for entry in self.entries if entry.metric), "")
+
 
 METHOD = "paired t-test over the held-out tasks that both runs share; it says nothing about other seeds"
 

@@ -72,11 +72,7 @@ def report(paths: Sequence[Path], compared: Sequence[str], page: Path | None, ev
     console = Console(soft_wrap=False)
     table = tabulate(runs)
     if table.entries:
-        console.print(tables.rich_table(table, console))
-        for line in tables.legend(table):
-            console.print(Text(tables.printable(line, console), "dim"))
-    if panels := over_rates(table):
-        console.print(tables.robustness_table(panels))
+        tables.print_comparison(table, over_rates(table), console)
     listed = runs if everything or not table.entries else [run for run in runs if run.status != "completed"]
     if listed:
         console.print(list_of(listed))
@@ -127,8 +123,7 @@ def list_of(runs: Sequence[Run]) -> Table:
     for head in ("run", "learner", "data", "seed", "status", "result"):
         table.add_column(head, overflow="fold")
     for run in runs:
-        why = str(run.result.get("error") or run.problem or "")
-        value = tables.estimate(run.metric, run.mean, run.result.get("ci95")) if run.mean is not None else why
+        value = tables.estimate(run.metric, run.mean, run.result.get("ci95")) if run.mean is not None else run.why
         style = "" if run.status == "completed" else "red"
         words = (run.name, run.algo, run.data, "" if run.seed is None else str(run.seed))
         table.add_row(*map(Text, words), Text(run.status, style), Text(f"{run.metric} {value}".strip()))

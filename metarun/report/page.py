@@ -207,7 +207,7 @@ def rates_of(rest: Setting, lines: Sequence[Rates]) -> dict[str, Any]:
     """One sensitivity plot: its setting, and each learner over the rates."""
     return {
         "setting": [list(pair) for pair in rest],
-        "metric": next((entry.metric for line in lines for entry in line.entries if entry.metric), ""),
+        "metric": next((line.metric for line in lines if line.metric), ""),
         "lines": [
             {
                 "algo": line.algo,

@@ -80,6 +80,11 @@ class Run:
         return float(mean) if self.status == "completed" and isinstance(mean, int | float) else None
 
     @property
+    def why(self) -> str:
+        """Why it did not complete, or what is wrong with its folder."""
+        return str(self.result.get("error") or self.problem or "")
+
+    @property
     def higher_is_better(self) -> bool:
         return bool(self.result.get("higher_is_better", self.metric not in LOWER_IS_BETTER))
 

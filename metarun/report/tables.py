@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import floor, log10
 from typing import Any
 
 from rich import box
@@ -13,6 +12,9 @@ from rich.text import Text
 
 from metarun.report.compare import Entry, Paired, Rates, Setting, Table
 from metarun.report.records import Run
+from metarun.results import decimals_of
+
+Panels = Mapping[Setting, Sequence[Rates]]
 
 TIE, BAD = "~", "†"
 MOST_COLUMNS = 6
@@ -40,7 +42,7 @@ def estimate(metric: str, mean: float | None, ci95: float | None) -> str:
         return f"{100 * mean:.2f}% ± {100 * ci95:.2f}"
     if not 1e-6 < ci95 < 10:
         return f"{number(metric, mean)} ± {ci95:.2g}"
-    decimals = max(0, 1 - floor(log10(ci95)))  # as many as the width has with two digits
+    decimals = decimals_of(ci95)
     return f"{mean:.{decimals}f} ± {ci95:.{decimals}f}"
 
 
@@ -159,24 +161,49 @@ def rich_cell(entry: Entry | None, console: Console) -> Text:
     return text
 
 
-def robustness_table(panels: Mapping[Setting, Sequence[Rates]]) -> RichTable:
+ROBUSTNESS = ("learner", "decades within 10 % of the best", "best rate", "rates")
+
+
+def robustness_table(panels: Panels) -> RichTable:
     table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, title="robustness to the inner learning rate")
     table.title_justify = "left"
-    for head in ("learner", "decades within 10 % of the best", "best rate", "rates"):
+    for head in ROBUSTNESS:
         table.add_column(head, justify="left" if head == "learner" else "right")
-    for setting, name in zip(panels, setting_names(list(panels)), strict=True):
-        for line in panels[setting]:
-            label = f"{line.algo}, {name}" if name else line.algo
-            table.add_row(Text(label), number_or_dash(line.width), number_or_dash(line.best_rate), rates_text(line))
+    for label, *words in robustness_rows(panels):
+        table.add_row(Text(label), *words)
     return table
+
+
+def robustness_rows(panels: Panels) -> list[list[str]]:
+    """The words under `ROBUSTNESS`, a row a learner at a setting."""
+    return [
+        [
+            f"{line.algo}, {name}" if name else line.algo,
+            number_or_dash(line.width),
+            number_or_dash(line.best_rate),
+            f"{line.rates[0]:.3g} to {line.rates[-1]:.3g}",
+        ]
+        for name, lines in named(panels)
+        for line in lines
+    ]
+
+
+def named(panels: Panels) -> list[tuple[str, Sequence[Rates]]]:
+    """Each panel with its setting in words."""
+    return list(zip(setting_names(list(panels)), panels.values(), strict=True))
 
 
 def number_or_dash(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
 
 
-def rates_text(line: Rates) -> str:
-    return f"{line.rates[0]:.3g} to {line.rates[-1]:.3g}"
+def print_comparison(table: Table, panels: Panels, console: Console) -> None:
+    """The table, what its signs mean, and robustness."""
+    console.print(rich_table(table, console))
+    for line in legend(table):
+        console.print(Text(printable(line, console), "dim"))
+    if panels:
+        console.print(robustness_table(panels))
 
 
 def paired_table(first: Run, others: Sequence[tuple[Run, Paired | str]], console: Console) -> RichTable:
@@ -197,24 +224,15 @@ def paired_table(first: Run, others: Sequence[tuple[Run, Paired | str]], console
 # ------------------------------------------------------------------------------------------ Markdown and LaTeX
 
 
-def markdown(table: Table, panels: Mapping[Setting, Sequence[Rates]]) -> str:
+def markdown(table: Table, panels: Panels) -> str:
     """`table.md`: the table, what its signs mean, and robustness."""
     first, heads, lines = rows(table)
     text = [row_of([first, *map(escaped_markdown, heads)]), row_of(["---", *["---:"] * len(heads)])]
     text += [row_of([escaped_markdown(name), *map(markdown_cell, entries)]) for name, entries in lines]
     text += ["", *(f"- {line}" for line in legend(table))]
     if panels:
-        text += [
-            "",
-            "| learner | decades within 10 % of the best | best rate | rates |",
-            "| --- | ---: | ---: | ---: |",
-        ]
-        for setting, name in zip(panels, setting_names(list(panels)), strict=True):
-            for line in panels[setting]:
-                label = escaped_markdown(f"{line.algo}, {name}" if name else line.algo)
-                text.append(
-                    row_of([label, number_or_dash(line.width), number_or_dash(line.best_rate), rates_text(line)])
-                )
+        text += ["", row_of(ROBUSTNESS), row_of(["---", "---:", "---:", "---:"])]
+        text += [row_of([escaped_markdown(label), *words]) for label, *words in robustness_rows(panels)]
     return "\n".join(text) + "\n"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from math import floor, log10
 from pathlib import Path
 from typing import Any, SupportsFloat
 
@@ -14,6 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, T
 from rich.progress import Progress as RichProgress
 from rich.table import Column, Table
 from rich.text import Text
+
+from metarun.results import decimals_of
 
 REFRESH_SECONDS = 0.2
 
@@ -211,7 +212,7 @@ def interval(metric: str, estimate: Mapping[str, Any], console: Console) -> str:
     if value.endswith("%"):
         half = f"{100 * width:.2f}"
     elif 1e-6 < width < 10:  # as many decimals as the width has with two digits, for both
-        decimals = max(0, 1 - floor(log10(width)))
+        decimals = decimals_of(width)
         value, half = f"{estimate['mean']:.{decimals}f}", f"{width:.{decimals}f}"
     return f"{value} {'±' if unicode(console) else '+/-'} {half}"
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, SupportsFloat
 
-from metarun.results import write_atomically
+from metarun.results import write_text
 
 
 class MetricsFile:
@@ -58,7 +58,7 @@ class MetricsFile:
         self.close()
         text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in kept)
         try:
-            write_atomically(self.path, lambda file: file.write(text.encode()))
+            write_text(self.path, text)
         finally:
             self._file = open_unbuffered(self.path)
 
