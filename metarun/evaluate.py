@@ -92,8 +92,9 @@ def evaluate_by(
     """The loop of `evaluate`: `score(batch, noise)` gives metrics `[..., T, columns]`, joined along T."""
     digest = hashlib.sha256()
     collected: list[dict[str, np.ndarray]] = []
-    was_training = learner.training
+    was_training, ways = learner.training, learner.ways
     learner.eval()
+    learner.ways = data.outputs(part, learner.evaluation_stream)
     try:
         for block, batch in _blocks(data, part, learner.evaluation_stream, tasks):
             noise = learner.noise(batch, steps, stream_generator(data.device, "evaluation", part, block))
@@ -104,6 +105,7 @@ def evaluate_by(
             on_block(min((block + 1) * BLOCK, tasks))
     finally:
         learner.train(was_training)
+        learner.ways = ways
     values = {name: np.concatenate([entry[name] for entry in collected], axis=-2) for name in collected[0]}
     return Evaluation(data.metric, learner.eval_steps, values, digest.hexdigest()[:16])
 

@@ -190,6 +190,7 @@ def fit(
     while learner.stages and training.iteration < iterations:
         started = time.perf_counter()
         stage = stage_at(learner.stages, training.iteration, iterations)
+        learner.ways = data.outputs("train", stage.stream)
         learner.progress.fill_(training.iteration / iterations)
         batch = learner.cast(data.draw("train", stage.stream, meta_batch, training.generators[f"tasks/{stage.stream}"]))
         noise = learner.cast(learner.noise(batch, learner.inner_steps, training.generators["noise"]))

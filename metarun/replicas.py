@@ -207,6 +207,7 @@ class Replicas:
 
     def draw(self, stream: str, tasks: int) -> tuple[Batch, Any]:
         """Each replica's tasks and noise, `[R, T, ...]`, from its own generators."""
+        self.learner.ways = self.data[0].outputs("train", stream)
         generators = [training.generators[f"tasks/{stream}"] for training in self.trainings]
         batches, order = [], []
         for data, members in self._by_data():
@@ -305,6 +306,7 @@ class Replicas:
         for data, members in self._by_data():
 
             def score(batch: Batch, noise: Any, members: list[int] = members) -> dict[str, np.ndarray]:
+                self.learner.ways = self.trainings[members[0]].learner.ways
                 return self.score(batch, noise, steps, curve, members)
 
             # Noise is drawn by a learner that knows its own shapes, not by the stack of all.

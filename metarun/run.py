@@ -124,6 +124,7 @@ def build(cfg: DictConfig, choices: dict[str, str]) -> Parts:
         offered: dict[str, Any] = {
             "backbone": partial(instantiate(cfg.backbone, _partial_=True, _convert_="all"), data.in_shape(stream)),
             "outputs": outputs,
+            "ways": outputs,
             "loss": data.loss,
         }
         wanted = signature(learner_class).parameters

@@ -58,6 +58,8 @@ class Learner(nn.Module, ABC):
         stages: what it trains on, in order; shares sum to one. Empty: it is not trained.
         evaluation_stream: the stream it is validated and tested on.
         takes: the kinds of task it makes sense for.
+        ways: classes of the tasks at hand (or what else `TaskSet.outputs` says). Loop and evaluation set it, for training
+            and test may differ; a learner whose weights do not depend on it reads it.
         inner_steps, eval_steps: adaptation steps in training, and where the headline is measured.
         vectorized: False runs task after task (for `nn.LSTM` and whatever else fails under vmap).
         replicable: False keeps it out of fused programs (metarun/replicas.py): it has state that is neither parameter
@@ -71,6 +73,7 @@ class Learner(nn.Module, ABC):
     stages: tuple[Stage, ...] = (Stage(),)
     evaluation_stream: ClassVar[str] = "episodes"
     takes: ClassVar[tuple[Kind, ...]] = ("classification", "regression")
+    ways: int = 0
     inner_steps: int = 0
     eval_steps: int = 0
     vectorized: bool = True

@@ -21,7 +21,8 @@ class Conv4(nn.Module):
         blocks: how many blocks.
         downsample: `stride` (convolutions of stride 2, no pooling: MAML's Omniglot network) or `max_pool` (2x2
             after each block: its mini-ImageNet network).
-        features: `mean` over positions (MAML's Omniglot network) or `flatten`.
+        features: `mean` over positions (MAML's Omniglot network), `flatten`, or `map`: `[n, filters, h, w]` as they are,
+            for a learner that has no use for a last layer.
         norm: a name of `metarun.backbones.norm.make_norm`.
         init: a name of `metarun.backbones.init.initialise`.
 
@@ -43,8 +44,10 @@ class Conv4(nn.Module):
         super().__init__()
         if downsample not in ("stride", "max_pool"):
             raise ValueError(f"backbone.downsample must be stride or max_pool; got {downsample!r}")
-        if features not in ("mean", "flatten"):
-            raise ValueError(f"backbone.features must be mean or flatten; got {features!r}")
+        if features not in ("mean", "flatten", "map"):
+            raise ValueError(f"backbone.features must be mean, flatten or map; got {features!r}")
+        if features == "map" and outputs is not None:
+            raise ValueError("backbone.features=map is for learners that compare feature maps; this one needs a vector")
         if len(in_shape) != 3:
             raise ValueError(f"backbone conv4 takes images (C, H, W); the data has inputs of shape {tuple(in_shape)}")
         channels, *size = in_shape
@@ -61,12 +64,15 @@ class Conv4(nn.Module):
         if min(size) < 1:
             raise ValueError(f"backbone.blocks={blocks} leaves nothing of images of {in_shape[1]}x{in_shape[2]}")
         self.blocks = nn.Sequential(layers)
-        self.pool_positions = features == "mean"
-        width = filters if self.pool_positions else filters * size[0] * size[1]
+        self.features = features
+        width = filters if features == "mean" else filters * size[0] * size[1]
         self.head = nn.Identity() if outputs is None else nn.Linear(width, outputs)
         initialise(self, init)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.blocks(x)
-        x = x.mean((-2, -1)) if self.pool_positions else torch.flatten(x, 1)
+        if self.features == "mean":
+            x = x.mean((-2, -1))
+        elif self.features == "flatten":
+            x = torch.flatten(x, 1)
         return self.head(x)

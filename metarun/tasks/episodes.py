@@ -111,7 +111,8 @@ class ImageTasks(TaskSet):
     Arguments
         split: name of the division into train, val and test; recorded in the result.
         ways, shots, queries: classes of a task, support and query images per class; in `val` and `test`.
-        train_ways, train_queries: the same in `train` (shots do not differ).
+        train_ways, train_shots, train_queries: the same in `train`. `train_shots` may be a range (lowest, highest), of
+            which each meta-batch has one number, all equally likely; None: as in `val` and `test`.
         flat_batch: images per mini-batch of the streams `flat` and `episodes_and_flat`.
         channels: 1 (grey) or 3 (RGB).
         mean, std: per channel, of pixels in [0, 1], to normalise with; None for neither.
@@ -136,9 +137,10 @@ class ImageTasks(TaskSet):
         train_queries: int,
         flat_batch: int,
         channels: int,
-        mean: Sequence[float] | None,
-        std: Sequence[float] | None,
         device: torch.device | str,
+        train_shots: int | Sequence[int] | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
     ):
         numbers = {"ways": ways, "shots": shots, "queries": queries, "train_ways": train_ways}
         numbers |= {"train_queries": train_queries, "flat_batch": flat_batch}
@@ -149,6 +151,7 @@ class ImageTasks(TaskSet):
         _check_normalisation(channels, mean, std)
         self.split, self.ways, self.shots, self.queries = split, ways, shots, queries
         self.train_ways, self.train_queries, self.flat_batch = train_ways, train_queries, flat_batch
+        self.train_shots = shots_range(shots if train_shots is None else train_shots)
         self.mean, self.std = mean, std
         self.device = torch.device(device)
         self._samplers: dict[Part, Sampler] = {}
@@ -174,15 +177,18 @@ class ImageTasks(TaskSet):
     def outputs(self, part: Part, stream: str = "episodes") -> int:
         if stream == "flat":
             return len(self.classes(part))
-        return self._sizes(part)[0]
+        return self.train_ways if part == "train" else self.ways
 
     def draw(self, part: Part, stream: str, tasks: int, generator: torch.Generator) -> Batch:
         sampler = self._sampler(part)
-        ways, queries = self._sizes(part)
         if stream == "flat":
             return sampler.flat(tasks, self.flat_batch, generator)
         if stream in self.offers:
-            episodes = sampler.episodes(tasks, ways, self.shots, queries, generator)
+            ways, (low, high), queries = self._sizes(part)
+            shots = (
+                low if low == high else int(torch.randint(low, high + 1, (), generator=generator, device=self.device))
+            )
+            episodes = sampler.episodes(tasks, ways, shots, queries, generator)
             if stream == "episodes":
                 return episodes
             return TaskAndFlat(*episodes, sampler.flat(tasks, self.flat_batch, generator))
@@ -194,13 +200,16 @@ class ImageTasks(TaskSet):
             "shots": self.shots,
             "queries": self.queries,
             "train_ways": self.train_ways,
+            "train_shots": self.train_shots[0] if len(set(self.train_shots)) == 1 else list(self.train_shots),
             "train_queries": self.train_queries,
             "split": self.split,
         }
 
-    def _sizes(self, part: Part) -> tuple[int, int]:
-        """Ways and queries of a part's tasks."""
-        return (self.train_ways, self.train_queries) if part == "train" else (self.ways, self.queries)
+    def _sizes(self, part: Part) -> tuple[int, tuple[int, int], int]:
+        """Ways, fewest and most shots, and queries of a part's tasks."""
+        if part == "train":
+            return self.train_ways, self.train_shots, self.train_queries
+        return self.ways, (self.shots, self.shots), self.queries
 
     def _sampler(self, part: Part) -> Sampler:
         if part not in self._samplers:
@@ -213,20 +222,20 @@ class ImageTasks(TaskSet):
         return self._samplers[part]
 
     def _check(self, part: Part, images: Images) -> None:
-        ways, queries = self._sizes(part)
+        ways, (_, shots), queries = self._sizes(part)
         prefix = "train_" if part == "train" else ""
         if ways > len(images.names):
             raise DataError(
                 f"data.{prefix}ways: wanted at most the {len(images.names)} classes of part {part!r} "
                 f"(split {self.split!r}), got {ways}"
             )
-        wanted = self.shots + queries
+        wanted = shots + queries
         counts = dict(zip(images.names, images.counts.tolist(), strict=True))
         short = [f"{name} ({count})" for name, count in counts.items() if count < wanted]
         if short:
             more = f" and {len(short) - 5} more" if len(short) > 5 else ""
             raise DataError(
-                f"data.shots + data.{prefix}queries: a task takes {self.shots} + {queries} = {wanted} images "
+                f"data.{prefix}shots + data.{prefix}queries: a task takes {shots} + {queries} = {wanted} images "
                 f"of a class, and classes of part {part!r} hold fewer: {', '.join(short[:5])}{more}"
             )
 
@@ -235,6 +244,23 @@ def check_whole(name: str, value: object, least: int) -> None:
     """Raises ValueError, naming the argument, unless `value` is a whole number of at least `least`."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ValueError(f"data.{name}: wanted a whole number of at least {least}, got {value!r}")
+
+
+def shots_range(shots: int | Sequence[int]) -> tuple[int, int]:
+    """Fewest and most training shots.
+
+    Raises:
+        ValueError: neither a whole number of at least 1 nor two of them, the lowest first.
+    """
+    low, high = (shots, shots) if isinstance(shots, int) or len(shots) != 2 else shots
+    try:
+        check_whole("train_shots", low, 1)
+        check_whole("train_shots", high, low)
+    except ValueError:
+        raise ValueError(
+            f"data.train_shots: wanted a whole number of at least 1, or a range [lowest, highest] of them, got {shots!r}"
+        ) from None
+    return low, high
 
 
 def _check_normalisation(channels: int, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import ClassVar
-
-import torch
+from typing import Any, ClassVar
 
 from metarun.tasks.episodes import ImageTasks, check_whole
 from metarun.tasks.images import Folder, Images, cached, data_roots, folder_contents
@@ -34,30 +31,9 @@ class ImageFolder(ImageTasks):
         root: str | os.PathLike[str] | None,
         size: int,
         channels: int,
-        split: str,
-        ways: int,
-        shots: int,
-        queries: int,
-        train_ways: int,
-        train_queries: int,
-        flat_batch: int,
-        mean: Sequence[float] | None,
-        std: Sequence[float] | None,
-        device: torch.device | str,
+        **sizes: Any,
     ):
-        super().__init__(
-            split=split,
-            ways=ways,
-            shots=shots,
-            queries=queries,
-            train_ways=train_ways,
-            train_queries=train_queries,
-            flat_batch=flat_batch,
-            channels=channels,
-            mean=mean,
-            std=std,
-            device=device,
-        )
+        super().__init__(channels=channels, **sizes)
         check_whole("size", size, 1)
         self.root, self.size, self.channels = root, size, channels
 

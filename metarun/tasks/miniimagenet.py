@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
-import torch
 
 from metarun.tasks.episodes import ImageTasks
 from metarun.tasks.images import (
@@ -49,30 +48,9 @@ class MiniImageNet(ImageTasks):
         self,
         *,
         root: str | os.PathLike[str] | None,
-        split: str,
-        ways: int,
-        shots: int,
-        queries: int,
-        train_ways: int,
-        train_queries: int,
-        flat_batch: int,
-        mean: Sequence[float] | None,
-        std: Sequence[float] | None,
-        device: torch.device | str,
+        **sizes: Any,
     ):
-        super().__init__(
-            split=split,
-            ways=ways,
-            shots=shots,
-            queries=queries,
-            train_ways=train_ways,
-            train_queries=train_queries,
-            flat_batch=flat_batch,
-            channels=3,
-            mean=mean,
-            std=std,
-            device=device,
-        )
+        super().__init__(channels=3, **sizes)
         self.root = root
 
     def in_shape(self, stream: str = "episodes") -> tuple[int, ...]:  # noqa: ARG002  (all streams are of images)

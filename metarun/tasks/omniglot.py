@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -78,29 +78,10 @@ class Omniglot(ImageTasks):
         self,
         *,
         root: str | os.PathLike[str] | None,
-        split: str,
         split_seed: int,
-        ways: int,
-        shots: int,
-        queries: int,
-        train_ways: int,
-        train_queries: int,
-        flat_batch: int,
-        device: torch.device | str,
+        **sizes: Any,
     ):
-        super().__init__(
-            split=split,
-            ways=ways,
-            shots=shots,
-            queries=queries,
-            train_ways=train_ways,
-            train_queries=train_queries,
-            flat_batch=flat_batch,
-            channels=1,
-            mean=None,
-            std=None,
-            device=device,
-        )
+        super().__init__(channels=1, **sizes)
         self.root = root
         self.split_seed = split_seed
         self._all: Images | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -47,28 +47,9 @@ class Synthetic(ImageTasks):
         val_classes: int,
         test_classes: int,
         drawings: int,
-        split: str,
-        ways: int,
-        shots: int,
-        queries: int,
-        train_ways: int,
-        train_queries: int,
-        flat_batch: int,
-        device: torch.device | str,
+        **sizes: Any,
     ):
-        super().__init__(
-            split=split,
-            ways=ways,
-            shots=shots,
-            queries=queries,
-            train_ways=train_ways,
-            train_queries=train_queries,
-            flat_batch=flat_batch,
-            channels=1,
-            mean=None,
-            std=None,
-            device=device,
-        )
+        super().__init__(channels=1, **sizes)
         numbers = {"train_classes": train_classes, "val_classes": val_classes, "test_classes": test_classes}
         for name, value in (numbers | {"drawings": drawings}).items():
             check_whole(name, value, 1)

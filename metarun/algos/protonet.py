@@ -1,0 +1,41 @@
+"""Prototypical networks: a class is the mean of its embedded examples, and the nearest one wins.
+
+Snell, Swersky, Zemel: Prototypical Networks for Few-shot Learning, NeurIPS 2017, arXiv 1703.05175. Official code: github
+jakesnell/prototypical-networks (protonets/models/few_shot.py).
+
+Inner problem, solved at once:
+    c_k = mean of f(x) over the support examples of class k                          (eq. 1)
+    p(y = k | x) = softmax_k( - || f(x) - c_k ||^2 )                                 (eq. 2)
+Outer problem, over tasks with query sets D':
+    min_f  mean_i mean_{(x, y) in D'_i}  - log p(y | x)                              (algorithm 1)
+
+    symbol   code         shape / unit
+    f        self.net     the backbone without a last layer, to embeddings [n, d]
+    c        centroids    [ways, d]
+
+Differences from the paper
+    - `run.meta_batch` tasks an outer step; the paper takes one.
+    - The outer optimizer and its schedule are the run's (`optimizer`), training ways `data.train_ways`.
+    - The official code stops when validation does not improve for 200 epochs; here training has a length, and the
+      best weights by validation are tested.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from metarun.algos.embedding import Embedding, class_means, squared_distances
+from metarun.algos.learner import Predictor
+from metarun.tasks.task import Examples
+
+
+class ProtoNet(Embedding):
+    """Class scores are minus the squared Euclidean distances to the classes' mean embeddings.
+
+    Arguments as in `Embedding`. Every class must have a support example: the mean of one that has none is NaN.
+    """
+
+    def head(self, known: Examples, noise: Any = ()) -> Predictor:
+        del noise  # draws nothing
+        centroids = class_means(known.x, known.y, self.ways)
+        return lambda z: -squared_distances(z, centroids)
