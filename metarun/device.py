@@ -13,7 +13,7 @@ from torch import nn
 from metarun.algos.learner import Learner
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
-COMPILE_FROM = {"convolutional": 4_000, "other": 40_000}  # iterations from which compiling pays (see compile_pays)
+COMPILE_FROM = {"embedding": 300, "convolutional": 4_000, "other": 40_000}  # iterations, see compile_pays
 
 
 @dataclass
@@ -62,9 +62,18 @@ class Device:
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.backends.cudnn.benchmark = not self.deterministic
 
-    def compiles(self, learner: Learner, iterations: int, replicas: int = 1) -> bool:
-        """Whether to compile the learner; a rule, never a stopwatch, since compiling changes the last digits."""
-        return compile_pays(learner, iterations, replicas) if self.compile == "auto" else bool(self.compile)
+    def compiles(self, learner: Learner, iterations: int, replicas: int = 1, steady: bool = True) -> bool:
+        """Whether to compile the learner; a rule, never a stopwatch, since compiling changes the last digits.
+
+        Args:
+            learner: what would be compiled.
+            iterations: outer steps.
+            replicas: runs in one program.
+            steady: all training batches have the same shapes; each other shape would be compiled anew.
+        """
+        if self.compile != "auto":
+            return bool(self.compile)
+        return steady and compile_pays(learner, iterations, replicas)
 
 
 def _find(name: str) -> torch.device:
@@ -84,12 +93,15 @@ def compile_pays(learner: Learner, iterations: int, replicas: int = 1) -> bool:
     """Whether compilation, some 30 seconds on two cores, is earned back by a margin.
 
     Measured on two cores: a compiled outer step of the sinusoid's network saves about 1 ms, one of conv4 on Omniglot
-    about 20 ms. In a program of several replicas each one more adds a tenth to what is saved.
+    about 20 ms; where nothing is unrolled it saves more than half (conv4 with pooling, 360 images: .60 to .23 s). In
+    a program of several replicas each one more adds a tenth to what is saved.
     """
     if not learner.vectorized or not learner.stages or shutil.which("c++") is None:
         return False
-    convolutional = any(isinstance(module, nn.Conv2d) for module in learner.modules())
-    return iterations * (1 + 0.1 * (replicas - 1)) >= COMPILE_FROM["convolutional" if convolutional else "other"]
+    kind = "convolutional" if any(isinstance(module, nn.Conv2d) for module in learner.modules()) else "other"
+    if kind == "convolutional" and not (learner.inner_steps or learner.eval_steps):
+        kind = "embedding"
+    return iterations * (1 + 0.1 * (replicas - 1)) >= COMPILE_FROM[kind]
 
 
 def peak_memory_mb(device: torch.device) -> float:

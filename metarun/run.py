@@ -262,7 +262,7 @@ class Job:
         self.last_metric: float | None = None
         self.train_seconds = 0.0
         self.compile_seconds = 0.0
-        self.compiled = self.device.compiles(self.learner, self.iterations)
+        self.compiled = self.device.compiles(self.learner, self.iterations, steady=self.data.steady)
         self.step_seconds: deque[float] = deque(maxlen=5000)
         self.tracker: Tracker | None = None
         self.metrics: MetricsFile | None = None

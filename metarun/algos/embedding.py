@@ -39,7 +39,7 @@ class Embedding(Learner):
     def __init__(self, backbone: Backbone, ways: int, loss: TaskLoss) -> None:
         super().__init__(loss)
         # Channels last: a step of conv4 took .35 s in place of .24 without it (compiled, two threads, 360 images).
-        self.net = backbone(outputs=None).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.net = backbone(outputs=None).to(memory_format=torch.channels_last)
         self.ways = ways
 
     @abstractmethod

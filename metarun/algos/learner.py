@@ -58,8 +58,8 @@ class Learner(nn.Module, ABC):
         stages: what it trains on, in order; shares sum to one. Empty: it is not trained.
         evaluation_stream: the stream it is validated and tested on.
         takes: the kinds of task it makes sense for.
-        ways: classes of the tasks at hand (or what else `TaskSet.outputs` says). Loop and evaluation set it, for training
-            and test may differ; a learner whose weights do not depend on it reads it.
+        ways: classes of the tasks at hand (or what else `TaskSet.outputs` says). Loop and evaluation set it, for it
+            may differ between training and test; learners whose weights do not depend on it read it.
         inner_steps, eval_steps: adaptation steps in training, and where the headline is measured.
         vectorized: False runs task after task (for `nn.LSTM` and whatever else fails under vmap).
         replicable: False keeps it out of fused programs (metarun/replicas.py): it has state that is neither parameter
@@ -114,7 +114,7 @@ class Learner(nn.Module, ABC):
 
         Random numbers inside `f` are an error: they come in as `noise` (metarun/loop.py says why).
         """
-        if self.vectorized:
+        if self.vectorized and count_tasks(batched) > 1:  # vmap of one task only costs: 1.5 s for .25 of a conv4's step
             return torch.func.vmap(f, randomness="error")(*batched)
         results = [f(*pytree.tree_map(lambda leaf, t=t: leaf[t], batched)) for t in range(count_tasks(batched))]
         return pytree.tree_map(lambda *leaves: torch.stack(leaves), *results)

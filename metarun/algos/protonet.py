@@ -1,7 +1,7 @@
 """Prototypical networks: a class is the mean of its embedded examples, and the nearest one wins.
 
-Snell, Swersky, Zemel: Prototypical Networks for Few-shot Learning, NeurIPS 2017, arXiv 1703.05175. Official code: github
-jakesnell/prototypical-networks (protonets/models/few_shot.py).
+Snell, Swersky, Zemel: Prototypical Networks for Few-shot Learning, NeurIPS 2017, arXiv 1703.05175. Official code:
+github jakesnell/prototypical-networks (protonets/models/few_shot.py).
 
 Inner problem, solved at once:
     c_k = mean of f(x) over the support examples of class k                          (eq. 1)

@@ -21,8 +21,8 @@ class Conv4(nn.Module):
         blocks: how many blocks.
         downsample: `stride` (convolutions of stride 2, no pooling: MAML's Omniglot network) or `max_pool` (2x2
             after each block: its mini-ImageNet network).
-        features: `mean` over positions (MAML's Omniglot network), `flatten`, or `map`: `[n, filters, h, w]` as they are,
-            for a learner that has no use for a last layer.
+        features: `mean` over positions (MAML's Omniglot network), `flatten`, or `map`: as they are,
+            `[n, filters, h, w]`, for a learner that has no use for a last layer.
         norm: a name of `metarun.backbones.norm.make_norm`.
         init: a name of `metarun.backbones.init.initialise`.
 

@@ -170,6 +170,10 @@ class ImageTasks(TaskSet):
         self._sampler(part)
         return self._names[part]
 
+    @property
+    def steady(self) -> bool:
+        return len(set(self.train_shots)) == 1
+
     def prepare(self) -> None:
         for part in PARTS:
             self._sampler(part)
@@ -185,9 +189,9 @@ class ImageTasks(TaskSet):
             return sampler.flat(tasks, self.flat_batch, generator)
         if stream in self.offers:
             ways, (low, high), queries = self._sizes(part)
-            shots = (
-                low if low == high else int(torch.randint(low, high + 1, (), generator=generator, device=self.device))
-            )
+            shots = low
+            if high > low:
+                shots += int(torch.randint(high - low + 1, (), generator=generator, device=self.device))
             episodes = sampler.episodes(tasks, ways, shots, queries, generator)
             if stream == "episodes":
                 return episodes
@@ -252,13 +256,14 @@ def shots_range(shots: int | Sequence[int]) -> tuple[int, int]:
     Raises:
         ValueError: neither a whole number of at least 1 nor two of them, the lowest first.
     """
-    low, high = (shots, shots) if isinstance(shots, int) or len(shots) != 2 else shots
+    low, *more = (shots,) if isinstance(shots, int) else tuple(shots)
+    high = more[0] if more else low
     try:
         check_whole("train_shots", low, 1)
         check_whole("train_shots", high, low)
     except ValueError:
         raise ValueError(
-            f"data.train_shots: wanted a whole number of at least 1, or a range [lowest, highest] of them, got {shots!r}"
+            f"data.train_shots: wanted a whole number of at least 1, or a range [lowest, highest]; got {shots!r}"
         ) from None
     return low, high
 

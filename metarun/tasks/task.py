@@ -112,6 +112,11 @@ class TaskSet(ABC):
     def prepare(self) -> None:  # noqa: B027  (an optional step, not a forgotten one)
         """Load what drawing needs, with a progress bar where that is long. Called once before training."""
 
+    @property
+    def steady(self) -> bool:
+        """Whether all training batches of a stream have the same shapes."""
+        return True
+
     def draw_together(self, part: Part, stream: str, tasks: int, generators: Sequence[torch.Generator]) -> Batch:
         """A batch from each generator, `[R, T, ...]`: what R calls of `draw` give, which a data set may do faster."""
         batches = [self.draw(part, stream, tasks, generator) for generator in generators]
