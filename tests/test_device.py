@@ -6,6 +6,7 @@ import pytest
 import torch
 import toy
 
+from metarun.algos.protonet import ProtoNet
 from metarun.device import COMPILE_FROM, Device, peak_memory_mb
 
 GOOD = {
@@ -35,6 +36,11 @@ def test_compile_auto_follows_a_rule(monkeypatch):
     tiny, convolutional = toy.maml(), toy.maml(toy.conv4(), outputs=5)
     assert not device.compiles(tiny, COMPILE_FROM["other"] - 1) and device.compiles(tiny, COMPILE_FROM["other"])
     assert device.compiles(convolutional, COMPILE_FROM["convolutional"])
+    embedding = ProtoNet(toy.conv4(), 5, torch.nn.functional.cross_entropy)
+    assert COMPILE_FROM["embedding"] < COMPILE_FROM["convolutional"]  # nothing is unrolled: more is saved
+    assert device.compiles(embedding, COMPILE_FROM["embedding"])
+    assert not device.compiles(convolutional, COMPILE_FROM["embedding"])
+    assert not device.compiles(embedding, 10**9, steady=False)  # batches of many shapes
     assert device.compiles(tiny, COMPILE_FROM["other"] // 2, replicas=11)  # each one more saves a tenth
     assert not device.compiles(tiny, COMPILE_FROM["other"] // 2, replicas=10)
     assert not device.compiles(toy.Recurrent(), 10**9)  # not vectorised

@@ -13,14 +13,23 @@ Differences from the paper: stated by the algorithms that use it; this is no alg
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar, cast
+from contextlib import nullcontext
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from metarun.algos.learner import Backbone, Learner, Prediction, Predictor
+from metarun.backbones.drop_block import draw_masks, drop_blocks, dropping
 from metarun.backbones.norm import statistics_of_first, uses_support_statistics
-from metarun.tasks.task import Examples, Kind, Task, TaskLoss
+from metarun.tasks.task import Batch, Examples, Kind, Task, TaskLoss
+
+
+class EpisodeNoise(NamedTuple):
+    """What a training task draws at random: masks of the network's DropBlocks, `[n + m, ...]` each, and the head's."""
+
+    masks: list[Tensor]
+    head: Any
 
 
 class Embedding(Learner):
@@ -47,22 +56,35 @@ class Embedding(Learner):
         """From the embedded support set, `x [n, d]` and `y [n]`, to a function of embedded queries `[m, d]`."""
 
     def adapt(self, support: Examples, noise: Any = ()) -> Predictor:
+        noise = noise.head if isinstance(noise, EpisodeNoise) else noise  # dropped is in training only
         embed = self.network_predictor(self.net, dict(self.net.named_parameters()), support)
         head = self.head(Examples(cast(Tensor, embed(support.x)), support.y), noise)
         return lambda x: head(cast(Tensor, embed(x)))
 
     def meta_loss(self, task: Task, noise: Any = ()) -> Tensor:
         n, x = len(task.support.x), torch.cat([task.support.x, task.query.x])
-        if uses_support_statistics(self.net):
-            with statistics_of_first(self.net, n):
-                z = self.net(x)
-        else:
+        masks, noise = noise if isinstance(noise, EpisodeNoise) else ((), noise)
+        reference = statistics_of_first(self.net, n) if uses_support_statistics(self.net) else nullcontext()
+        with reference, dropping(self.net, masks):
             z = self.net(x)
         return self.query_loss(self.head(Examples(z[:n], task.support.y), noise)(z[n:]), task.query.y)
 
     def query_loss(self, prediction: Prediction, y: Tensor) -> Tensor:
         """What the outer problem minimises on queries; the task loss, unless a paper has its own."""
         return self.loss(prediction, y)
+
+    def noise(self, batch: Batch, steps: int, generator: torch.Generator) -> Any:
+        del steps  # takes none
+        head = self.head_noise(batch, generator)
+        if not (self.training and drop_blocks(self.net) and isinstance(batch, Task)):
+            return head
+        tasks, support, query = *batch.support.y.shape, batch.query.y.shape[1]
+        return EpisodeNoise(draw_masks(self.net, (tasks, support + query), self.progress, generator), head)
+
+    def head_noise(self, batch: Batch, generator: torch.Generator) -> Any:
+        """What the head of each task draws at random, every leaf `[T, ...]`; see `Learner.noise`."""
+        del batch, generator
+        return ()
 
 
 def membership(y: Tensor, ways: int, dtype: torch.dtype) -> Tensor:

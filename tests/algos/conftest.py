@@ -9,6 +9,7 @@ from torch import nn
 
 from metarun.backbones.conv4 import Conv4
 from metarun.backbones.mlp import MLP
+from metarun.tasks.synthetic import Synthetic
 from metarun.tasks.task import Examples, Task
 
 BACKBONES = {
@@ -86,7 +87,7 @@ def slopes_agree(loss_and_gradient):
 
     def check(learner, batch):
         _, gradient = loss_and_gradient(learner, batch)
-        weights = nn.utils.parameters_to_vector(learner.parameters()).detach()
+        weights = torch.cat([p.detach().flatten() for p in learner.parameters()])  # in any memory format
         generator = torch.Generator().manual_seed(3)
         for _ in range(4):
             direction = torch.randn(weights.shape, generator=generator, dtype=weights.dtype)
@@ -119,3 +120,12 @@ def one():
         return Task(*(Examples(*(leaf[0] for leaf in part)) for part in batch))
 
     return first
+
+
+@pytest.fixture
+def glyphs():
+    """glyphs(**sizes): small synthetic images, 5-way 1-shot."""
+    numbers = {"glyph_seed": 0, "train_classes": 60, "val_classes": 20, "test_classes": 20, "drawings": 20}
+    numbers |= {"split": "glyphs", "ways": 5, "shots": 1, "queries": 5, "train_ways": 5, "train_queries": 5}
+    numbers |= {"flat_batch": 16, "device": "cpu"}
+    return lambda **sizes: Synthetic(**(numbers | sizes))

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from metarun.algos.maml import MAML
+from metarun.backbones.drop_block import draw_masks, drop_blocks, dropping
 from metarun.backbones.norm import BatchNorm, batch_norms
 from metarun.backbones.resnet12 import ResNet12
 from metarun.tasks.task import Examples, Task
@@ -57,3 +58,18 @@ def test_second_order_under_vmap_is_that_of_a_loop():
 def test_refuses_what_is_no_image_or_too_small(shape):
     with pytest.raises(ValueError, match="backbone resnet12 takes images"):
         ResNet12(shape, 5, **PLAIN)
+
+
+def test_drop_block_as_metaoptnet_has_it():
+    """Dropout after the first two blocks, squares after the last two; weights keep their names."""
+    plain, dropped = (ResNet12((3, 84, 84), None, True, "running", "torch", drop_rate=rate) for rate in (0.0, 0.1))
+    assert not drop_blocks(plain) and [block.size for block in drop_blocks(dropped)] == [1, 1, 5, 5]
+    assert plain.state_dict().keys() == dropped.state_dict().keys()
+    x = torch.rand(2, 3, 84, 84)
+    masks = draw_masks(dropped, (2,), torch.tensor(1.0), torch.Generator().manual_seed(0))
+    with dropping(dropped, masks):
+        once, again = dropped(x), dropped(x)
+    assert torch.equal(once, again) and not torch.allclose(once, dropped(x))
+    for rate, size in ((-0.1, 5), (1.0, 5), (0.1, 0)):
+        with pytest.raises(ValueError, match="drop_rate"):
+            ResNet12((3, 84, 84), None, True, "running", "torch", drop_rate=rate, drop_size=size)

@@ -1,0 +1,79 @@
+"""DropBlock: in training, squares of feature maps are set to zero; and dropout, which is squares of one position.
+
+Ghiasi, Lin, Le: DropBlock: A regularization method for convolutional networks, NeurIPS 2018, arXiv 1810.12890, as
+MetaOptNet has it (kjunelee/MetaOptNet, models/ResNet12_embedding.py). What is dropped is an input: random numbers drawn
+under vmap would differ between a batch, its chunks and a loop. A learner has `draw_masks` and works in `dropping`.
+
+Difference from MetaOptNet's code: there the rate of the squares grows over 40,000 forward passes, a third of its
+training; here over the first third of a training (`RAMP`), however long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+RAMP = 1 / 3  # of the training, until squares are dropped at the full rate
+
+
+class DropBlock(nn.Module):
+    """Sets what a mask says to zero and scales up the rest; the identity when evaluating or outside `dropping`.
+
+    Args:
+        shape: (channels, height, width) of the maps it is given.
+        rate: expected share that is dropped, 0 to below 1.
+        size: side of a square, in positions; 1: dropout. Larger than the map: the map's.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], rate: float, size: int) -> None:
+        super().__init__()
+        self.shape, self.rate, self.size = shape, rate, min(size, *shape[1:])
+        self.mask: Tensor | None = None  # [n, channels, height - size + 1, ...], bool: corners of squares
+
+    def draw(self, rows: tuple[int, ...], progress: Tensor, generator: torch.Generator) -> Tensor:
+        """A mask for `rows` maps, `[*rows, ...]`, bool: true where the upper left corner of a square is."""
+        channels, height, width = self.shape
+        corners = (height - self.size + 1, width - self.size + 1)
+        gamma = torch.as_tensor(self.rate, device=generator.device)
+        if self.size > 1:
+            gamma = gamma * (progress / RAMP).clamp(max=1) * height * width / (self.size**2 * corners[0] * corners[1])
+        return torch.rand(*rows, channels, *corners, generator=generator, device=generator.device) < gamma
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.mask is None or not self.training:
+            return x
+        if self.size == 1:
+            return x * ~self.mask / (1 - self.rate)
+        padded = F.pad(self.mask.to(x.dtype), [self.size - 1] * 4)
+        kept = 1 - F.max_pool2d(padded, self.size, stride=1)  # [n, channels, height, width]
+        return x * kept / kept.mean().clamp(min=1e-6)
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate}, size={self.size}"
+
+
+def drop_blocks(net: nn.Module) -> list[DropBlock]:
+    """All of a network's, in the order of its modules."""
+    return [module for module in net.modules() if isinstance(module, DropBlock)]
+
+
+def draw_masks(net: nn.Module, rows: tuple[int, ...], progress: Tensor, generator: torch.Generator) -> list[Tensor]:
+    """A mask `[*rows, ...]` for each of a network's DropBlocks; none for a network that has none."""
+    return [block.draw(rows, progress, generator) for block in drop_blocks(net)]
+
+
+@contextmanager
+def dropping(net: nn.Module, masks: Sequence[Tensor]) -> Iterator[None]:
+    """Inside, the network's DropBlocks drop what `masks` say; with none of them, nothing."""
+    blocks = drop_blocks(net) if masks else []
+    for block, mask in zip(blocks, masks, strict=True):
+        block.mask = mask
+    try:
+        yield
+    finally:
+        for block in blocks:
+            block.mask = None

@@ -1,0 +1,90 @@
+"""Is it prototypical networks? Against learn2learn's classifier, the paper's formula, and ways of getting it wrong."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+import toy
+
+from metarun.algos.protonet import ProtoNet
+from metarun.evaluate import evaluate
+from metarun.loop import Training, fit
+from metarun.tasks.task import Examples, Task
+
+
+def learner(norm="batch", ways=5, seed=0):
+    torch.manual_seed(seed)
+    backbone = toy.conv4((1, 16, 16), downsample="max_pool", features="flatten", blocks=3, norm=norm)
+    return ProtoNet(backbone, ways, F.cross_entropy).double()
+
+
+def episode(ways=5, shots=3, queries=4, seed=0):
+    """One task, its support set in any order."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def part(n):
+        y = torch.arange(ways).repeat(n)[torch.randperm(ways * n, generator=generator)]
+        return Examples(torch.rand(ways * n, 1, 16, 16, generator=generator, dtype=torch.float64), y)
+
+    return Task(part(shots), part(queries))
+
+
+def by_hand(net, task, ways=5):
+    """Scores of queries: minus the squared distance to each class's mean, all images embedded as one batch."""
+    z = net(torch.cat([task.support.x, task.query.x]))
+    known, asked = z[: len(task.support.y)], z[len(task.support.y) :]
+    means = [known[task.support.y == k].mean(0) for k in range(ways)]
+    return torch.stack([-((asked - c) ** 2).sum(1) for c in means], 1)
+
+
+def test_scores_are_learn2learns():
+    from learn2learn.nn import PrototypicalClassifier
+
+    ours, task = learner("none"), episode()
+    referee = PrototypicalClassifier(ours.net(task.support.x), task.support.y)
+    torch.testing.assert_close(ours.adapt(task.support)(task.query.x), referee(ours.net(task.query.x)))
+
+
+@pytest.mark.parametrize("norm", ["none", "batch", "running"])
+def test_the_outer_loss_is_the_papers(norm):
+    """Squared distances, means of support examples alone, support and queries in one batch."""
+    ours, task = learner(norm), episode()
+    loss = F.cross_entropy(by_hand(ours.net, task), task.query.y)
+    torch.testing.assert_close(ours.meta_loss(task), loss)
+
+
+def test_queries_do_not_enter_the_centroids():
+    """The score of a query stays whatever the other queries are, and their labels are never asked."""
+    ours, task = learner("running").eval(), episode()
+    predict = ours.adapt(task.support)
+    alone = torch.cat([predict(x[None]) for x in task.query.x])
+    torch.testing.assert_close(predict(task.query.x), alone)
+    other = task._replace(query=Examples(task.query.x, task.query.y.flip(0)))
+    torch.testing.assert_close(predict(task.query.x), ours.adapt(other.support)(other.query.x))
+
+
+def test_one_set_of_weights_for_any_number_of_ways():
+    ours = learner(ways=5)
+    for ways in (2, 5, 9):
+        ours.ways = ways
+        assert ours.adapt(episode(ways).support)(episode(ways).query.x).shape == (4 * ways, ways)
+
+
+def test_loop_and_evaluation_say_how_many_ways(glyphs):
+    """Trained 7-way, validated 5-way in between; a wrong number would be an error or a score of classes not there."""
+    ours = ProtoNet(toy.conv4(), 5, F.cross_entropy)
+    data = glyphs(train_ways=7)
+    seen = []
+    for step in fit(Training.begin(ours, toy.adam(), torch.device("cpu"), 0), data, toy.adam(), 2, 2):
+        assert step.batch.query.y.max() == 6
+        seen += [ours.ways, evaluate(ours, data, "val", 2, 0).values["accuracy"].shape, ours.ways]
+    assert seen == [7, (2, 1), 7] * 2
+
+
+def test_it_learns_glyphs(glyphs):
+    torch.manual_seed(0)
+    ours, data = ProtoNet(toy.conv4(norm="running", downsample="max_pool"), 5, F.cross_entropy), glyphs(train_ways=15)
+    before = evaluate(ours, data, "test", 60, 0).estimate().mean
+    for _ in fit(Training.begin(ours, toy.adam(3e-3), torch.device("cpu"), 0), data, toy.adam(3e-3), 100, 1):
+        pass
+    after = evaluate(ours, data, "test", 60, 0).estimate().mean
+    assert before < 0.50 and after > before + 0.15
