@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import resource
 import shutil
 import sys
@@ -57,6 +58,7 @@ class Device:
         """Set threads and determinism for this process."""
         if self.threads is not None:
             torch.set_num_threads(self.threads)
+        keep_freed_memory()
         torch.use_deterministic_algorithms(self.deterministic, warn_only=True)
         # Filling every uninitialised tensor costs time and hides nothing that is tested here.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -102,6 +104,20 @@ def compile_pays(learner: Learner, iterations: int, replicas: int = 1) -> bool:
     if kind == "convolutional" and not (learner.inner_steps or learner.eval_steps):
         kind = "embedding"
     return iterations * (1 + 0.1 * (replicas - 1)) >= COMPILE_FROM[kind]
+
+
+def keep_freed_memory() -> bool:
+    """Have glibc reuse freed memory for large tensors too, in place of returning it to the system; False: no glibc.
+
+    By default each large tensor is mapped anew, and the system clears its pages at the first touch: a third to a half of
+    a compiled step of conv4 with 360 images, .25 against .15 s on two cores. The process stays at its peak.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False
+    trim_threshold, mmap_max = -1, -4  # malloc.h's names for the two; never trim, map nothing
+    return bool(mallopt(trim_threshold, -1) and mallopt(mmap_max, 0))
 
 
 def peak_memory_mb(device: torch.device) -> float:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 import toy
@@ -47,6 +50,27 @@ def test_compile_auto_follows_a_rule(monkeypatch):
     monkeypatch.setattr("shutil.which", lambda name: None)
     assert not device.compiles(convolutional, 10**9)  # no compiler
     assert Device(**(GOOD | {"compile": True})).compiles(tiny, 1)
+
+
+def test_freed_memory_is_kept():
+    """After a few rounds large tensors take the pages that others left, without a page fault. In a process of its own."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("glibc only")
+    script = """
+import resource, torch
+from metarun.device import keep_freed_memory
+def faults_of_a_round():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    kept = [torch.ones(10_000_000) for _ in range(3)]  # 40 MB each
+    del kept
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+first = [faults_of_a_round() for _ in range(6)]
+assert keep_freed_memory()
+print(first[-1], [faults_of_a_round() for _ in range(8)][-1])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    mapped_anew, kept = map(int, done.stdout.split())
+    assert kept < mapped_anew / 10
 
 
 def test_precision_is_a_dtype():

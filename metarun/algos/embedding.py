@@ -13,6 +13,7 @@ Differences from the paper: stated by the algorithms that use it; this is no alg
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, ClassVar, NamedTuple, cast
 
@@ -72,6 +73,12 @@ class Embedding(Learner):
     def query_loss(self, prediction: Prediction, y: Tensor) -> Tensor:
         """What the outer problem minimises on queries; the task loss, unless a paper has its own."""
         return self.loss(prediction, y)
+
+    def over_tasks(self, f: Callable, *batched: Any) -> Any:
+        """As in `Learner`, but on a CPU evaluation goes task after task: conv4 under vmap takes twice as long."""
+        if torch.is_grad_enabled() or self.progress.device.type != "cpu":
+            return super().over_tasks(f, *batched)
+        return self.one_by_one(f, *batched)
 
     def noise(self, batch: Batch, steps: int, generator: torch.Generator) -> Any:
         del steps  # takes none

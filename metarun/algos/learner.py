@@ -114,8 +114,12 @@ class Learner(nn.Module, ABC):
 
         Random numbers inside `f` are an error: they come in as `noise` (metarun/loop.py says why).
         """
-        if self.vectorized and count_tasks(batched) > 1:  # vmap of one task only costs: 1.5 s for .25 of a conv4's step
+        if self.vectorized and count_tasks(batched) > 1:  # vmap of one task only costs
             return torch.func.vmap(f, randomness="error")(*batched)
+        return self.one_by_one(f, *batched)
+
+    def one_by_one(self, f: Callable, *batched: Any) -> Any:
+        """`over_tasks` without vmap."""
         results = [f(*pytree.tree_map(lambda leaf, t=t: leaf[t], batched)) for t in range(count_tasks(batched))]
         return pytree.tree_map(lambda *leaves: torch.stack(leaves), *results)
 
