@@ -109,8 +109,8 @@ def compile_pays(learner: Learner, iterations: int, replicas: int = 1) -> bool:
 def keep_freed_memory() -> bool:
     """Have glibc reuse freed memory for large tensors too, in place of returning it to the system; False: no glibc.
 
-    By default each large tensor is mapped anew, and the system clears its pages at the first touch: a third to a half of
-    a compiled step of conv4 with 360 images, .25 against .15 s on two cores. The process stays at its peak.
+    By default each large tensor is mapped anew, and the system clears its pages at the first touch: near half the time
+    of a compiled step of conv4 with 360 images, .25 against .15 s on two cores. The process stays at its peak.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,21 +16,28 @@ from torch import Tensor
 from metarun.algos.learner import Gaussian, Learner, Prediction, Predictor, Samples, count_tasks, slice_tasks
 from metarun.backbones.norm import batch_norms, inductive
 from metarun.results import Estimate
-from metarun.tasks.task import BLOCK, Batch, Kind, Part, Task, TaskSet, stream_generator
+from metarun.tasks.task import BLOCK, Batch, Kind, Pairs, Part, Task, TaskSet, stream_generator
+
+PAIRS = ("scores", "same")  # values of each pair `[tasks, pairs]`, no metric of a task: what pooled figures are made of
 
 
 @dataclass
 class Evaluation:
     """Metrics of held-out tasks: `values[name]` is `[tasks, steps + 1]`, column k after k adaptation steps.
 
-    A learner that adapts at once has a single column; so have metrics taken at the headline's step only.
+    A learner that adapts at once has a single column; so have metrics taken at the headline's step only. Verification
+    adds each pair's score and whether it is of one class (`PAIRS`).
     """
 
     headline: str
     step: int
     values: dict[str, np.ndarray]
     episodes: str = ""  # hash of the tasks
-    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def metrics(self) -> list[str]:
+        """Names of the metrics."""
+        return [name for name in self.values if name not in PAIRS]
 
     def estimate(self, metric: str | None = None, step: int | None = None) -> Estimate:
         """Mean and interval of a metric (the headline) after a number of steps (where the headline is taken)."""
@@ -94,13 +102,15 @@ def evaluate_by(
     collected: list[dict[str, np.ndarray]] = []
     was_training, ways = learner.training, learner.ways
     learner.eval()
-    learner.ways = data.outputs(part, learner.evaluation_stream)
+    stream = learner.stream_on(data)
+    learner.ways = data.outputs(part, stream)
     try:
-        for block, batch in _blocks(data, part, learner.evaluation_stream, tasks):
+        for block, batch in _blocks(data, part, stream, tasks):
             noise = learner.noise(batch, steps, stream_generator(data.device, "evaluation", part, block))
             batch, noise = learner.cast((batch, noise))
-            digest.update(batch.query.y.cpu().numpy().tobytes())
-            digest.update(batch.query.x.double().sum(tuple(range(2, batch.query.x.dim()))).cpu().numpy().tobytes())
+            x, y = batch if isinstance(batch, Pairs) else batch.query
+            digest.update(y.cpu().numpy().tobytes())
+            digest.update(x.double().sum(tuple(range(2, x.dim()))).cpu().numpy().tobytes())
             collected.append(score(batch, noise))
             on_block(min((block + 1) * BLOCK, tasks))
     finally:
@@ -110,7 +120,7 @@ def evaluate_by(
     return Evaluation(data.metric, learner.eval_steps, values, digest.hexdigest()[:16])
 
 
-def _blocks(data: TaskSet, part: Part, stream: str, tasks: int) -> Iterator[tuple[int, Task]]:
+def _blocks(data: TaskSet, part: Part, stream: str, tasks: int) -> Iterator[tuple[int, Task | Pairs]]:
     for block in range(-(-tasks // BLOCK)):
         batch = data.held_out(part, stream, block)
         yield block, slice_tasks(batch, 0, min(BLOCK, tasks - block * BLOCK))
@@ -136,6 +146,8 @@ def evaluate_batch(
 
 def batch_metrics(learner: Learner, kind: Kind, batch: Batch, noise: Any, steps: int, curve: bool) -> dict[str, Tensor]:
     """As `evaluate_batch`, in one piece and as tensors."""
+    if kind == "verification":
+        return learner.over_tasks(partial(_verification, learner), batch, noise)
 
     def task_metrics(task: Task, noise: Any) -> dict[str, Tensor]:
         predictors = list(learner.trajectory(task.support, steps, noise))[0 if curve else -1 :]
@@ -169,13 +181,42 @@ def _classification(prediction: Prediction, y: Tensor) -> dict[str, Tensor]:
 
 
 def _regression(prediction: Prediction, y: Tensor) -> dict[str, Tensor]:
-    """Mean squared error of the point prediction; for a predictive distribution its negative log-likelihood too."""
+    """Mean squared error of the point prediction; for a predictive distribution its negative log-likelihood too.
+
+    And `coverage`, the share of targets in its central 95 % interval: more is too wide, less too sure of itself.
+    """
     if isinstance(prediction, Gaussian):
-        nll = F.gaussian_nll_loss(prediction.mean, y, prediction.variance, full=True)
-        return {"mse": F.mse_loss(prediction.mean, y), "nll": nll}
+        square = (y - prediction.mean).square() / prediction.variance
+        nll = 0.5 * (square + (2 * np.pi * prediction.variance).log()).mean()  # torch's own fails under vmap
+        inside = (square <= 1.959963984540054**2).to(square.dtype).mean()
+        return {"mse": F.mse_loss(prediction.mean, y), "nll": nll, "coverage": inside}
     if isinstance(prediction, Samples):
         prediction = prediction.values.mean(0)
     return {"mse": F.mse_loss(prediction, y)}
+
+
+def _verification(learner: Learner, pairs: Pairs, noise: Any) -> dict[str, Tensor]:
+    """Area under the ROC curve `[1]` of a set of pairs, and what `PAIRS` names."""
+    scores = learner.verify(pairs.x, noise)
+    return {"auc": area_under_roc(scores, pairs.y).unsqueeze(0), "scores": scores, "same": pairs.y.to(scores.dtype)}
+
+
+def area_under_roc(scores: Tensor, y: Tensor) -> Tensor:
+    """Share of (same, different) pairs of pairs in which the same one scores higher; ties count half (Mann-Whitney).
+
+    NaN where a score is, or where `y` holds one kind only.
+    """
+    ordered, same = scores.sort().values, y.to(scores.dtype)
+    below, upto = (torch.searchsorted(ordered, scores, right=right).to(scores.dtype) for right in (False, True))
+    pairs, alike = len(scores), same.sum()
+    ranks = (below + upto + 1) / 2  # from 1; tied scores share the mean of their ranks
+    area = ((ranks * same).sum() - alike * (alike + 1) / 2) / (alike * (pairs - alike))
+    return torch.where(scores.isnan().any(), torch.nan, area)
+
+
+def judges(kind: Kind, batch: Batch) -> bool:
+    """Whether the kind's headline metric can be had of a batch: of episodes, or for verification of pairs."""
+    return isinstance(batch, Pairs if kind == "verification" else Task)
 
 
 METRICS: dict[str, Callable[[Any, Tensor], dict[str, Tensor]]] = {

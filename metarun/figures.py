@@ -1,4 +1,4 @@
-"""Figures, PNG or PDF: a run's metric while adapting and while training, its adapted curves; a sweep's comparison.
+"""Figures, PNG or PDF: a run's metric while adapting and training, its curves, its pairs; a sweep's comparison.
 
 Drawn with matplotlib's Agg canvas, which needs no screen and no global state; matplotlib is imported when the
 first figure is drawn. Colours are Okabe and Ito's, told apart with every common colour blindness.
@@ -109,6 +109,50 @@ def adapted_curves(examples: Sequence[Mapping[str, Any]], path: Path) -> None:
         figure.supylabel("y", fontsize=9)
         handles, names = grid[0, 0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside upper center", ncols=len(names), frameon=False, fontsize=9)
+
+
+def roc(verification: Mapping[str, Any], auc: float, path: Path) -> None:
+    """Draws the ROC curve of pairs, the point of equal error, and the diagonal, which is chance.
+
+    Args:
+        verification: `roc` (false and true positive rates) and `eer`, as in result.json.
+        auc: the headline, for the legend.
+        path: the PNG, written whole or not at all.
+    """
+    curve, eer = verification["roc"], verification["eer"]
+    with new_figure(path, (4.0, 3.8)) as figure:
+        axes = figure.subplots()
+        axes.plot([0, 1], [0, 1], color=GREY, linestyle=(0, (4, 2)), linewidth=1.0, label="chance")
+        x, y = curve["false_positive_rate"], curve["true_positive_rate"]
+        axes.plot(x, y, color=BLUE, linewidth=1.6, label=f"AUC {auc:.3f}")
+        axes.plot([eer], [1 - eer], "o", color=ORANGE, markersize=5, zorder=3, label=f"equal error rate {eer:.3f}")
+        label(axes, "different pairs taken for the same", "same pairs recognised")
+        axes.set_aspect("equal")
+        axes.legend(frameon=False, fontsize=8, loc="lower right")
+
+
+def pair_scores(same: Sequence[float], different: Sequence[float], threshold: float, path: Path) -> None:
+    """Draws histograms of the scores of pairs of one class and of two, and the threshold between them.
+
+    Args:
+        same, different: scores, at least one each.
+        threshold: from which on a pair is said to be of one class.
+        path: the PNG, written whole or not at all.
+
+    Raises:
+        ValueError: no scores of one kind.
+    """
+    if not len(same) or not len(different):
+        raise ValueError("same and different must hold at least one score each")
+    low, high = min(min(same), min(different)), max(max(same), max(different))
+    bounds = (low, high) if high > low else (low - 0.5, high + 0.5)
+    with new_figure(path, (5.0, 3.4)) as figure:
+        axes = figure.subplots()
+        for scores, color, name in ((different, ORANGE, "different"), (same, BLUE, "same")):
+            axes.hist(scores, bins=50, range=bounds, density=True, color=color, alpha=0.55, label=name)
+        axes.axvline(threshold, color=INK, linestyle=(0, (4, 2)), linewidth=1.2, label="threshold (validation)")
+        label(axes, "score of a pair", "density")
+        axes.legend(frameon=False)
 
 
 def draw_task(axes: Axes, example: Mapping[str, Any]) -> None:

@@ -21,10 +21,11 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from metarun.cli import Cell, cell_of, refused, settle
+from metarun.evaluate import judges
 from metarun.loop import Diverged
 from metarun.replicas import Replicas, Steps, fit_together, why_alone
 from metarun.run import Job, Parts, Refused, build, run, signals
-from metarun.tasks.task import Task, TaskSet
+from metarun.tasks.task import TaskSet
 from metarun.tracking.console import Progress
 
 
@@ -272,7 +273,7 @@ class Program:
     def _log(self, steps: Steps) -> None:
         first = self.jobs[0]
         scores = None
-        if isinstance(steps.batch, Task):
+        if judges(first.data.kind, steps.batch):
             scores = self.replicas.score(steps.batch, steps.noise, first.learner.inner_steps, curve=False)
         told = {name: value.tolist() for name, value in self.replicas.inspect().items()}
 

@@ -27,7 +27,7 @@ def adapted_curves(learner: Learner, data: TaskSet, path: Path, tasks: int = 6, 
         points: of the grid over x.
     """
     generator = stream_generator(data.device, "picture")
-    if learner.evaluation_stream != "episodes" or (drawn := data.curves(tasks, points, generator)) is None:
+    if learner.stream_on(data) != "episodes" or (drawn := data.curves(tasks, points, generator)) is None:
         return
     batch, titles = drawn
     was_training = learner.training

@@ -28,14 +28,14 @@ from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from metarun import checkpoint
+from metarun import checkpoint, verification
 from metarun.algos.learner import Learner
 from metarun.conf_files import describe, names
 from metarun.device import Device, peak_memory_mb
-from metarun.evaluate import Evaluation, evaluate, evaluate_batch
+from metarun.evaluate import PAIRS, Evaluation, evaluate, evaluate_batch, judges
 from metarun.loop import Diverged, OuterOptimizer, Step, Training, fit
 from metarun.results import read_result, write_atomically, write_json, write_text
-from metarun.tasks.task import DataError, Task, TaskSet
+from metarun.tasks.task import DataError, TaskSet
 from metarun.tracking.console import Progress, print_line, print_result
 from metarun.tracking.jsonl import MetricsFile
 from metarun.tracking.tracker import Tracker, TrackerError
@@ -119,7 +119,7 @@ def build(cfg: DictConfig, choices: dict[str, str]) -> Parts:
         learner_class = _class(cfg.algo)
         _refuse_mismatch(learner_class, data, choices)
         torch.manual_seed(cfg.seed)
-        stream = learner_class.evaluation_stream
+        stream = learner_class.stream_on(data)
         outputs = data.outputs("test", stream)
         offered: dict[str, Any] = {
             "backbone": partial(instantiate(cfg.backbone, _partial_=True, _convert_="all"), data.in_shape(stream)),
@@ -150,19 +150,20 @@ def _class(config: Mapping[str, Any]) -> Any:
 
 def _refuse_mismatch(learner: type[Learner], data: TaskSet, choices: dict[str, str]) -> None:
     """Refuse an algorithm on data whose tasks or streams it cannot use, and name the data that it can."""
-    streams = {stage.stream for stage in learner.stages} | {learner.evaluation_stream}
-    if data.kind in learner.takes and streams <= set(data.offers):
+
+    def streams(tasks: TaskSet | type[TaskSet]) -> set[str]:
+        return {stage.stream for stage in learner.stages} | {learner.stream_on(tasks)}
+
+    def fits(tasks: TaskSet | type[TaskSet]) -> bool:
+        return tasks.kind in learner.takes and streams(tasks) <= set(tasks.offers)
+
+    if fits(data):
         return
-    fitting = [
-        name
-        for name in names("data")
-        if _class(describe("data", name)).kind in learner.takes
-        and streams <= set(_class(describe("data", name)).offers)
-    ]
+    fitting = [name for name in names("data") if fits(_class(describe("data", name)))]
     reason = (
         f"{choices['algo']} is for {' and '.join(learner.takes)}, {choices['data']} is {data.kind}"
         if data.kind not in learner.takes
-        else f"{choices['algo']} needs the streams {', '.join(sorted(streams))}; "
+        else f"{choices['algo']} needs the streams {', '.join(sorted(streams(data)))}; "
         f"{choices['data']} offers {', '.join(data.offers)}"
     )
     raise ValueError(
@@ -185,7 +186,7 @@ def saved_config(folder: Path) -> tuple[DictConfig, dict[str, str]]:
 
 
 def load(path: str | Path) -> Learner:
-    """The trained learner of a run's folder, in evaluation mode, ready for `adapt(support)`.
+    """The trained learner of a run's folder, in evaluation mode, ready for `adapt(support)` or `verify(pairs)`.
 
     Args:
         path: the run's folder. Its data need not be there.
@@ -439,8 +440,8 @@ class Job:
         self.losses.append(loss)
 
     def _train_metric(self, step: Step) -> float | None:
-        """The headline metric on the step's own tasks; None for a batch that has no queries."""
-        if not isinstance(step.batch, Task):
+        """The headline metric on the step's own tasks; None for a batch that it cannot be had of."""
+        if not judges(self.data.kind, step.batch):
             return None
         self.learner.eval()
         scores = evaluate_batch(
@@ -539,7 +540,12 @@ class Job:
         return self._evaluate("test", self.options.eval_tasks, self.options.curve_steps, "test")
 
     def report(self, scores: Evaluation) -> dict[str, Any]:
-        """The test's part of `result.json`, and its files: episodes, curves, pictures."""
+        """The test's part of `result.json`, and its files: episodes, curves, pictures.
+
+        Raises:
+            Diverged: the score of a pair is NaN or infinite.
+        """
+        pooled, more = self._verify(scores) if self.data.kind == "verification" else ({}, {})
         write_atomically(
             self.folder / "episodes.npz",
             lambda file: np.savez_compressed(file, headline_step=scores.step, **scores.values),  # type: ignore[arg-type]
@@ -552,9 +558,33 @@ class Job:
             **headline._asdict(),
             "step": scores.step,
             "steps": curve,
-            "metrics": {n: scores.estimate(n).as_dict() for n in scores.values if n != scores.headline},
+            "metrics": {n: scores.estimate(n).as_dict() for n in scores.metrics if n != scores.headline} | pooled,
             "episodes": scores.episodes,
+            **more,
         }
+
+    def _verify(self, scores: Evaluation) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What is known of all pairs together: metrics, and the field `verification`. Adds each task's accuracy.
+
+        The threshold comes from validation pairs, scored with the weights that are tested.
+        """
+        from metarun import figures
+
+        val = self._evaluate("val", self.options.val_tasks, 0, "threshold")
+        for values in (scores.values, val.values):
+            if not np.isfinite(values["scores"]).all():
+                raise Diverged(self.training.iteration, "the score of a pair became NaN or infinite")
+        verdict = verification.judged(scores.values, val.values)
+        scores.values["accuracy"] = verdict.accuracy[:, None]
+        about = verdict.about
+        flat, same = (scores.values[name].ravel() for name in PAIRS)
+        figures.roc(about, scores.estimate().mean, self.folder / "roc.png")
+        figures.pair_scores(flat[same == 1], flat[same == 0], about["threshold"], self.folder / "scores.png")
+        assert self.tracker is not None
+        points = zip(about["roc"]["false_positive_rate"], about["roc"]["true_positive_rate"], strict=True)
+        lines: dict[str, list[tuple[float, float | None]]] = {"pairs": list(points), "chance": [(0, 0), (1, 1)]}
+        self.tracker.lines("curve/roc", "false positive rate", lines)
+        return {"eer": verdict.eer}, {"verification": about}
 
     def _figures(self, curve: list[dict[str, float]]) -> None:
         from metarun import figures

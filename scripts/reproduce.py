@@ -28,7 +28,42 @@ class Cell(NamedTuple):
 
 SINUSOID = ["data=sinusoid", "run.iterations=12000", "run.meta_batch=25", "device.threads=1"]
 OMNIGLOT = ["data=omniglot", "algo=maml"]
+# Table Z.1 of the project's notes: a small Omniglot whose test alphabets are unseen, conv4 with 32 filters, 200 held-out episodes
+SMALL = ["data=omniglot", "data.split=small", "backbone.filters=32", "run.eval_tasks=200", "optimizer.clip=1"]
+SMALL += ["run.validate_every=500", "run.val_tasks=60", "device.threads=1"]
+
+
+def small(algo: str, ways: int, shots: int, iterations: int, *more: str) -> Cell:
+    """A row of table Z.1, three seeds; training tasks as the test's unless `more` says otherwise."""
+    sizes = [f"data.ways={ways}", f"data.shots={shots}", f"run.iterations={iterations}", "optimizer.lr=0.001"]
+    name = " ".join([algo, f"{ways}-way {shots}-shot", *(word for word in more if word.startswith("algo."))])
+    return Cell(name, [*SMALL, f"algo={algo}", *sizes, *SCHEDULE, *more], [0, 1, 2])
+
+
+SCHEDULE = ["optimizer.schedule=cosine", "optimizer.halve_every=null", "run.meta_batch=1", "data.train_queries=15"]
+ANY = ["data.train_ways=20", "data.train_queries=5"]  # for learners whose weights do not depend on the ways
 TARGETS: dict[str, list[Cell]] = {
+    "small": [
+        Cell("nearest_centroid 5-way 1-shot", [*SMALL, "algo=nearest_centroid"], [0]),
+        small("protonet", 5, 1, 2000, *ANY),
+        small("protonet", 5, 5, 1000, *ANY, "data.train_queries=10"),
+        small("protonet", 20, 1, 1000, *ANY),
+        small("matching", 5, 1, 2000, *ANY),
+        small("matching", 5, 1, 2000, *ANY, "algo.fce=true"),
+        small("relation", 5, 1, 2000),
+        small("relation", 5, 5, 1500, "data.train_queries=10"),
+        small("imp", 5, 1, 2000, *ANY),
+        small("imp", 5, 5, 1000, *ANY, "data.train_queries=10"),
+        small("gnn", 5, 1, 2500, "run.meta_batch=4", "data.train_queries=3"),
+        small("siamese", 5, 1, 2000),
+        small("r2d2", 5, 1, 2000, *ANY, "data.train_shots=1"),
+        small("r2d2", 5, 5, 1000, *ANY, "data.train_shots=5", "data.train_queries=10"),
+        small("lr_d2", 5, 1, 2000, *ANY, "data.train_shots=1"),
+        small("lr_d2", 5, 5, 1000, *ANY, "data.train_shots=5", "data.train_queries=10"),
+        small("metaoptnet", 5, 5, 1000, "data.train_shots=5", "data.train_queries=10"),
+        small("metaoptnet", 5, 5, 1000, "data.train_shots=5", "data.train_queries=10", "algo.variant=ridge"),
+        small("versa", 5, 1, 2000, "algo.dimension=32", "run.meta_batch=1"),
+    ],
     # MAML's sinusoid, K = 10, alpha 0.01: what meta-learning adds to each thing one could do without it
     "sinusoid": [
         Cell(algo, [*SINUSOID, f"algo={algo}"], [0, 1, 2]) for algo in ("maml", "fomaml", "joint", "scratch", "oracle")

@@ -20,6 +20,7 @@ LAYERS = {
     "evaluate": ("metarun.algos", "metarun.tasks", "metarun.backbones", "metarun.results"),
     "replicas": ("metarun.algos", "metarun.tasks", "metarun.backbones", "metarun.loop", "metarun.evaluate"),
     "checkpoint": ("metarun.results",),
+    "verification": ("metarun.results",),
     "report": ("metarun.report", "metarun.results", "metarun.tracking.jsonl"),
     "results": (),
     "figures": ("metarun.results", "metarun.tracking.jsonl"),
@@ -58,7 +59,7 @@ def test_the_command_line_starts_without_torch():
     assert not {n for n in imports(PACKAGE / "cli.py") if n.split(".")[0] in ("torch", "wandb", "learn2learn")}
 
 
-SHARED = ("__init__", "learner", "inner_loop", "conjugate_gradients")  # not algorithms
+SHARED = ("__init__", "learner", "embedding", "inner_loop", "conjugate_gradients", "quadratic_program")  # not algorithms
 
 
 @pytest.mark.parametrize(

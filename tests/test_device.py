@@ -53,7 +53,7 @@ def test_compile_auto_follows_a_rule(monkeypatch):
 
 
 def test_freed_memory_is_kept():
-    """After a few rounds large tensors take the pages that others left, without a page fault. In a process of its own."""
+    """After a few rounds large tensors take the pages that others left, without a page fault; in its own process."""
     if not sys.platform.startswith("linux"):
         pytest.skip("glibc only")
     script = """

@@ -7,9 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 import toy
+from sklearn.metrics import roc_auc_score
 
 from metarun.algos.learner import Gaussian, Samples, slice_tasks
-from metarun.evaluate import METRICS, evaluate, evaluate_batch
+from metarun.algos.nearest_centroid import NearestCentroid
+from metarun.evaluate import METRICS, area_under_roc, evaluate, evaluate_batch, judges
+from metarun.tasks.pairs import SyntheticPairs
 
 
 def test_values_are_those_of_single_tasks_step_by_step():
@@ -107,8 +110,22 @@ def test_regression_metrics():
     assert scores["mse"].item() == pytest.approx(1)
     by_hand = -torch.distributions.Normal(mean, variance.sqrt()).log_prob(y).mean()
     assert scores["nll"].item() == pytest.approx(by_hand.item(), rel=1e-6)
+    assert scores["coverage"].item() == 1
+    batched = torch.func.vmap(METRICS["regression"])(Gaussian(mean[None], variance[None]), y[None])
+    assert batched["nll"].item() == pytest.approx(by_hand.item(), rel=1e-6)
     averaged = METRICS["regression"](Samples(torch.stack([mean, -mean])), y)
     assert averaged["mse"].item() == pytest.approx(0)
+
+
+def test_coverage_is_the_share_of_targets_in_the_central_interval():
+    """Of a normal distribution 95 %; of twice its standard deviation 99.99 %, of half of it 67.3 %."""
+    y = torch.randn(200_000, 1, generator=torch.Generator().manual_seed(0))
+    zero = torch.zeros_like(y)
+    for spread, share in ((1.0, 0.95), (2.0, 0.99991), (0.5, 0.6729)):
+        scores = METRICS["regression"](Gaussian(zero, torch.full_like(y, spread**2)), y)
+        assert scores["coverage"].item() == pytest.approx(share, abs=0.002)
+    edges = torch.tensor([[1.95], [1.97], [-1.95], [-1.97]])
+    assert METRICS["regression"](Gaussian(edges * 0, edges * 0 + 1), edges)["coverage"].item() == 0.5
 
 
 def test_a_recurrent_learner_is_evaluated_task_after_task():
@@ -125,3 +142,72 @@ def test_progress_is_told_of_every_block():
     seen: list[int] = []
     evaluate(toy.maml(), toy.sinusoid(), "test", 45, 0, on_block=seen.append)
     assert seen == [20, 40, 45]
+
+
+# ----------------------------------------------------------------------------------------------- verification
+
+
+def pair_sets(pairs: int = 10, **changes):
+    numbers = {"train_classes": 6, "val_classes": 6, "test_classes": 6, "drawings": 4, "pair_batch": 8}
+    return SyntheticPairs(glyph_seed=0, split="glyphs", pairs=pairs, device="cpu", **(numbers | changes))
+
+
+def pixels() -> NearestCentroid:
+    return NearestCentroid(backbone=None, outputs=1, loss=F.cross_entropy)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("decimals", [0, 1, 6])
+def test_the_area_is_scikit_learns_also_with_ties_and_under_vmap(decimals):
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(5, 40, generator=generator, dtype=torch.float64).mul(2).round(decimals=decimals)
+    y = torch.rand(5, 40, generator=generator).lt(0.3).long()
+    areas = torch.func.vmap(area_under_roc)(scores, y)
+    wanted = [roc_auc_score(*pair) for pair in zip(y.numpy(), scores.numpy(), strict=True)]
+    np.testing.assert_allclose(areas, wanted)
+    assert area_under_roc(torch.zeros(6), torch.tensor([1, 1, 0, 0, 0, 0])) == 0.5  # all tie: nothing is told apart
+
+
+def test_the_area_of_scores_that_are_no_numbers_is_none():
+    assert area_under_roc(torch.tensor([1.0, torch.nan, 0.0]), torch.tensor([1, 1, 0])).isnan()
+
+
+def test_verification_is_scored_set_by_set_with_the_scores_kept():
+    data = pair_sets()
+    scores = evaluate(pixels(), data, "test", 25, 3)
+    assert scores.headline == "auc" and scores.metrics == ["auc"]
+    assert {name: values.shape for name, values in scores.values.items()} == {
+        "auc": (25, 1),
+        "scores": (25, 10),
+        "same": (25, 10),
+    }
+    x, y = (leaf[2] for leaf in data.held_out("test", "pairs", 1))  # the second block's third
+    by_hand = -(x[:, 0] - x[:, 1]).square().flatten(1).sum(1)
+    np.testing.assert_allclose(scores.values["scores"][22], by_hand, rtol=1e-5)
+    assert scores.values["auc"][22, 0] == pytest.approx(roc_auc_score(y, by_hand), rel=1e-5)
+    assert scores.estimate().mean == pytest.approx(scores.values["auc"].mean())
+
+
+def test_the_mean_area_over_sets_is_the_area_of_all_pairs():
+    """Small sets estimate it without bias: the headline does not depend on how many pairs a task has."""
+    small, large = (evaluate(pixels(), pair_sets(n), "test", 400, 0) for n in (4, 100))
+    whole = roc_auc_score(large.values["same"].ravel(), large.values["scores"].ravel())
+    assert abs(small.estimate().mean - whole) < 2 * small.estimate().ci95 < 0.1
+
+
+def test_pairs_are_the_same_for_every_learner_and_chunk():
+    data = pair_sets()
+    whole, chunked = (evaluate(pixels(), data, "test", 25, 0, chunk=chunk) for chunk in (None, 3))
+    np.testing.assert_array_equal(whole.values["scores"], chunked.values["scores"])
+    assert whole.episodes == chunked.episodes != evaluate(pixels(), data, "val", 25, 0).episodes
+
+
+def test_a_learner_that_compares_nothing_says_so():
+    with pytest.raises(NotImplementedError, match="MAML does not compare pairs"):
+        evaluate(toy.maml(toy.conv4()), pair_sets(), "test", 2, 0)
+
+
+def test_which_batches_have_the_headline():
+    pairs = pair_sets().held_out("test", "pairs", 0)
+    assert judges("verification", pairs) and not judges("classification", pairs)
+    assert judges("classification", _images()) and not judges("verification", _images())
+    assert not judges("classification", _images().query)  # a flat batch

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from metarun.figures import Line, adapted_curves, bars, learning_curve, sensitivity, step_curve
+from metarun.figures import Line, adapted_curves, bars, learning_curve, pair_scores, roc, sensitivity, step_curve
 from metarun.tracking.jsonl import MetricsFile
 
 ROWS = [{"step": step, "mean": 0.2 + 0.1 * step, "ci95": 0.01, "median": None} for step in range(4)]
@@ -116,6 +116,40 @@ def test_a_figure_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         step_curve(ROWS, "mse", path)
     assert path.read_bytes() == b"the old figure"
     assert [entry.name for entry in tmp_path.iterdir()] == ["curve.png"]
+
+
+def test_roc_with_the_point_of_equal_error_and_the_diagonal(tmp_path, drawn):
+    curve = {"false_positive_rate": [0.0, 0.1, 0.3, 1.0], "true_positive_rate": [0.0, 0.6, 0.7, 1.0]}
+    roc({"roc": curve, "eer": 0.3}, 0.904, tmp_path / "roc.png")
+    assert is_png(tmp_path / "roc.png")
+    chance, line, point = drawn[0].axes[0].lines
+    np.testing.assert_array_equal(line.get_xydata(), np.transpose(list(curve.values())))
+    np.testing.assert_array_equal(chance.get_xydata(), [[0, 0], [1, 1]])
+    np.testing.assert_allclose(point.get_xydata(), [[0.3, 0.7]])  # on the curve
+    names = [text.get_text() for text in drawn[0].axes[0].get_legend().get_texts()]
+    assert names == ["chance", "AUC 0.904", "equal error rate 0.300"]
+
+
+@pytest.mark.parametrize("spread", [1.0, 0.0], ids=["spread", "all equal"])
+def test_scores_of_both_kinds_with_the_threshold(tmp_path, drawn, spread):
+    draw = np.random.default_rng(0)
+    same, different = spread * (draw.normal(size=300) + 2), spread * draw.normal(size=200)
+    pair_scores(same, different, 0.8, tmp_path / "scores.png")
+    assert is_png(tmp_path / "scores.png")
+    (axes,) = drawn[0].axes
+    np.testing.assert_array_equal(axes.lines[0].get_xdata(), [0.8, 0.8])
+    names = {text.get_text() for text in axes.get_legend().get_texts()}
+    assert names == {"same", "different", "threshold (validation)"}
+    for kind in axes.containers:  # same bins, and both add up to one however many pairs there are
+        assert sum(bar.get_height() * bar.get_width() for bar in kind) == pytest.approx(1)
+    if spread:
+        first, second = ([bar.get_x() for bar in kind] for kind in axes.containers)
+        assert first == second
+
+
+def test_scores_of_one_kind_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="at least one score each"):
+        pair_scores([1.0], [], 0.0, tmp_path / "scores.png")
 
 
 def test_matplotlib_is_not_imported_before_a_figure_is_drawn():

@@ -5,7 +5,7 @@ A paper of this kind says how a head comes from the embedded support set. It is 
     support set D -> z = f(D) -> head(z, y);   class scores of a query x: head(f(x))
 
 In training support and query images go through the network in one batch, as the official codes of this family do, so
-that batch norm (usually `running`) sees them together.
+that batch norm (usually `running`) sees them together; statistics are each task's own.
 
 Differences from the paper: stated by the algorithms that use it; this is no algorithm of its own.
 """
@@ -13,16 +13,23 @@ Differences from the paper: stated by the algorithms that use it; this is no alg
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from metarun.algos.learner import Backbone, Learner, Prediction, Predictor
 from metarun.backbones.drop_block import draw_masks, drop_blocks, dropping
-from metarun.backbones.norm import statistics_of_first, uses_support_statistics
+from metarun.backbones.norm import (
+    last_statistics,
+    recording,
+    rows_of_tasks,
+    statistics_of_first,
+    uses_support_statistics,
+)
 from metarun.tasks.task import Batch, Examples, Kind, Task, TaskLoss
 
 
@@ -62,13 +69,32 @@ class Embedding(Learner):
         head = self.head(Examples(cast(Tensor, embed(support.x)), support.y), noise)
         return lambda x: head(cast(Tensor, embed(x)))
 
-    def meta_loss(self, task: Task, noise: Any = ()) -> Tensor:
-        n, x = len(task.support.x), torch.cat([task.support.x, task.query.x])
+    def forward(self, batch: Batch, noise: Any = (), objective: str = "all") -> Tensor:
+        """As in `Learner`; the images of all tasks go through the network as one batch, for they share its weights."""
+        if not isinstance(batch, Task):
+            return super().forward(batch, noise, objective)
         masks, noise = noise if isinstance(noise, EpisodeNoise) else ((), noise)
+        heads = [module for name, module in self.named_children() if name != "net"]
+        return self.gathering(heads, self.head_loss, self.embedded(batch, masks), noise)
+
+    def meta_loss(self, task: Task, noise: Any = ()) -> Tensor:
+        return self(*pytree.tree_map(lambda leaf: leaf.unsqueeze(0), (task, noise)))[0]
+
+    def embedded(self, batch: Task, masks: Sequence[Tensor] = ()) -> Task:
+        """The same tasks with embeddings for images; each task has batch statistics of its own."""
+        tasks, n = batch.support.y.shape
+        x = torch.cat([batch.support.x, batch.query.x], 1)
         reference = statistics_of_first(self.net, n) if uses_support_statistics(self.net) else nullcontext()
-        with reference, dropping(self.net, masks):
-            z = self.net(x)
-        return self.query_loss(self.head(Examples(z[:n], task.support.y), noise)(z[n:]), task.query.y)
+        dropped = dropping(self.net, [mask.flatten(0, 1) for mask in masks])
+        with rows_of_tasks(self.net, tasks), recording(self.net) as norms, reference, dropped:
+            z = self.net(x.flatten(0, 1)).unflatten(0, (tasks, -1))
+            for norm, (mean, var) in zip(norms, last_statistics(norms), strict=False):
+                norm.gather(mean.view(tasks, -1), var.view(tasks, -1))
+        return Task(Examples(z[:, :n], batch.support.y), Examples(z[:, n:], batch.query.y))
+
+    def head_loss(self, task: Task, noise: Any = ()) -> Tensor:
+        """The outer problem of one task of embeddings."""
+        return self.query_loss(self.head(task.support, noise)(task.query.x), task.query.y)
 
     def query_loss(self, prediction: Prediction, y: Tensor) -> Tensor:
         """What the outer problem minimises on queries; the task loss, unless a paper has its own."""

@@ -7,7 +7,7 @@ Both are written for ONE task, in the paper's symbols; batching over tasks is sh
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -22,7 +22,7 @@ from metarun.backbones.norm import (
     statistics_of_first,
     uses_support_statistics,
 )
-from metarun.tasks.task import Batch, Examples, Kind, TaskLoss
+from metarun.tasks.task import Batch, Examples, Kind, TaskLoss, TaskSet
 
 
 class Gaussian(NamedTuple):
@@ -56,7 +56,7 @@ class Learner(nn.Module, ABC):
 
     Attributes
         stages: what it trains on, in order; shares sum to one. Empty: it is not trained.
-        evaluation_stream: the stream it is validated and tested on.
+        evaluation_stream: the stream it is validated and tested on; None: the data set's own.
         takes: the kinds of task it makes sense for.
         ways: classes of the tasks at hand (or what else `TaskSet.outputs` says). Loop and evaluation set it, for it
             may differ between training and test; learners whose weights do not depend on it read it.
@@ -71,7 +71,7 @@ class Learner(nn.Module, ABC):
     """
 
     stages: tuple[Stage, ...] = (Stage(),)
-    evaluation_stream: ClassVar[str] = "episodes"
+    evaluation_stream: ClassVar[str | None] = None
     takes: ClassVar[tuple[Kind, ...]] = ("classification", "regression")
     ways: int = 0
     inner_steps: int = 0
@@ -103,11 +103,23 @@ class Learner(nn.Module, ABC):
         del steps  # no steps to count
         yield self.adapt(support, noise)
 
+    def verify(self, x: Tensor, noise: Any = ()) -> Tensor:
+        """How alike the two of each pair are, scores `[b]` of any scale, larger is more alike; `x [b, 2, ...]`.
+
+        Only of learners that take the kind `verification`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not compare pairs")
+
     def meta_loss(self, task: Any, noise: Any = ()) -> Tensor:
         """The outer problem: what is minimised over tasks, a scalar. Default: the task loss on the query set."""
         return self.loss(self.adapt(task.support, noise)(task.query.x), task.query.y)
 
     # -------------------------------------------------------------------------------- shared, seldom overridden
+
+    @classmethod
+    def stream_on(cls, data: TaskSet | type[TaskSet]) -> str:
+        """The stream it is validated and tested on, on this data set."""
+        return cls.evaluation_stream or data.evaluation_stream
 
     def over_tasks(self, f: Callable, *batched: Any) -> Any:
         """`f` of each task; every leaf of the arguments and of the result leads with T.
@@ -130,15 +142,19 @@ class Learner(nn.Module, ABC):
         taken in by `after_step`.
         """
         del objective  # only learners with several objectives look at it
-        running = [norm for norm in batch_norms(self) if norm.mode == "running" and norm.training]
+        return self.gathering([self], self.meta_loss, batch, noise)
+
+    def gathering(self, nets: Sequence[nn.Module], f: Callable, *batched: Any) -> Tensor:
+        """`over_tasks`, and the running statistics of all batch norms of `nets`, which `f` calls, are gathered."""
+        running = [norm for net in nets for norm in batch_norms(net) if norm.mode == "running" and norm.training]
         if not running:
-            return self.over_tasks(self.meta_loss, batch, noise)
+            return self.over_tasks(f, *batched)
 
-        def with_statistics(task: Any, noise: Any) -> tuple[Tensor, list]:
-            with recording(self) as norms:
-                return self.meta_loss(task, noise), last_statistics(norms)
+        def with_statistics(*one: Any) -> tuple[Tensor, list]:
+            with recording(*nets) as norms:
+                return f(*one), last_statistics(norms)
 
-        losses, statistics = self.over_tasks(with_statistics, batch, noise)
+        losses, statistics = self.over_tasks(with_statistics, *batched)
         for norm, (mean, var) in zip(running, statistics, strict=True):
             norm.gather(mean, var)
         return losses

@@ -6,7 +6,7 @@ expression, PNAS 99(10), 2002, doi 10.1073/pnas.082099299, without the shrinkage
 compare with: sklearn.neighbors.NearestCentroid.
 
 Inner problem:      c_k = mean of x over the support examples of class k
-                    logit_k(x) = - || x - c_k ||^2
+                    logit_k(x) = - || x - c_k ||^2;  of a pair: score(x, x') = - || x - x' ||^2
 Outer problem:      none
 
     symbol   code          shape / unit
@@ -14,7 +14,8 @@ Outer problem:      none
     c        centroids     [ways, d]
 
 Differences from the papers
-    - None: no shrinkage, Euclidean distance.
+    - No shrinkage, Euclidean distance.
+    - It also scores pairs, for verification's baseline on raw inputs.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class NearestCentroid(Learner):
     """
 
     stages: tuple[Stage, ...] = ()
-    takes: ClassVar[tuple[Kind, ...]] = ("classification",)
+    takes: ClassVar[tuple[Kind, ...]] = ("classification", "verification")
 
     def __init__(self, backbone: Backbone, outputs: int, loss: TaskLoss) -> None:
         super().__init__(loss)
@@ -61,3 +62,8 @@ class NearestCentroid(Learner):
             return 2 * q @ c.T - q.square().sum(1, keepdim=True) - c.square().sum(1)
 
         return predict
+
+    def verify(self, x: Tensor, noise: Any = ()) -> Tensor:
+        del noise  # draws nothing
+        first, second = x.flatten(2).unbind(1)
+        return -(first - second).square().sum(1)

@@ -39,7 +39,7 @@ class Oracle(Learner):
     """
 
     stages: tuple[Stage, ...] = (Stage("oracle"),)
-    evaluation_stream: ClassVar[str] = "oracle"
+    evaluation_stream: ClassVar[str | None] = "oracle"
     takes: ClassVar[tuple[Kind, ...]] = ("regression",)
 
     def __init__(self, backbone: Backbone, outputs: int, loss: TaskLoss) -> None:

@@ -25,6 +25,10 @@ class Conv4(nn.Module):
             `[n, filters, h, w]`, for a learner that has no use for a last layer.
         norm: a name of `metarun.backbones.norm.make_norm`.
         init: a name of `metarun.backbones.init.initialise`.
+        pools: only the first so many blocks downsample; None: all.
+
+    Attributes:
+        out_shape: shape of one feature, before a last layer.
 
     Raises:
         ValueError: an unknown choice, or images too small for the number of blocks.
@@ -40,32 +44,27 @@ class Conv4(nn.Module):
         features: str,
         norm: str,
         init: str,
+        pools: int | None = None,
     ) -> None:
         super().__init__()
-        if downsample not in ("stride", "max_pool"):
-            raise ValueError(f"backbone.downsample must be stride or max_pool; got {downsample!r}")
-        if features not in ("mean", "flatten", "map"):
-            raise ValueError(f"backbone.features must be mean, flatten or map; got {features!r}")
-        if features == "map" and outputs is not None:
-            raise ValueError("backbone.features=map is for learners that compare feature maps; this one needs a vector")
-        if len(in_shape) != 3:
-            raise ValueError(f"backbone conv4 takes images (C, H, W); the data has inputs of shape {tuple(in_shape)}")
+        _refuse_unknown(in_shape, outputs, blocks, downsample, features, pools)
         channels, *size = in_shape
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         for number in range(1, blocks + 1):
-            stride = 2 if downsample == "stride" else 1
-            layers[f"conv{number}"] = nn.Conv2d(channels, filters, 3, stride=stride, padding=1)
+            halves = downsample if pools is None or number <= pools else ""
+            layers[f"conv{number}"] = nn.Conv2d(channels, filters, 3, stride=2 if halves == "stride" else 1, padding=1)
             layers[f"norm{number}"] = make_norm(norm, filters)
             layers[f"relu{number}"] = nn.ReLU()
-            if downsample == "max_pool":
+            if halves == "max_pool":
                 layers[f"pool{number}"] = nn.MaxPool2d(2)
-            size = [side // 2 if downsample == "max_pool" else -(-side // 2) for side in size]
+            size = [{"stride": -(-side // 2), "max_pool": side // 2}.get(halves, side) for side in size]
             channels = filters
         if min(size) < 1:
             raise ValueError(f"backbone.blocks={blocks} leaves nothing of images of {in_shape[1]}x{in_shape[2]}")
         self.blocks = nn.Sequential(layers)
         self.features = features
         width = filters if features == "mean" else filters * size[0] * size[1]
+        self.out_shape = (filters, *size) if features == "map" else (width,)
         self.head = nn.Identity() if outputs is None else nn.Linear(width, outputs)
         initialise(self, init)
 
@@ -76,3 +75,18 @@ class Conv4(nn.Module):
         elif self.features == "flatten":
             x = torch.flatten(x, 1)
         return self.head(x)
+
+
+def _refuse_unknown(
+    in_shape: tuple[int, ...], outputs: int | None, blocks: int, downsample: str, features: str, pools: int | None
+) -> None:
+    if pools is not None and not 0 <= pools <= blocks:
+        raise ValueError(f"backbone.pools must be null or 0 to blocks={blocks}; got {pools!r}")
+    if downsample not in ("stride", "max_pool"):
+        raise ValueError(f"backbone.downsample must be stride or max_pool; got {downsample!r}")
+    if features not in ("mean", "flatten", "map"):
+        raise ValueError(f"backbone.features must be mean, flatten or map; got {features!r}")
+    if features == "map" and outputs is not None:
+        raise ValueError("backbone.features=map is for learners that compare feature maps; this one needs a vector")
+    if len(in_shape) != 3:
+        raise ValueError(f"backbone conv4 takes images (C, H, W); the data has inputs of shape {tuple(in_shape)}")

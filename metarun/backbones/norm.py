@@ -51,6 +51,7 @@ class BatchNorm(nn.Module):
             self.register_buffer("running_var", torch.ones(channels))
         self.inductive = False  # while True, mode `batch` behaves as `support` (evaluation's second figure)
         self.reference_rows: int | None = None  # statistics of the first so many rows only
+        self.tasks = 1  # whose rows come one after the other, as many of each: statistics are each task's own
         self.recorded: list[tuple[Tensor, Tensor]] | None = None
         self._gathered: list[tuple[Tensor, Tensor, int]] = []
 
@@ -66,14 +67,24 @@ class BatchNorm(nn.Module):
             mean, var = self._statistics(x)
         scale = self.weight * torch.rsqrt(var + self.eps)
         shift = self.bias - mean * scale
-        broadcast = (-1,) + (1,) * (x.dim() - 2)
-        return x * scale.view(broadcast) + shift.view(broadcast)
+        positions = (1,) * (x.dim() - 2)
+        if mean.dim() == 1:
+            return x * scale.view(-1, *positions) + shift.view(-1, *positions)
+        by_task = x.unflatten(0, (self.tasks, -1))
+        broadcast = (self.tasks, 1, -1, *positions)
+        return (by_task * scale.view(broadcast) + shift.view(broadcast)).flatten(0, 1)
 
     def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        rows = x if self.reference_rows is None else x[: self.reference_rows]
-        var, mean = torch.var_mean(rows, dim=(0, *range(2, x.dim())), correction=0)
+        """Mean and variance, `[channels]`, or of several tasks `[T, channels]`."""
+        if self.tasks == 1:
+            rows = x[: self.reference_rows]
+            var, mean = torch.var_mean(rows, dim=(0, *range(2, x.dim())), correction=0)
+        else:
+            rows = x.unflatten(0, (self.tasks, -1))[:, : self.reference_rows]
+            var, mean = torch.var_mean(rows, dim=(1, *range(3, rows.dim())), correction=0)
         if self.recorded is not None:
-            self.recorded.append((mean, var * (n / (n - 1) if (n := rows.numel() // rows.shape[1]) > 1 else 1)))
+            n = rows.numel() // mean.numel()
+            self.recorded.append((mean, var * (n / (n - 1) if n > 1 else 1)))
         return mean, var
 
     def per_step(self, steps: int) -> None:
@@ -115,6 +126,22 @@ def uses_support_statistics(net: nn.Module) -> bool:
 
 
 @contextmanager
+def rows_of_tasks(net: nn.Module, tasks: int) -> Iterator[None]:
+    """Inside, rows belong to so many tasks, one after the other; each task has batch statistics of its own.
+
+    What vmap over tasks would give for weights that all tasks share, without its cost.
+    """
+    norms = batch_norms(net)
+    for norm in norms:
+        norm.tasks = tasks
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.tasks = 1
+
+
+@contextmanager
 def statistics_of_first(net: nn.Module, rows: int) -> Iterator[None]:
     """Inside, batch norms take their statistics from the first `rows` rows (the support set) and apply them to all."""
     norms = batch_norms(net)
@@ -141,13 +168,13 @@ def inductive(net: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def recording(net: nn.Module) -> Iterator[list[BatchNorm]]:
+def recording(*nets: nn.Module) -> Iterator[list[BatchNorm]]:
     """Inside, batch norms of mode `running` record the statistics they use; yields those norms.
 
     The last record of each is that of the outermost forward pass, which under `torch.func.grad` is the only one
     that is not wrapped in a finished transform: read it with `last_statistics` before leaving.
     """
-    norms = [norm for norm in batch_norms(net) if norm.mode == "running"]
+    norms = [norm for net in nets for norm in batch_norms(net) if norm.mode == "running"]
     for norm in norms:
         norm.recorded = []
     try:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from metarun.tasks.images import Images
-from metarun.tasks.task import Batch, DataError, Examples, Kind, Part, Task, TaskAndFlat, TaskSet
+from metarun.tasks.task import Batch, DataError, Examples, Kind, Pairs, Part, Task, TaskAndFlat, TaskSet
+
+if TYPE_CHECKING:
+    from metarun.tasks.augment import Change
 
 PARTS: tuple[Part, ...] = ("train", "val", "test")
 
@@ -43,11 +46,12 @@ def draw_below(counts: Tensor, largest: int, k: int, generator: torch.Generator)
 
 
 class Sampler:
-    """Draws episodes and flat mini-batches from one part's images.
+    """Draws episodes, flat mini-batches and pairs from one part's images.
 
     Arguments
         images: the part's images; they are moved to `device`.
         mean, std: per channel, of pixels in [0, 1]; None leaves pixels in [0, 1].
+        change: what is done to images at random before they are normalised (tasks/augment.py); None: nothing.
     """
 
     def __init__(
@@ -56,7 +60,9 @@ class Sampler:
         device: torch.device,
         mean: Sequence[float] | None,
         std: Sequence[float] | None,
+        change: Change | None = None,
     ):
+        self.change = change
         self.pixels = images.pixels.to(device)
         self.counts = images.counts.to(device)
         self.starts = images.starts.to(device)
@@ -76,28 +82,48 @@ class Sampler:
         """
         classes = draw_distinct(tasks, self.classes, ways, generator).flatten()
         k = shots + queries
-        if self.fewest == self.most:
-            within = draw_distinct(tasks * ways, self.most, k, generator)
-        else:
-            within = draw_below(self.counts[classes], self.most, k, generator)
-        index = (self.starts[classes][:, None] + within).view(tasks, ways, k)
+        index = self.of_classes(classes, k, generator).view(tasks, ways, k)
         label = torch.arange(ways, device=generator.device)
         sets = []
         for part, n in ((index[..., :shots], shots), (index[..., shots:], queries)):
             y = label.repeat_interleave(n).repeat(tasks, 1)
-            sets.append(Examples(self.images(part.reshape(tasks, ways * n)), y))
+            sets.append(Examples(self.images(part.reshape(tasks, ways * n), generator), y))
         return Task(*sets)
 
     def flat(self, tasks: int, batch: int, generator: torch.Generator) -> Examples:
         """`x [T, batch, ...]`, `y [T, batch]`: images of the part, all equally likely, with their classes."""
         index = torch.randint(len(self.pixels), (tasks, batch), generator=generator, device=generator.device)
         y = torch.searchsorted(self.starts, index, right=True) - 1
-        return Examples(self.images(index), y)
+        return Examples(self.images(index, generator), y)
 
-    def images(self, index: Tensor) -> Tensor:
-        """Images by number, float32, scaled: `index [...]` -> `[..., C, H, W]`."""
+    def pairs(self, tasks: int, batch: int, generator: torch.Generator) -> Pairs:
+        """`x [T, batch, 2, ...]`, `y [T, batch]`: half of the pairs, the first, are of one class, half of two.
+
+        All classes, or all ordered choices of two, are equally likely, and all images of a class; a pair of one class
+        holds two distinct images. `batch` is even.
+        """
+        n = tasks * batch // 2
+        one = torch.randint(self.classes, (n,), generator=generator, device=generator.device)
+        same = self.of_classes(one, 2, generator)
+        different = self.of_classes(draw_distinct(n, self.classes, 2, generator).flatten(), 1, generator)
+        index = torch.cat([pairs.view(tasks, batch // 2, 2) for pairs in (same, different)], 1)
+        y = torch.tensor([1, 0], device=generator.device).repeat_interleave(batch // 2).repeat(tasks, 1)
+        return Pairs(self.images(index, generator), y)
+
+    def of_classes(self, classes: Tensor, k: int, generator: torch.Generator) -> Tensor:
+        """`classes [n]` -> `[n, k]`: numbers of k distinct images of each."""
+        if self.fewest == self.most:
+            within = draw_distinct(len(classes), self.most, k, generator)
+        else:
+            within = draw_below(self.counts[classes], self.most, k, generator)
+        return self.starts[classes][:, None] + within
+
+    def images(self, index: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Images by number, float32, changed (by a generator) and scaled: `index [...]` -> `[..., C, H, W]`."""
         raw = self.pixels.index_select(0, index.flatten())
         x = raw.to(torch.float32)  # three times as fast as a product of mixed types
+        if self.change is not None and generator is not None:
+            x = self.change(x / 255, generator) * 255
         if self.shift is None:
             x.mul_(self.scale)
         else:
@@ -114,8 +140,10 @@ class ImageTasks(TaskSet):
         train_ways, train_shots, train_queries: the same in `train`. `train_shots` may be a range (lowest, highest), of
             which each meta-batch has one number, all equally likely; None: as in `val` and `test`.
         flat_batch: images per mini-batch of the streams `flat` and `episodes_and_flat`.
+        pair_batch: pairs per mini-batch of the stream `pairs`, even.
         channels: 1 (grey) or 3 (RGB).
         mean, std: per channel, of pixels in [0, 1], to normalise with; None for neither.
+        augment: names of random changes of training images, one after the other: `crop`, `flip`, `jitter`.
         device: where the images are kept and the tasks drawn.
 
     Raises
@@ -123,7 +151,7 @@ class ImageTasks(TaskSet):
     """
 
     kind: ClassVar[Kind] = "classification"
-    offers: ClassVar[tuple[str, ...]] = ("episodes", "flat", "episodes_and_flat")
+    offers: ClassVar[tuple[str, ...]] = ("episodes", "flat", "episodes_and_flat", "pairs")
     splits: ClassVar[tuple[str, ...]]
 
     def __init__(
@@ -138,21 +166,30 @@ class ImageTasks(TaskSet):
         flat_batch: int,
         channels: int,
         device: torch.device | str,
+        pair_batch: int = 64,
         train_shots: int | Sequence[int] | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        augment: Sequence[str] = (),
     ):
         numbers = {"ways": ways, "shots": shots, "queries": queries, "train_ways": train_ways}
         numbers |= {"train_queries": train_queries, "flat_batch": flat_batch}
         for name, value in numbers.items():
             check_whole(name, value, 2 if name.endswith("ways") else 1)
+        check_even("pair_batch", pair_batch)
         if split not in self.splits:
             raise ValueError(f"data.split: wanted one of {', '.join(self.splits)}, got {split!r}")
         _check_normalisation(channels, mean, std)
         self.split, self.ways, self.shots, self.queries = split, ways, shots, queries
         self.train_ways, self.train_queries, self.flat_batch = train_ways, train_queries, flat_batch
+        self.pair_batch = pair_batch
         self.train_shots = shots_range(shots if train_shots is None else train_shots)
         self.mean, self.std = mean, std
+        self.change: Change | None = None
+        if augment:
+            from metarun.tasks.augment import augmentation  # torchvision takes a second to import
+
+            self.change = augmentation(augment, channels)
         self.device = torch.device(device)
         self._samplers: dict[Part, Sampler] = {}
         self._names: dict[Part, tuple[str, ...]] = {}
@@ -181,22 +218,26 @@ class ImageTasks(TaskSet):
     def outputs(self, part: Part, stream: str = "episodes") -> int:
         if stream == "flat":
             return len(self.classes(part))
+        if stream == "pairs":
+            return 1
         return self.train_ways if part == "train" else self.ways
 
     def draw(self, part: Part, stream: str, tasks: int, generator: torch.Generator) -> Batch:
+        if stream not in self.offers:
+            raise ValueError(f"stream: wanted one of {', '.join(self.offers)}, got {stream!r}")
         sampler = self._sampler(part)
         if stream == "flat":
             return sampler.flat(tasks, self.flat_batch, generator)
-        if stream in self.offers:
-            ways, (low, high), queries = self._sizes(part)
-            shots = low
-            if high > low:
-                shots += int(torch.randint(high - low + 1, (), generator=generator, device=self.device))
-            episodes = sampler.episodes(tasks, ways, shots, queries, generator)
-            if stream == "episodes":
-                return episodes
-            return TaskAndFlat(*episodes, sampler.flat(tasks, self.flat_batch, generator))
-        raise ValueError(f"stream: wanted one of {', '.join(self.offers)}, got {stream!r}")
+        if stream == "pairs":
+            return sampler.pairs(tasks, self._pairs(part), generator)
+        ways, (low, high), queries = self._sizes(part)
+        shots = low
+        if high > low:
+            shots += int(torch.randint(high - low + 1, (), generator=generator, device=self.device))
+        episodes = sampler.episodes(tasks, ways, shots, queries, generator)
+        if stream == "episodes":
+            return episodes
+        return TaskAndFlat(*episodes, sampler.flat(tasks, self.flat_batch, generator))
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -215,6 +256,11 @@ class ImageTasks(TaskSet):
             return self.train_ways, self.train_shots, self.train_queries
         return self.ways, (self.shots, self.shots), self.queries
 
+    def _pairs(self, part: Part) -> int:
+        """Pairs of a mini-batch of a part."""
+        del part  # the same in all; a data set of pairs has its own number in val and test
+        return self.pair_batch
+
     def _sampler(self, part: Part) -> Sampler:
         if part not in self._samplers:
             if part not in PARTS:
@@ -222,7 +268,9 @@ class ImageTasks(TaskSet):
             images = self.load(part)
             self._check(part, images)
             self._names[part] = images.names
-            self._samplers[part] = Sampler(images, self.device, self.mean, self.std)
+            self._samplers[part] = Sampler(
+                images, self.device, self.mean, self.std, self.change if part == "train" else None
+            )
         return self._samplers[part]
 
     def _check(self, part: Part, images: Images) -> None:
@@ -250,13 +298,19 @@ def check_whole(name: str, value: object, least: int) -> None:
         raise ValueError(f"data.{name}: wanted a whole number of at least {least}, got {value!r}")
 
 
+def check_even(name: str, value: object) -> None:
+    """Raises ValueError, naming the argument, unless `value` is an even whole number of at least 2."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 2 or value % 2:
+        raise ValueError(f"data.{name}: wanted an even whole number of at least 2, got {value!r}")
+
+
 def shots_range(shots: int | Sequence[int]) -> tuple[int, int]:
     """Fewest and most training shots.
 
     Raises:
         ValueError: neither a whole number of at least 1 nor two of them, the lowest first.
     """
-    low, *more = (shots,) if isinstance(shots, int) else tuple(shots)
+    low, *more = shots if isinstance(shots, Sequence) else (shots,)
     high = more[0] if more else low
     try:
         check_whole("train_shots", low, 1)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 Part = Literal["train", "val", "test"]
-Kind = Literal["classification", "regression"]
+Kind = Literal["classification", "regression", "verification"]
 TaskLoss = Callable[[Any, Tensor], Tensor]
 
 BLOCK = 20  # held-out tasks are drawn in blocks of this many, each from its own seed
@@ -42,6 +42,13 @@ class Task(NamedTuple):
     query: Examples
 
 
+class Pairs(NamedTuple):
+    """A mini-batch of pairs `x [b, 2, ...]` and whether both are of one class: `y [b]` (int64), 1 same, 0 different."""
+
+    x: Tensor
+    y: Tensor
+
+
 class TaskAndFlat(NamedTuple):
     """One episode, and beside it a flat mini-batch of the same part: what `episodes_and_flat` draws."""
 
@@ -50,7 +57,7 @@ class TaskAndFlat(NamedTuple):
     flat: Examples
 
 
-Batch = Task | TaskAndFlat | Examples
+Batch = Task | TaskAndFlat | Pairs | Examples
 
 
 class DataError(ValueError):
@@ -70,6 +77,19 @@ def stream_generator(device: torch.device | str, *names: object) -> torch.Genera
     return generator
 
 
+def pair_loss(scores: Tensor, y: Tensor) -> Tensor:
+    """Mean binary cross-entropy of scores `[b]`, taken for logits of `y [b]` = 1 (same)."""
+    return F.binary_cross_entropy_with_logits(scores, y.to(scores.dtype))
+
+
+LOSSES: dict[Kind, TaskLoss] = {
+    "classification": F.cross_entropy,
+    "regression": F.mse_loss,
+    "verification": pair_loss,
+}
+HEADLINES: dict[Kind, str] = {"classification": "accuracy", "regression": "mse", "verification": "auc"}
+
+
 class TaskSet(ABC):
     """A distribution of tasks in three parts, `train`, `val` and `test`.
 
@@ -79,22 +99,24 @@ class TaskSet(ABC):
     Class attributes
         kind: what a task asks for; it selects loss and headline metric.
         offers: the streams that some part of this data set can draw.
+        evaluation_stream: the stream that learners are validated and tested on, unless they name one of their own.
         varies: its constructor's arguments that change values but no shape, so that fused replicas may differ in them.
     """
 
     kind: ClassVar[Kind]
     offers: ClassVar[tuple[str, ...]] = ("episodes",)
+    evaluation_stream: ClassVar[str] = "episodes"
     varies: ClassVar[tuple[str, ...]] = ()
 
     device: torch.device
 
     @abstractmethod
     def in_shape(self, stream: str = "episodes") -> tuple[int, ...]:
-        """Shape of one input `x` of a stream, without batch dimensions, e.g. `(1, 28, 28)`."""
+        """Shape of one input `x` of a stream, or of each of a pair, without batch dimensions, e.g. `(1, 28, 28)`."""
 
     @abstractmethod
     def outputs(self, part: Part, stream: str = "episodes") -> int:
-        """Width of a prediction: ways, the number of classes of a flat stream, or the dimension of `y`."""
+        """Width of a prediction: ways, the classes of a flat stream, the dimension of `y`, or 1, a pair's score."""
 
     @abstractmethod
     def draw(self, part: Part, stream: str, tasks: int, generator: torch.Generator) -> Batch:
@@ -142,14 +164,14 @@ class TaskSet(ABC):
 
     @property
     def loss(self) -> TaskLoss:
-        """The task loss: mean cross-entropy, or mean squared error, over a set of examples."""
-        return F.cross_entropy if self.kind == "classification" else F.mse_loss
+        """The task loss, a mean over examples: cross-entropy, squared error, or binary cross-entropy over pairs."""
+        return LOSSES[self.kind]
 
     @property
     def metric(self) -> str:
         """Name of the headline metric."""
-        return "accuracy" if self.kind == "classification" else "mse"
+        return HEADLINES[self.kind]
 
     @property
     def higher_is_better(self) -> bool:
-        return self.kind == "classification"
+        return self.kind != "regression"

@@ -169,7 +169,7 @@ def setting(result: Mapping[str, Any]) -> str:
         words.append(f"{result['ways']}-way {result.get('shots')}-shot")
     elif result.get("shots"):
         words.append(f"{result['shots']} shot{'s' if result['shots'] > 1 else ''}")
-    for key, form in (("queries", "{} queries"), ("split", "split {}"), ("seed", "seed {}")):
+    for key, form in (("queries", "{} queries"), ("pairs", "{} pairs"), ("split", "split {}"), ("seed", "seed {}")):
         if result.get(key) is not None:
             words.append(form.format(result[key]))
     return ", ".join(words)

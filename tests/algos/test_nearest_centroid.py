@@ -49,4 +49,14 @@ def test_the_order_of_the_support_set_is_irrelevant():
 def test_learns_nothing():
     assert list(learner().parameters()) == []
     assert NearestCentroid.stages == ()
-    assert NearestCentroid.takes == ("classification",)
+    assert NearestCentroid.takes == ("classification", "verification")
+
+
+def test_pairs_score_minus_their_squared_distance():
+    """Whatever the order of the two, and under vmap."""
+    x = torch.rand(3, 7, 2, 1, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    scores = learner().over_tasks(learner().verify, x)
+    assert scores.shape == (3, 7)
+    distances = [[torch.dist(*pair).item() ** 2 for pair in pairs] for pairs in x]
+    torch.testing.assert_close(scores, -torch.tensor(distances, dtype=torch.float64))
+    torch.testing.assert_close(scores, learner().over_tasks(learner().verify, x.flip(2)))

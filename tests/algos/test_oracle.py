@@ -34,7 +34,7 @@ def oracle(data):
 
 def test_draws_from_the_oracle_stream():
     assert [stage.stream for stage in Oracle.stages] == ["oracle"]
-    assert Oracle.evaluation_stream == "oracle"
+    assert Oracle.stream_on(Sinusoid) == "oracle"  # and not the data set's own
     assert Oracle.takes == ("regression",)
 
 

@@ -50,12 +50,37 @@ def test_any_size_and_features_without_a_head(downsample, features, size):
     assert body(x).shape == (2, head.head.in_features)
 
 
+@pytest.mark.parametrize("downsample", ["stride", "max_pool"])
+@pytest.mark.parametrize(("pools", "side"), [(0, 28), (1, 14), (2, 7), (None, {"stride": 2, "max_pool": 1})])
+def test_maps_are_halved_by_the_first_so_many_blocks(downsample, pools, side):
+    side = side[downsample] if pools is None else side
+    kinds = {"downsample": downsample, "features": "map", "filters": 8, "pools": pools}
+    net = Conv4((1, 28, 28), None, **(OMNIGLOT | kinds))
+    assert net(torch.rand(2, 1, 28, 28)).shape == (2, 8, side, side)
+    assert net.out_shape == (8, side, side)
+    halving = {"stride": lambda layer: getattr(layer, "stride", 1) == (2, 2), "max_pool": is_pool}[downsample]
+    blocks = [int(name[-1]) for name, layer in net.blocks.named_children() if halving(layer)]
+    assert blocks == list(range(1, (4 if pools is None else pools) + 1))
+
+
+@pytest.mark.parametrize(("features", "width"), [("mean", 8), ("flatten", 8 * 7 * 7)])
+def test_out_shape_is_that_of_the_features(features, width):
+    net = Conv4((1, 28, 28), None, **(OMNIGLOT | {"features": features, "filters": 8, "pools": 2}))
+    assert net(torch.rand(2, 1, 28, 28)).shape == (2, *net.out_shape) == (2, width)
+
+
+def is_pool(layer):
+    return isinstance(layer, torch.nn.MaxPool2d)
+
+
 @pytest.mark.parametrize(
     ("shape", "change", "message"),
     [
         ((1, 28, 28), {"downsample": "pool"}, "downsample must be stride or max_pool; got 'pool'"),
-        ((1, 28, 28), {"features": "max"}, "backbone.features must be mean or flatten; got 'max'"),
+        ((1, 28, 28), {"features": "max"}, "backbone.features must be mean, flatten or map; got 'max'"),
         ((1, 28, 28), {"downsample": "max_pool", "blocks": 5}, "blocks=5 leaves nothing of images of 28x28"),
+        ((1, 28, 28), {"pools": 5}, "pools must be null or 0 to blocks=4; got 5"),
+        ((1, 28, 28), {"features": "map"}, "features=map is for learners that compare feature maps"),
         ((1,), {}, "takes images .* the data has inputs of shape \\(1,\\)"),
     ],
 )

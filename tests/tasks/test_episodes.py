@@ -155,7 +155,7 @@ def test_the_seed_decides_the_tasks(sizes):
     toy = Toy([20] * 30, **sizes)
     for stream in toy.offers:
         one, same, other = (toy.draw("train", stream, 8, generator(s)) for s in (1, 1, 2))
-        x = [(b.x if stream == "flat" else b.query.x) for b in (one, same, other)]
+        x = [(b.x if stream in ("flat", "pairs") else b.query.x) for b in (one, same, other)]
         assert torch.equal(x[0], x[1]) and not torch.equal(x[0], x[2])
 
 
@@ -183,8 +183,33 @@ def test_training_has_its_own_ways_and_queries(sizes):
     assert toy.draw("train", "episodes", 2, generator()).query.y.shape == (2, 12)
     assert toy.draw("val", "episodes", 2, generator()).query.y.shape == (2, 12)
     assert toy.outputs("train") == 6 and toy.outputs("test") == 3 and toy.outputs("train", "flat") == 30
-    wanted = {"ways": 3, "shots": 1, "queries": 4, "train_ways": 6, "train_queries": 2, "split": "toy"}
+    wanted = {"ways": 3, "shots": 1, "queries": 4, "train_ways": 6, "train_shots": 1, "train_queries": 2}
+    wanted["split"] = "toy"
     assert toy.describe() == wanted
+
+
+def test_training_shots_may_be_a_range(sizes):
+    """Each meta-batch has one number of them, all appear, and the test has its own."""
+    toy = Toy([20] * 30, **sizes | {"shots": 2, "train_shots": [1, 3]})
+    drawn = [toy.draw("train", "episodes", 4, generator(s)).support.y.shape for s in range(60)]
+    counts = [drawn.count((4, 2 * shots)) for shots in (1, 2, 3)]
+    assert sum(counts) == 60 and min(counts) > 8
+    assert toy.draw("test", "episodes", 4, generator()).support.y.shape == (4, 4)
+    assert toy.describe()["train_shots"] == [1, 3] and not toy.steady
+    fixed = Toy([20] * 30, **sizes | {"train_shots": 5})
+    assert fixed.draw("train", "episodes", 4, generator()).support.y.shape == (4, 10)
+    assert fixed.describe()["train_shots"] == 5 and fixed.steady
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, [2, 1], [0, 3], [1, 2.5], [1, True], "no"])
+def test_a_bad_range_of_training_shots_is_named(sizes, value):
+    with pytest.raises(ValueError, match=r"data\.train_shots: wanted a whole number .* or a range"):
+        Toy([20] * 30, **sizes | {"train_shots": value})
+
+
+def test_the_largest_number_of_training_shots_must_fit(sizes):
+    with pytest.raises(DataError, match=r"data.train_shots \+ data.train_queries: a task takes 20 \+ 1 = 21 images"):
+        Toy([20] * 30, **sizes | {"train_shots": [1, 20]}).draw("train", "episodes", 1, generator())
 
 
 @pytest.mark.parametrize("name", ["ways", "shots", "queries", "train_ways", "train_queries", "flat_batch"])
@@ -226,7 +251,20 @@ def test_an_episode_and_a_flat_batch_in_one_draw(sizes):
 
 def test_unknown_words_are_refused(sizes):
     toy = Toy([20] * 4, **sizes)
-    with pytest.raises(ValueError, match="stream: wanted one of episodes, flat, episodes_and_flat, got 'pairs'"):
-        toy.draw("train", "pairs", 1, generator())
+    with pytest.raises(ValueError, match="stream: wanted one of episodes, flat, .*, got 'sequences'"):
+        toy.draw("train", "sequences", 1, generator())
     with pytest.raises(ValueError, match="part: wanted one of train, val, test, got 'valid'"):
         toy.draw("valid", "episodes", 1, generator())
+
+
+def test_training_images_are_changed_at_random_and_no_others(sizes):
+    plain, changed = (Toy([20] * 30, **sizes, **extra) for extra in ({}, {"augment": ["flip"]}))
+    for stream in ("episodes", "flat", "pairs"):
+        for part in ("train", "val", "test"):
+            one, other, again = (toy.draw(part, stream, 30, generator(1)) for toy in (plain, changed, changed))
+            x = [(batch.support.x if stream == "episodes" else batch.x) for batch in (one, other, again)]
+            assert torch.equal(x[1], x[2])
+            assert torch.equal(x[0], x[1]) == (part != "train")
+            assert torch.equal(x[0].sort(-1).values, x[1].sort(-1).values)  # mirrored, whichever
+    with pytest.raises(ValueError, match=r"data\.augment"):
+        Toy([20] * 30, **sizes, augment=["turn"])

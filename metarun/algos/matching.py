@@ -1,0 +1,141 @@
+"""Matching networks: a query takes the labels of the support examples that it attends to.
+
+Vinyals, Blundell, Lillicrap, Kavukcuoglu, Wierstra: Matching Networks for One Shot Learning, NeurIPS 2016, arXiv
+1606.04080. No official code; github twitter/meta-learning-lstm has a port (model/baselines/FCE-embedding.lua).
+
+Inner problem, solved at once; (x_i, y_i) the support examples, x a query:
+    a_i(x) = softmax_i( cos(f(x), g(x_i)) / T )
+    p(y = k | x) = sum of a_i(x) over the i of class k                               (eq. 1)
+Outer problem, over tasks with query sets D':
+    min_{f, g}  mean_i mean_{(x, y) in D'_i}  - log p(y | x)
+
+Without full context embeddings f and g are the backbone. With them (`fce`), g' = f' being the backbone, n examples:
+    g(x_i) = fwd_i + bwd_i + g'(x_i), the states of an LSTM that reads g'(x_1), ..., g'(x_n) and of one that reads
+             them from the last to the first                                         (appendix A.2)
+    f(x) = h_K,  h_k = LSTM(f'(x), [h_{k-1}, r_{k-1}], c_{k-1}) + f'(x)              (eqs. 3 and 4)
+    r_k = sum_i softmax_i( h_k . g(x_i) ) g(x_i)                                     (eqs. 5 and 6)
+
+    symbol     code                 shape / unit
+    f', g'     self.net             the backbone without a last layer, to embeddings [n, d]
+    a          log_attention        [m, n], its logarithm; rows sum to one
+    T          self.temperature     0-dim
+    fwd, bwd   self.forward_lstm, self.backward_lstm     [n, d]
+    h, r       attend               [m, d] each, from zero and from the mean of g
+    K          read_steps           whole number
+
+Differences from the paper
+    - T: the paper's cosines lie in [-1, 1] as they are, T = 1, so that no query can be sure of its label.
+    - f' and g' are one network, as in the paper's experiments; with running batch norm by default.
+    - The appendix does not say where h starts: here at zero, so that the first read is the mean of g.
+    - With `fce` predictions depend on the order of the support set, as the paper's do.
+    - No fine-tuning on the test task's support set, no dropout.
+    - `run.meta_batch` tasks an outer step. Optimizer and schedule are the run's, training ways `data.train_ways`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metarun.algos.embedding import Embedding, membership
+from metarun.algos.learner import Backbone, Predictor, require_counts, require_positive
+from metarun.tasks.task import Examples, TaskLoss
+
+
+class LSTMCell(nn.Module):
+    """As `nn.LSTMCell` with one bias, in plain operations: that one fails under vmap. The state may be wider than h.
+
+    Args:
+        width: of input and output.
+        context: width of the state that the gates see.
+    """
+
+    def __init__(self, width: int, context: int) -> None:
+        super().__init__()
+        self.weight_ih = nn.Parameter(torch.empty(4 * width, width))
+        self.weight_hh = nn.Parameter(torch.empty(4 * width, context))
+        self.bias = nn.Parameter(torch.empty(4 * width))
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -(width**-0.5), width**-0.5)  # as torch's
+
+    def forward(self, x: Tensor, state: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """From x `[m, width]`, the state `[m, context]` and the cell c `[m, width]` to the output and the new cell."""
+        gates = F.linear(x, self.weight_ih, self.bias) + F.linear(state, self.weight_hh)
+        i, f, g, o = gates.chunk(4, -1)
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        return o.sigmoid() * c.tanh(), c
+
+
+class MatchingNet(Embedding):
+    """Class probabilities are sums of attention over the support examples of the class; scores are their logarithms.
+
+    Args:
+        backbone, ways, loss: as in `Embedding`.
+        temperature: T.
+        fce: full context embeddings.
+        read_steps: K, with `fce`.
+
+    Every class must have a support example: the score of one that has none is minus infinity.
+
+    Raises:
+        ValueError: a temperature that is not above zero, steps that are no whole number of at least one.
+    """
+
+    temperature: Tensor
+
+    def __init__(
+        self, backbone: Backbone, ways: int, loss: TaskLoss, temperature: float, fce: bool, read_steps: int
+    ) -> None:
+        require_positive(temperature=temperature, read_steps=read_steps)
+        require_counts(read_steps=read_steps)
+        super().__init__(backbone, ways, loss)
+        self.number("temperature", temperature)
+        self.fce, self.read_steps = fce, read_steps
+        if fce:
+            d = cast(nn.Linear, backbone(outputs=1).head).in_features  # a network that is thrown away tells
+            self.forward_lstm, self.backward_lstm = LSTMCell(d, d), LSTMCell(d, d)
+            self.attention_lstm = LSTMCell(d, 2 * d)
+
+    def head(self, known: Examples, noise: Any = ()) -> Predictor:
+        del noise  # draws nothing
+        g = self.in_context(known.x) if self.fce else known.x
+        absent = membership(known.y, self.ways, g.dtype) == 0  # [n, ways]
+
+        def predict(z: Tensor) -> Tensor:
+            attention = self.log_attention(self.attend(z, g) if self.fce else z, g)
+            # Summed as logarithms: a probability that rounds to zero would have an infinite loss.
+            return attention[:, :, None].masked_fill(absent, -torch.inf).logsumexp(1)
+
+        return predict
+
+    def log_attention(self, f: Tensor, g: Tensor) -> Tensor:
+        """log a, `[m, n]`, of queries f `[m, d]` to support examples g `[n, d]`."""
+        cosines = F.normalize(f, dim=1) @ F.normalize(g, dim=1).T
+        return (cosines / self.temperature).log_softmax(1)
+
+    def in_context(self, z: Tensor) -> Tensor:
+        """g of the support set's embeddings g' `[n, d]`, in their order; `[n, d]`."""
+        ahead = _read(self.forward_lstm, z)
+        return ahead + _read(self.backward_lstm, z.flip(0)).flip(0) + z
+
+    def attend(self, z: Tensor, g: Tensor) -> Tensor:
+        """f of the queries' embeddings f' `[m, d]`, which read g `[n, d]` K times; `[m, d]`."""
+        h = c = torch.zeros_like(z)
+        for _ in range(self.read_steps):
+            r = (h @ g.T).softmax(1) @ g
+            h, c = self.attention_lstm(z, torch.cat([h, r], 1), c)
+            h = h + z
+        return h
+
+
+def _read(lstm: LSTMCell, z: Tensor) -> Tensor:
+    """States `[n, d]` of an LSTM that reads the rows of z one after the other."""
+    h = c = torch.zeros_like(z[:1])
+    states = []
+    for x in z.split(1):
+        h, c = lstm(x, h, c)
+        states.append(h)
+    return torch.cat(states)

@@ -1,0 +1,111 @@
+"""R2-D2: the head is the ridge regression of the classes' indicators on the embeddings.
+
+Bertinetto, Henriques, Torr, Vedaldi: Meta-learning with Differentiable Closed-form Solvers, ICLR 2019, arXiv
+1805.08136. Official code: github bertinetto/r2d2 (fewshots/models/r2d2.py, adjust.py).
+
+Inner problem, solved at once; n support examples with embeddings and a one (X), and indicators of classes (Y):
+    W = argmin_W  1/n || X W - Y ||^2 + lambda || W ||^2
+      = (X^T X / n + lambda I)^-1 X^T Y / n = X^T / sqrt(n) (X X^T / n + lambda I)^-1 Y / sqrt(n)   (eqs. 4 and 6)
+Outer problem, over tasks with query sets D', of the softmax over classes of a [f(x), 1] W:
+    min_{f, a, lambda}  mean_i mean_{(x, y) in D'_i}  - log p(y | x)
+
+The gradient goes through the solution, to f by the support set too. The smaller of the two systems is solved.
+
+    symbol   code                   shape / unit
+    f        self.net               the backbone without a last layer, to embeddings [n, d]
+    X        with_ones              [n, d + 1], before the division by sqrt(n)
+    Y        membership             [n, ways], 0 and 1
+    W        W                      [d + 1, ways]; its last row, the bias, is penalised too
+    lambda   self.lambda_           0-dim; if learned, exp of `log_lambda`, hence positive
+    a        self.scale             [1], learned
+
+Differences from the paper
+    - The paper's adjustment has a shift beside a. Added to all classes' scores it changes no softmax: left out.
+    - A learned lambda is exp of a parameter; the code's is the parameter itself, or a chosen base to its power.
+    - Queries are `data.train_queries` a class whatever the shots; the code fills up episodes of 600 (240) images.
+    - Backbone, optimizer and tasks are the run's; the paper's has 96, 192, 384 and 512 filters, and embeddings of its
+      last two blocks together.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from metarun.algos.embedding import Embedding, membership
+from metarun.algos.learner import Backbone, Predictor, require_positive
+from metarun.tasks.task import Examples, TaskLoss
+
+
+class R2D2(Embedding):
+    """Class scores are those of a ridge regression on the embedded support set.
+
+    Args:
+        backbone, ways, loss: as in `Embedding`.
+        regularization: lambda, or where it starts.
+        learn_lambda: whether lambda is learned.
+        scale: where a starts.
+
+    Raises:
+        ValueError: a lambda or a scale that is not above 0.
+    """
+
+    starts = ("scale",)
+    regularization: Tensor
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        ways: int,
+        loss: TaskLoss,
+        regularization: float,
+        learn_lambda: bool,
+        scale: float,
+    ) -> None:
+        super().__init__(backbone, ways, loss)
+        require_positive(regularization=regularization, scale=scale)
+        self.log_lambda: nn.Parameter | None = None
+        if learn_lambda:
+            self.log_lambda = nn.Parameter(torch.tensor([float(regularization)]).log())
+        else:
+            self.number("regularization", regularization)
+        self.scale = nn.Parameter(torch.tensor([float(scale)]))
+
+    @property
+    def lambda_(self) -> Tensor:
+        """Lambda, 0-dim."""
+        return self.regularization if self.log_lambda is None else self.log_lambda.exp().squeeze()
+
+    def head(self, known: Examples, noise: Any = ()) -> Predictor:
+        del noise  # draws nothing
+        W = self.solve(with_ones(known.x), membership(known.y, self.ways, known.x.dtype))
+        return lambda z: self.scale * (with_ones(z) @ W)
+
+    def solve(self, X: Tensor, Y: Tensor) -> Tensor:
+        """The base learner's weights `[d + 1, ways]`, from X `[n, d + 1]` and Y `[n, ways]`."""
+        n = len(X)
+        return ridge(X / n**0.5, Y / n**0.5, self.lambda_)
+
+    def inspect(self) -> dict[str, Tensor]:
+        return {"lambda": self.lambda_, "scale": self.scale.squeeze()}
+
+
+def ridge(X: Tensor, Y: Tensor, weight: Tensor) -> Tensor:
+    """The W `[p, k]` that minimises || X W - Y ||^2 + weight || W ||^2, for X `[n, p]` and Y `[n, k]`."""
+    n, p = X.shape
+    eye = torch.eye(min(n, p), dtype=X.dtype, device=X.device)
+    if n < p:
+        return X.T @ solve(X @ X.T + weight * eye, Y)
+    return solve(X.T @ X + weight * eye, X.T @ Y)
+
+
+def solve(A: Tensor, B: Tensor) -> Tensor:
+    """A^-1 B. Where that fails it is NaN, which the loop reports; torch.linalg.solve may raise."""
+    return torch.linalg.solve_ex(A, B).result
+
+
+def with_ones(z: Tensor) -> Tensor:
+    """`[n, d]` -> `[n, d + 1]`, for the bias."""
+    return torch.cat([z, torch.ones_like(z[:, :1])], 1)

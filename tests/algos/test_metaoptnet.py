@@ -1,0 +1,162 @@
+"""Is it MetaOptNet? Against scikit-learn's machine, numpy's ridge regression, and finite differences."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import toy
+from clusters import one, tasks
+from sklearn.svm import LinearSVC
+from torch import nn
+
+from metarun.algos.metaoptnet import MetaOptNet
+from metarun.evaluate import evaluate
+from metarun.loop import Training, fit
+from metarun.tasks.task import Examples
+
+NUMBERS = {
+    "variant": "svm",
+    "C": 0.125,
+    "kernel_ridge": 1.0,
+    "regularization": 0.5,
+    "label_smoothing": 0.0,
+    "scale": 2.0,
+}
+
+
+def learner(ways=3, seed=0, **changes):
+    torch.manual_seed(seed)
+    return MetaOptNet(toy.mlp((4,), hidden=[8, 6]), ways, F.cross_entropy, **(NUMBERS | changes)).double()
+
+
+def bare(ways=3, **changes):
+    """Without a network: its inputs are the embeddings."""
+    return MetaOptNet(lambda outputs: nn.Identity(), ways, F.cross_entropy, **(NUMBERS | changes)).double()
+
+
+@pytest.mark.parametrize("C", [0.0625, 1.0])
+@pytest.mark.parametrize(("ways", "shots"), [(5, 5), (3, 20)])
+def test_predicts_what_scikit_learns_machine_predicts(ways, shots, C):
+    agree, count = 0, 0
+    for t in range(4):
+        task = one(tasks(shots, queries=50, ways=ways), t)
+        theirs = LinearSVC(multi_class="crammer_singer", fit_intercept=False, C=C, tol=1e-10, max_iter=1_000_000)
+        theirs.fit(task.support.x.numpy(), task.support.y.numpy())
+        scores = bare(ways, C=C, kernel_ridge=0.0, scale=1.0).adapt(task.support)(task.query.x).detach().numpy()
+        agree += (scores.argmax(1) == theirs.predict(task.query.x.numpy())).sum()
+        count += len(scores)
+        expected = theirs.decision_function(task.query.x.numpy())
+        np.testing.assert_allclose(scores, expected, atol=2e-3 * np.abs(expected).max())
+    assert agree >= 0.99 * count
+
+
+@pytest.mark.parametrize("shots", [1, 6])
+def test_the_ridge_variant_is_numpys(shots):
+    ours, task = learner(variant="ridge"), one(tasks(shots))
+    X, Z = (ours.net(part.x).detach().numpy() for part in task)
+    a = np.linalg.solve(X @ X.T + 0.5 * np.eye(len(X)), np.eye(3)[task.support.y.numpy()])
+    np.testing.assert_allclose(ours.adapt(task.support)(task.query.x).detach().numpy(), 2.0 * Z @ X.T @ a, rtol=1e-9)
+
+
+def test_class_weights_are_sums_of_examples_within_the_bounds():
+    ours, task = learner(), one(tasks())
+    x = ours.net(task.support.x)
+    a = ours.dual(Examples(x, task.support.y))
+    torch.testing.assert_close(ours.adapt(task.support)(task.query.x), 2.0 * ours.net(task.query.x) @ x.T @ a)
+    bounds = 0.125 * F.one_hot(task.support.y, 3)
+    assert (a - bounds).max() <= 1e-9
+    assert a.sum(1).abs().max() < 1e-9
+
+
+def test_the_identity_that_the_code_adds_changes_the_solution():
+    task = one(tasks())
+    a = [learner(kernel_ridge=r, C=4.0).adapt(task.support)(task.query.x) for r in (0.0, 1.0)]
+    assert (a[0] - a[1]).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("variant", ["svm", "ridge"])
+def test_meta_gradient_agrees_with_finite_differences(variant, loss_and_gradient):
+    """Steps are larger and tolerance wider than elsewhere: the optimum has corners, where a bound begins to bind."""
+    ours, batch = learner(variant=variant), tasks()
+    _, gradient = loss_and_gradient(ours, batch)
+    weights = nn.utils.parameters_to_vector(ours.parameters()).detach()
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(4):
+        direction = torch.randn(weights.shape, generator=generator, dtype=weights.dtype)
+        losses = []
+        for step in (1e-5, -1e-5):
+            nn.utils.vector_to_parameters(weights + step * direction, ours.parameters())
+            losses.append(ours(batch).mean().detach())
+        slope = (losses[0] - losses[1]) / 2e-5
+        torch.testing.assert_close(gradient @ direction, slope, rtol=1e-3, atol=1e-5 * float(gradient.norm()))
+
+
+@pytest.mark.parametrize("variant", ["svm", "ridge"])
+def test_the_gradient_flows_through_the_solution(variant):
+    ours, task = learner(variant=variant), one(tasks())
+    gradients = []
+    for cut in (False, True):
+        ours.zero_grad()
+        z, queries = ours.net(task.support.x), ours.net(task.query.x)
+        a = ours.dual(Examples(z, task.support.y))
+        w = z.T @ (a.detach() if cut else a)
+        ours.query_loss(ours.scale * queries @ w, task.query.y).backward()
+        gradients.append(nn.utils.parameters_to_vector(p.grad for p in ours.net.parameters()))
+    ours.zero_grad()
+    ours.meta_loss(task).backward()
+    whole = nn.utils.parameters_to_vector(p.grad for p in ours.net.parameters())
+    torch.testing.assert_close(whole, gradients[0], rtol=1e-8, atol=1e-12)
+    assert (whole - gradients[1]).norm() > 0.02 * whole.norm()
+
+
+def test_label_smoothing_is_the_codes():
+    """epsilon / (ways - 1) for each wrong class, where torch's own has epsilon / ways for all."""
+    logits = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 0.5]], dtype=torch.float64)
+    y = torch.tensor([0, 2])
+    log_p = logits.log_softmax(1)
+    expected = -(0.75 * log_p[[0, 1], y] + 0.125 * (log_p.sum(1) - log_p[[0, 1], y])).mean()
+    torch.testing.assert_close(learner(label_smoothing=0.25).query_loss(logits, y), expected)
+    torch.testing.assert_close(learner().query_loss(logits, y), F.cross_entropy(logits, y))
+
+
+@pytest.mark.parametrize("variant", ["svm", "ridge"])
+def test_vmap_is_a_loop(variant, loss_and_gradient):
+    ours, batch = learner(variant=variant), tasks()
+    together = loss_and_gradient(ours, batch)
+    ours.vectorized = False
+    torch.testing.assert_close(loss_and_gradient(ours, batch), together, rtol=1e-6, atol=1e-10)
+
+
+def test_it_is_traced_whole(loss_and_gradient):
+    ours, batch = learner(), tasks()
+    eager = loss_and_gradient(ours, batch)
+    torch._dynamo.reset()
+    compiled = loss_and_gradient(ours, batch, torch.compile(ours, backend="aot_eager", fullgraph=True))
+    torch.testing.assert_close(compiled, eager, rtol=1e-6, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        ({"variant": "knn"}, "algo.variant must be one of svm, ridge; got 'knn'"),
+        ({"C": 0.0}, "C must be above 0, got 0.0"),
+        ({"regularization": -1.0}, "regularization must be above 0"),
+        ({"scale": 0.0}, "scale must be above 0"),
+        ({"kernel_ridge": -1.0}, "kernel_ridge must be at least 0, got -1.0"),
+        ({"label_smoothing": 1.0}, "label_smoothing must be at least 0 and below 1, got 1.0"),
+    ],
+)
+def test_refuses_what_makes_no_sense(bad, says):
+    with pytest.raises(ValueError, match=says):
+        learner(**bad)
+
+
+def test_it_learns_in_float32():
+    torch.manual_seed(0)
+    ours = MetaOptNet(toy.mlp((2,)), 3, F.cross_entropy, **NUMBERS)
+    before = evaluate(ours, toy.Blobs(), "test", 60, 0).estimate().mean
+    outer = toy.adam(lr=1e-2)
+    for _ in fit(Training.begin(ours, outer, torch.device("cpu"), 0), toy.Blobs(), outer, 100, 4):
+        pass
+    after = evaluate(ours, toy.Blobs(), "test", 60, 0).estimate().mean
+    assert after > max(0.85, before + 0.1)

@@ -1,0 +1,132 @@
+"""Siamese networks: the paper's score, shared branches, one-shot by the nearest pair; and they learn to compare."""
+
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+import toy
+
+from metarun.algos.nearest_centroid import NearestCentroid
+from metarun.algos.siamese import Siamese
+from metarun.backbones.norm import batch_norms, recording
+from metarun.evaluate import evaluate
+from metarun.loop import Training, fit
+from metarun.tasks.pairs import SyntheticPairs
+from metarun.tasks.synthetic import Synthetic
+from metarun.tasks.task import Examples, Pairs
+
+CONV4 = {"downsample": "max_pool", "features": "flatten", "norm": "running"}
+
+
+def siamese(backbone=None, ways=3, seed=0):
+    torch.manual_seed(seed)
+    learner = Siamese(backbone or toy.mlp((6,)), ways, F.cross_entropy).double()
+    with torch.no_grad():  # weights of both signs, and a bias that shows
+        learner.match.bias.fill_(0.7)
+    return learner
+
+
+def pairs(tasks=2, batch=8, shape=(6,), seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(tasks, batch, 2, *shape, generator=generator, dtype=torch.float64)
+    return Pairs(x, torch.tensor([1, 0]).repeat_interleave(batch // 2).repeat(tasks, 1))
+
+
+def test_the_score_is_the_papers():
+    learner, x = siamese(), pairs().x[0]
+    a, b = learner.match.weight[0], learner.match.bias[0]
+    assert (a > 0).any() and (a < 0).any()
+    for one, score in zip(x, learner.verify(x), strict=True):
+        first, second = (learner.net(image.unsqueeze(0))[0] for image in one)
+        torch.testing.assert_close(score, sum(a[j] * (first[j] - second[j]).abs() for j in range(len(a))) + b)
+
+
+def test_the_weights_of_the_features_are_learned():
+    """The sigmoid of a plain distance could not turn a feature off."""
+    learner, batch = siamese(), pairs()
+    learner(batch).mean().backward()
+    assert (learner.match.weight.grad.abs() > 0).all() and learner.match.bias.grad.abs() > 0
+    before = learner.verify(batch.x[0])
+    with torch.no_grad():
+        learner.match.weight.zero_()
+    assert torch.equal(learner.verify(batch.x[0]), torch.full_like(before, 0.7))
+
+
+@pytest.mark.parametrize("norm", ["none", "running"])
+def test_both_images_go_through_one_network(norm):
+    learner, batch = siamese(toy.mlp((6,), norm=norm)), pairs()
+    learner.train()
+    torch.testing.assert_close(learner.verify(batch.x[0]), learner.verify(batch.x[0].flip(1)))
+    alike = batch.x[0, :, :1].expand(-1, 2, -1)
+    torch.testing.assert_close(learner.verify(alike), torch.full((8,), 0.7, dtype=torch.float64))
+
+
+def test_what_is_minimised_is_the_cross_entropy_of_pairs():
+    learner, batch = siamese(), pairs()
+    p = torch.stack([learner.verify(x) for x in batch.x]).sigmoid()
+    by_hand = -(batch.y * p.log() + (1 - batch.y) * (1 - p).log()).mean(1)
+    torch.testing.assert_close(learner(batch), by_hand)
+
+
+def test_the_gradient_is_what_finite_differences_say(slopes_agree):
+    slopes_agree(siamese(), pairs())
+
+
+def test_batch_norm_sees_all_images_once():
+    learner = siamese(toy.conv4((1, 16, 16), filters=4, blocks=3, **CONV4)).train()
+    batch = pairs(1, shape=(1, 16, 16))
+    with recording(learner) as norms:
+        learner.meta_loss(Pairs(batch.x[0], batch.y[0]))
+        assert [len(norm.recorded) for norm in norms] == [1, 1, 1]
+    learner(batch)
+    learner.after_step()
+    features = learner.net.blocks.conv1(batch.x.flatten(0, 2))
+    running = batch_norms(learner)[0].running_mean
+    torch.testing.assert_close(running, 0.1 * features.mean((0, 2, 3)))
+
+
+def episode(ways=3, shots=2, queries=4, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    x, query = torch.randn(2, 20, 6, generator=generator, dtype=torch.float64)
+    y = torch.arange(ways).repeat(shots)[torch.randperm(ways * shots, generator=generator)]
+    return Examples(x[: ways * shots], y), query[:queries]
+
+
+def test_a_class_scores_what_its_best_support_example_does():
+    learner = siamese().eval()
+    support, query = episode()
+    scores = learner.adapt(support)(query)
+    for q, row in zip(query, scores, strict=True):
+        s = learner.verify(torch.stack([torch.stack([q, x]) for x in support.x]))
+        torch.testing.assert_close(row, torch.stack([s[support.y == k].max() for k in range(3)]))
+    together = learner.over_tasks(lambda s, q: learner.adapt(s)(q), *torch.utils._pytree.tree_map(
+        lambda leaf: leaf.expand(2, *leaf.shape), (support, query)))  # fmt: skip
+    torch.testing.assert_close(together[1], scores)
+
+
+def test_it_is_judged_on_what_the_data_set_asks():
+    assert Siamese.stream_on(SyntheticPairs) == "pairs" and Siamese.stream_on(Synthetic) == "episodes"
+
+
+def test_it_takes_other_ways_than_it_was_trained_with():
+    learner = siamese().eval()
+    learner.ways = 5
+    support, query = episode(ways=5, shots=1)
+    assert learner.adapt(support)(query).shape == (4, 5)
+
+
+def test_it_learns_to_compare_glyphs_that_it_has_never_seen():
+    """Far better than distances of pixels, after seconds."""
+    classes = {"train_classes": 100, "val_classes": 5, "test_classes": 30}
+    sizes = {"drawings": 10, "split": "glyphs", "pairs": 20, "pair_batch": 64}
+    data = SyntheticPairs(glyph_seed=0, device="cpu", **classes, **sizes)
+    torch.manual_seed(0)
+    learner = Siamese(toy.conv4(filters=12, **CONV4), 1, data.loss)
+    outer = toy.adam(5e-3)
+    for _ in fit(Training.begin(learner, outer, data.device, 0), data, outer, 120, 1):
+        pass
+    pixels = NearestCentroid(backbone=partial(toy.mlp), outputs=1, loss=data.loss)
+    learned, raw = (evaluate(who, data, "test", 40, 0).estimate().mean for who in (learner, pixels))
+    assert 0.5 < raw < 0.72
+    assert learned > raw + 0.08

@@ -1,0 +1,175 @@
+"""Is it VERSA? Against weights drawn one by one, and the loss it must not be."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import toy
+from clusters import one, tasks
+
+from metarun.algos.learner import Samples
+from metarun.algos.versa import VERSA
+from metarun.evaluate import evaluate, evaluate_batch
+from metarun.loop import Training, fit
+from metarun.tasks.task import Examples, stream_generator
+
+NUMBERS = {"dimension": 6, "samples": 5, "log_variance": [-4.0, 1.0]}
+
+
+def learner(ways=3, seed=0, **changes):
+    torch.manual_seed(seed)
+    return VERSA(toy.mlp((4,), hidden=[8]), ways, F.cross_entropy, **(NUMBERS | changes)).double()
+
+
+def drawn(ours, batch, seed=0):
+    return ours.cast(ours.noise(batch, 0, stream_generator("cpu", "test", seed)))
+
+
+def by_hand(ours, task):
+    """Means and variances of weights and biases, class by class."""
+    z = ours.net(task.support.x)
+    found = []
+    for k in range(ours.ways):
+        pooled = z[task.support.y == k].mean(0)
+        v = [-4.0 + 5.0 * torch.sigmoid(part(pooled)) for part in (ours.log_variance_w, ours.log_variance_b)]
+        found.append((ours.mean_w(pooled), v[0].exp(), ours.mean_b(pooled), v[1].exp()))
+    return [torch.stack(parts) for parts in zip(*found, strict=True)]
+
+
+def test_scores_are_their_mean_plus_noise_times_their_deviation():
+    ours, batch = learner(), tasks(shots=3)
+    task, noise = one(batch), drawn(ours, batch)
+    assert noise.shape == (4, 5, 9, 3)
+    w, vw, b, vb = by_hand(ours, task)
+    z = ours.net(task.query.x)
+    mean, variance = z @ w.T + b.T, z**2 @ vw.T + vb.T
+    scores = ours.adapt(task.support, noise[0])(task.query.x)
+    assert isinstance(scores, Samples)
+    torch.testing.assert_close(scores.values, mean + noise[0] * variance.sqrt(), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(ours.adapt(task.support)(task.query.x), mean, rtol=1e-9, atol=1e-12)
+
+
+def test_it_is_as_if_weights_were_drawn():
+    """Local reparametrisation: the scores of one query have the distribution that drawn weights give them."""
+    ours, batch = learner(), tasks(queries=1)
+    task = one(batch)
+    w, vw, b, vb = by_hand(ours, task)
+    generator = torch.Generator().manual_seed(0)
+    weights = w + vw.sqrt() * torch.randn(40_000, 3, 6, generator=generator).double()
+    biases = b.T + vb.T.sqrt() * torch.randn(40_000, 3, generator=generator).double()
+    z = ours.net(task.query.x[:1])[0]
+    slow = weights @ z + biases
+    ours.samples = 40_000
+    fast = ours.adapt(task.support, drawn(ours, batch)[0])(task.query.x).values[:, 0]
+    torch.testing.assert_close(fast.mean(0), slow.mean(0), rtol=0, atol=0.05)
+    torch.testing.assert_close(fast.var(0), slow.var(0), rtol=0.05, atol=0)
+
+
+def test_the_loss_averages_probabilities_not_scores_nor_losses():
+    ours, batch = learner(), tasks()
+    task, noise = one(batch), drawn(ours, batch)[0]
+    values = ours.adapt(task.support, noise)(task.query.x).values
+    p = values.softmax(-1)[:, torch.arange(9), task.query.y]
+    expected = -p.mean(0).log().mean()
+    loss = ours.meta_loss(task, noise)
+    torch.testing.assert_close(loss, expected, rtol=1e-10, atol=0)
+    of_mean_scores = F.cross_entropy(values.mean(0), task.query.y)
+    mean_of_losses = -p.log().mean()
+    assert abs(loss - of_mean_scores) > 1e-3
+    assert loss < mean_of_losses - 1e-3
+
+
+def test_evaluation_judges_the_mean_probability_too():
+    ours, batch = learner().eval(), tasks()
+    noise = drawn(ours, batch)
+    scores = evaluate_batch(ours, "classification", batch, noise, 0)
+    for t in range(4):
+        task = one(batch, t)
+        p = ours.adapt(task.support, noise[t])(task.query.x).values.softmax(-1).mean(0)
+        right = p[torch.arange(9), task.query.y]
+        np.testing.assert_allclose(scores["nll"][t, 0], -right.log().mean().item(), rtol=1e-9)
+        accuracy = (p.argmax(-1) == task.query.y).double().mean().item()
+        assert scores["accuracy"][t, 0] == scores["accuracy_inductive"][t, 0] == pytest.approx(accuracy)
+
+
+def test_every_shot_counts():
+    ours, task = learner(), one(tasks(shots=5))
+    before = ours.adapt(task.support)(task.query.x)
+    for i in range(15):
+        x = task.support.x.clone()
+        x[i] += 1
+        changed = ours.adapt(Examples(x, task.support.y))(task.query.x) - before
+        k = task.support.y[i]
+        assert changed[:, k].abs().max() > 1e-6  # its own class, and no other
+        assert changed[:, torch.arange(3) != k].abs().max() == 0
+
+
+def test_shots_and_ways_may_differ_between_tasks():
+    ours = learner(ways=3)
+    for ways, shots in ((2, 1), (5, 4)):
+        ours.ways = ways
+        batch = tasks(shots, ways=ways)
+        noise = drawn(ours, batch)
+        assert ours.adapt(one(batch).support, noise[0])(one(batch).query.x).values.shape == (5, 3 * ways, ways)
+
+
+def test_the_log_variance_is_bounded():
+    ours, task = learner(), one(tasks())
+    for extreme, v in ((1e6, 1.0), (-1e6, -4.0)):
+        for part in (ours.log_variance_w, ours.log_variance_b):
+            torch.nn.init.constant_(part[-1].bias, extreme)
+        z = ours.net(task.query.x)
+        values = ours.adapt(task.support, torch.ones(1, 9, 3).double())(task.query.x).values[0]
+        expected = (math.exp(v) * (z.square().sum(1, keepdim=True) + 1)).sqrt().expand(-1, 3)
+        torch.testing.assert_close(values - ours.adapt(task.support)(task.query.x), expected)
+
+
+def losses_and_gradient(ours, batch, noise):
+    ours.zero_grad()
+    losses = ours(batch, noise)
+    losses.mean().backward()
+    return losses.detach(), torch.cat([p.grad.flatten() for p in ours.parameters()])
+
+
+def test_vmap_is_a_loop():
+    ours, batch = learner(), tasks()
+    noise = drawn(ours, batch)
+    together = losses_and_gradient(ours, batch, noise)
+    ours.vectorized = False
+    torch.testing.assert_close(losses_and_gradient(ours, batch, noise), together, rtol=1e-9, atol=1e-11)
+
+
+def test_the_gradient_reaches_means_and_variances():
+    ours, batch = learner(), tasks()
+    losses_and_gradient(ours, batch, drawn(ours, batch))
+    assert all(p.grad.abs().max() > 0 for p in ours.parameters())
+
+
+def test_noise_for_another_number_of_queries_is_refused():
+    ours, batch = learner(), tasks()
+    with pytest.raises(ValueError, match="noise was drawn for 9 queries; got 4"):
+        ours.adapt(one(batch).support, drawn(ours, batch)[0])(one(batch).query.x[:4])
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        ({"dimension": 0}, "dimension must be a whole number of at least 1, got 0"),
+        ({"samples": 1.5}, "samples must be a whole number of at least 1, got 1.5"),
+        ({"log_variance": [1.0, 1.0]}, "log_variance must be two numbers, the lower first"),
+    ],
+)
+def test_refuses_what_makes_no_sense(bad, says):
+    with pytest.raises(ValueError, match=says):
+        learner(**bad)
+
+
+def test_it_learns():
+    torch.manual_seed(0)
+    ours = VERSA(toy.mlp((2,)), 3, F.cross_entropy, **(NUMBERS | {"dimension": 16}))
+    outer = toy.adam(lr=1e-2)
+    for _ in fit(Training.begin(ours, outer, torch.device("cpu"), 0), toy.Blobs(), outer, 150, 6):
+        pass
+    assert evaluate(ours, toy.Blobs(), "test", 60, 0).estimate().mean > 0.85
