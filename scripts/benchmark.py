@@ -258,8 +258,8 @@ def learn2learn_pipeline(row: Row, folder: Path) -> Callable[[], list[Task]]:
         return lambda: task_list(fixed_batch(row))
     import learn2learn as l2l
     from PIL import Image
-    from torchvision import transforms  # type: ignore[import-untyped]
-    from torchvision.datasets import ImageFolder  # type: ignore[import-untyped]
+    from torchvision import transforms
+    from torchvision.datasets import ImageFolder
 
     images = ImageFolder(
         folder / "images",

@@ -12,6 +12,7 @@ import json
 import statistics
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +29,7 @@ class Cell(NamedTuple):
 
 SINUSOID = ["data=sinusoid", "run.iterations=12000", "run.meta_batch=25", "device.threads=1"]
 OMNIGLOT = ["data=omniglot", "algo=maml"]
-# Table Z.1 of the project's notes: a small Omniglot whose test alphabets are unseen, conv4 with 32 filters, 200 held-out episodes
+# A small Omniglot whose test alphabets are unseen, conv4 with 32 filters, 200 held-out episodes (systems.md, table Z.1)
 SMALL = ["data=omniglot", "data.split=small", "backbone.filters=32", "run.eval_tasks=200", "optimizer.clip=1"]
 SMALL += ["run.validate_every=500", "run.val_tasks=60", "device.threads=1"]
 
@@ -112,12 +113,16 @@ def main() -> None:
     """Run one target and write its table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("target", choices=sorted(TARGETS))
-    target = parser.parse_args().target
-    folder = ROOT / "outputs" / "reproduce" / target
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
+    arguments = parser.parse_args()
+    cells = TARGETS[arguments.target]
+    folder = ROOT / "outputs" / "reproduce" / arguments.target
+    runs = [(cell, seed, folder / f"{cell.name.replace(' ', '_')}_seed{seed}") for cell in cells for seed in cell.seeds]
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        results = list(pool.map(lambda each: run(*each), runs))
     lines = ["| learner | metric | iterations | training | tasks | commit |", "|---|---|---|---|---|---|"]
-    for cell in TARGETS[target]:
-        names = [folder / f"{cell.name.replace(' ', '_')}_seed{seed}" for seed in cell.seeds]
-        lines.append(row(cell, [run(cell, seed, name) for seed, name in zip(cell.seeds, names, strict=True)]))
+    for cell in cells:
+        lines.append(row(cell, [result for result, (other, *_) in zip(results, runs, strict=True) if other is cell]))
     (folder / "table.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 

@@ -139,6 +139,17 @@ def test_more_iterations_change_nothing(monkeypatch):
             torch.testing.assert_close(crammer_singer(K, Y, 0.1), before, rtol=1e-9, atol=1e-12)
 
 
+def test_twenty_iterations_are_enough(monkeypatch):
+    """Without Mehrotra's corrector it takes thirty."""
+    steps = []
+    advance = quadratic_program._advance
+    monkeypatch.setattr(quadratic_program, "_advance", lambda *a: steps.append(1) or advance(*a))
+    for n, ways, scale, C, ridge in HARD:
+        steps.clear()
+        crammer_singer(*program(n, ways, 8, scale, ridge), C)
+        assert len(steps) <= 22
+
+
 def test_a_kernel_that_is_no_number_gives_a_solution_that_is_none():
     K, Y = program()
     assert crammer_singer(K * torch.nan, Y, 0.1).isnan().all()
