@@ -30,6 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from metarun import checkpoint, verification
 from metarun.algos.learner import Learner
+from metarun.backbones.drop_block import drop_blocks
 from metarun.conf_files import describe, names
 from metarun.device import Device, peak_memory_mb
 from metarun.evaluate import PAIRS, Evaluation, evaluate, evaluate_batch, judges
@@ -119,22 +120,7 @@ def build(cfg: DictConfig, choices: dict[str, str]) -> Parts:
         learner_class = _class(cfg.algo)
         _refuse_mismatch(learner_class, data, choices)
         torch.manual_seed(cfg.seed)
-        stream = learner_class.stream_on(data)
-        outputs = data.outputs("test", stream)
-        offered: dict[str, Any] = {
-            "backbone": partial(instantiate(cfg.backbone, _partial_=True, _convert_="all"), data.in_shape(stream)),
-            "outputs": outputs,
-            "ways": outputs,
-            "loss": data.loss,
-        }
-        wanted = signature(learner_class).parameters
-        given = {name: value for name, value in offered.items() if name in wanted}
-        learner = instantiate(cfg.algo, **given, _convert_="all").to(device.torch_device, device.dtype)
-        if "outputs" in wanted and learner.stages and data.outputs("train", learner.stages[-1].stream) != outputs:
-            raise ValueError(
-                f"data.train_ways must be data.ways={outputs} for algo={choices['algo']}, whose last layer "
-                f"has one unit for each way; got {data.outputs('train', learner.stages[-1].stream)}"
-            )
+        learner = _build_learner(cfg, data, choices).to(device.torch_device, device.dtype)
         outer = instantiate(cfg.optimizer, _convert_="all")
         tracker = instantiate(cfg.tracker, _convert_="all")
     except InstantiationException as error:
@@ -142,6 +128,34 @@ def build(cfg: DictConfig, choices: dict[str, str]) -> Parts:
     except (ValueError, TypeError, OmegaConfBaseException) as error:
         raise Refused(str(error)) from error
     return Parts(options, device, data, learner, outer, tracker, cfg.seed)
+
+
+def _build_learner(cfg: DictConfig, data: TaskSet, choices: dict[str, str]) -> Learner:
+    """The learner, on the CPU.
+
+    Raises:
+        ValueError: its weights do not fit the training tasks, or it has no use for what the backbone brings.
+    """
+    learner_class = _class(cfg.algo)
+    stream = learner_class.stream_on(data)
+    outputs = data.outputs("test", stream)
+    offered: dict[str, Any] = {
+        "backbone": partial(instantiate(cfg.backbone, _partial_=True, _convert_="all"), data.in_shape(stream)),
+        "outputs": outputs,
+        "ways": outputs,
+        "loss": data.loss,
+    }
+    wanted = signature(learner_class).parameters
+    given = {name: value for name, value in offered.items() if name in wanted}
+    learner: Learner = instantiate(cfg.algo, **given, _convert_="all")
+    if "outputs" in wanted and learner.stages and data.outputs("train", learner.stages[-1].stream) != outputs:
+        raise ValueError(
+            f"data.train_ways must be data.ways={outputs} for algo={choices['algo']}, whose last layer "
+            f"has one unit for each way; got {data.outputs('train', learner.stages[-1].stream)}"
+        )
+    if drop_blocks(learner) and not learner.draws_masks:
+        raise ValueError(f"backbone.drop_rate must be 0 for algo={choices['algo']}, which draws no masks to drop by")
+    return learner
 
 
 def _class(config: Mapping[str, Any]) -> Any:

@@ -59,7 +59,8 @@ def test_the_command_line_starts_without_torch():
     assert not {n for n in imports(PACKAGE / "cli.py") if n.split(".")[0] in ("torch", "wandb", "learn2learn")}
 
 
-SHARED = ("__init__", "learner", "embedding", "inner_loop", "conjugate_gradients", "quadratic_program")  # not algorithms
+# not algorithms
+SHARED = ("__init__", "learner", "embedding", "inner_loop", "conjugate_gradients", "quadratic_program")
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,15 @@ BAD_VALUES = {
         ["data=synthetic", "algo=maml", "data.train_ways=10"],
         ["data.train_ways", "data.ways=5", "got 10"],
     ),
+    "a drop rate for a learner that draws no masks": (
+        ["data=synthetic", "algo=maml", "backbone=resnet12", "backbone.drop_rate=0.1"],
+        ["backbone.drop_rate", "algo=maml"],
+    ),
+    "a random change that there is not": (
+        ["data=miniimagenet", "algo=protonet", "data.augment=[crop,turn]"],
+        ["data.augment", "crop, flip, jitter", "'turn'"],
+    ),
+    "training shots": (["data=synthetic", "algo=protonet", "data.train_shots=[5,1]"], ["data.train_shots", "[5, 1]"]),
     "an added key": (["+algo.foo=1"], ["foo"]),
     "a pair": (
         ["algo=joint", "data=omniglot"],

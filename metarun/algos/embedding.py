@@ -52,6 +52,7 @@ class Embedding(Learner):
     """
 
     takes: ClassVar[tuple[Kind, ...]] = ("classification",)
+    draws_masks: ClassVar[bool] = True
 
     def __init__(self, backbone: Backbone, ways: int, loss: TaskLoss) -> None:
         super().__init__(loss)

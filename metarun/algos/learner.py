@@ -64,6 +64,7 @@ class Learner(nn.Module, ABC):
         vectorized: False runs task after task (for `nn.LSTM` and whatever else fails under vmap).
         replicable: False keeps it out of fused programs (metarun/replicas.py): it has state that is neither parameter
             nor buffer, or changes its state outside the outer step.
+        draws_masks: it draws what the DropBlocks of its backbone drop (backbones/drop_block.py).
         numbers: names of its 0-dim numbers (`number`), which may differ between fused replicas.
         starts: constructor arguments that only say where parameters start, which may differ too.
         progress: 0-dim buffer, iteration / iterations, set by the loop. Blend with it; an `if` on it breaks
@@ -78,6 +79,7 @@ class Learner(nn.Module, ABC):
     eval_steps: int = 0
     vectorized: bool = True
     replicable: bool = True
+    draws_masks: ClassVar[bool] = False
     numbers: tuple[str, ...] = ()
     starts: ClassVar[tuple[str, ...]] = ()
     progress: Tensor

@@ -47,6 +47,7 @@ class Siamese(Embedding):
 
     stages: tuple[Stage, ...] = (Stage("pairs"),)
     takes: ClassVar[tuple[Kind, ...]] = ("classification", "verification")
+    draws_masks: ClassVar[bool] = False
 
     def __init__(self, backbone: Backbone, ways: int, loss: TaskLoss) -> None:
         def with_head(outputs: int | None) -> nn.Module:

@@ -81,9 +81,8 @@ class VERSA(Embedding):
         self.samples = samples
         self.lowest, self.highest = log_variance
 
-    def noise(self, batch: Batch, steps: int, generator: torch.Generator) -> Any:
+    def head_noise(self, batch: Batch, generator: torch.Generator) -> Any:
         """eps, `[T, L, queries, ways]`."""
-        del steps
         shape = (count_tasks(batch), self.samples, cast(Task, batch).query.x.shape[1], self.ways)
         return torch.randn(shape, device=generator.device, generator=generator)
 
