@@ -75,19 +75,23 @@ class Sampler:
             self.scale = 1 / (255 * spread)
             self.shift = -torch.tensor(list(mean), device=device).view(-1, 1, 1) / spread
 
-    def episodes(self, tasks: int, ways: int, shots: int, queries: int, generator: torch.Generator) -> Task:
-        """`support` of `[T, ways*shots, ...]`, `query` of `[T, ways*queries, ...]`, each class after class.
+    def episodes(
+        self, tasks: int, ways: int, shots: int, queries: int, generator: torch.Generator, merged: int = 1
+    ) -> Task:
+        """`support` of `[T, ways*merged*shots, ...]`, `query` of `[T, ways*merged*queries, ...]`, class after class.
 
-        Classes are distinct within a task, images distinct within a class, so support and query are disjoint.
+        Classes are distinct within a task, images distinct within a class, so support and query are disjoint. Of
+        `merged` classes each, one after the other, the labels are the same.
         """
-        classes = draw_distinct(tasks, self.classes, ways, generator).flatten()
+        drawn = ways * merged
+        classes = draw_distinct(tasks, self.classes, drawn, generator).flatten()
         k = shots + queries
-        index = self.of_classes(classes, k, generator).view(tasks, ways, k)
-        label = torch.arange(ways, device=generator.device)
+        index = self.of_classes(classes, k, generator).view(tasks, drawn, k)
+        label = torch.arange(drawn, device=generator.device) // merged
         sets = []
         for part, n in ((index[..., :shots], shots), (index[..., shots:], queries)):
             y = label.repeat_interleave(n).repeat(tasks, 1)
-            sets.append(Examples(self.images(part.reshape(tasks, ways * n), generator), y))
+            sets.append(Examples(self.images(part.reshape(tasks, drawn * n), generator), y))
         return Task(*sets)
 
     def flat(self, tasks: int, batch: int, generator: torch.Generator) -> Examples:
@@ -139,6 +143,7 @@ class ImageTasks(TaskSet):
         ways, shots, queries: classes of a task, support and query images per class; in `val` and `test`.
         train_ways, train_shots, train_queries: the same in `train`. `train_shots` may be a range (lowest, highest), of
             which each meta-batch has one number, all equally likely; None: as in `val` and `test`.
+        merged: classes that are put together to one way of a task, in all parts; shots and queries are of each.
         flat_batch: images per mini-batch of the streams `flat` and `episodes_and_flat`.
         pair_batch: pairs per mini-batch of the stream `pairs`, even.
         channels: 1 (grey) or 3 (RGB).
@@ -167,6 +172,7 @@ class ImageTasks(TaskSet):
         channels: int,
         device: torch.device | str,
         pair_batch: int = 64,
+        merged: int = 1,
         train_shots: int | Sequence[int] | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
@@ -177,12 +183,13 @@ class ImageTasks(TaskSet):
         for name, value in numbers.items():
             check_whole(name, value, 2 if name.endswith("ways") else 1)
         check_even("pair_batch", pair_batch)
+        check_whole("merged", merged, 1)
         if split not in self.splits:
             raise ValueError(f"data.split: wanted one of {', '.join(self.splits)}, got {split!r}")
         _check_normalisation(channels, mean, std)
         self.split, self.ways, self.shots, self.queries = split, ways, shots, queries
         self.train_ways, self.train_queries, self.flat_batch = train_ways, train_queries, flat_batch
-        self.pair_batch = pair_batch
+        self.pair_batch, self.merged = pair_batch, merged
         self.train_shots = shots_range(shots if train_shots is None else train_shots)
         self.mean, self.std = mean, std
         self.change: Change | None = None
@@ -234,7 +241,7 @@ class ImageTasks(TaskSet):
         shots = low
         if high > low:
             shots += int(torch.randint(high - low + 1, (), generator=generator, device=self.device))
-        episodes = sampler.episodes(tasks, ways, shots, queries, generator)
+        episodes = sampler.episodes(tasks, ways, shots, queries, generator, self.merged)
         if stream == "episodes":
             return episodes
         return TaskAndFlat(*episodes, sampler.flat(tasks, self.flat_batch, generator))
@@ -248,6 +255,7 @@ class ImageTasks(TaskSet):
             "train_shots": self.train_shots[0] if len(set(self.train_shots)) == 1 else list(self.train_shots),
             "train_queries": self.train_queries,
             "split": self.split,
+            **({"merged": self.merged} if self.merged > 1 else {}),
         }
 
     def _sizes(self, part: Part) -> tuple[int, tuple[int, int], int]:
@@ -276,10 +284,11 @@ class ImageTasks(TaskSet):
     def _check(self, part: Part, images: Images) -> None:
         ways, (_, shots), queries = self._sizes(part)
         prefix = "train_" if part == "train" else ""
-        if ways > len(images.names):
+        if ways * self.merged > len(images.names):
+            of_each = f" of {self.merged} merged classes" if self.merged > 1 else ""
             raise DataError(
                 f"data.{prefix}ways: wanted at most the {len(images.names)} classes of part {part!r} "
-                f"(split {self.split!r}), got {ways}"
+                f"(split {self.split!r}), got {ways}{of_each}"
             )
         wanted = shots + queries
         counts = dict(zip(images.names, images.counts.tolist(), strict=True))

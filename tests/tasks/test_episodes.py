@@ -268,3 +268,18 @@ def test_training_images_are_changed_at_random_and_no_others(sizes):
             assert torch.equal(x[0].sort(-1).values, x[1].sort(-1).values)  # mirrored, whichever
     with pytest.raises(ValueError, match=r"data\.augment"):
         Toy([20] * 30, **sizes, augment=["turn"])
+
+
+def test_classes_can_be_put_together(sizes):
+    """A way is then several classes, each with its shots and queries; which go together is drawn anew for each task."""
+    toy = Toy([20] * 30, **sizes | {"ways": 3, "shots": 2, "queries": 4}, merged=2)
+    task = toy.draw("test", "episodes", 50, generator())
+    for part, n in ((task.support, 2), (task.query, 4)):
+        assert torch.equal(part.y[0], torch.arange(3).repeat_interleave(2 * n))
+        of = class_of(numbers(part.x), [20] * 30).view(50, 3, 2, n)
+        assert (of == of[..., :1]).all() and all(len(row.unique()) == 6 for row in of)
+    assert toy.describe()["merged"] == 2 and toy.outputs("test") == 3
+    with pytest.raises(DataError, match="wanted at most the 4 classes .* got 3 of 2 merged classes"):
+        Toy([20] * 4, **sizes | {"ways": 3}, merged=2).draw("test", "episodes", 1, generator())
+    with pytest.raises(ValueError, match=r"data\.merged"):
+        Toy([20] * 30, **sizes, merged=0)
