@@ -37,7 +37,8 @@ SMALL += ["run.validate_every=500", "run.val_tasks=60", "device.threads=1"]
 def small(algo: str, ways: int, shots: int, iterations: int, *more: str) -> Cell:
     """A row of table Z.1, three seeds; training tasks as the test's unless `more` says otherwise."""
     sizes = [f"data.ways={ways}", f"data.shots={shots}", f"run.iterations={iterations}", "optimizer.lr=0.001"]
-    name = " ".join([algo, f"{ways}-way {shots}-shot", *(word for word in more if word.startswith("algo."))])
+    own = [word.removeprefix("algo.").replace("=", " ") for word in more if word.startswith("algo.")]
+    name = " ".join([algo, f"{ways}-way {shots}-shot", *own])
     return Cell(name, [*SMALL, f"algo={algo}", *sizes, *SCHEDULE, *more], [0, 1, 2])
 
 
@@ -69,6 +70,11 @@ TARGETS: dict[str, list[Cell]] = {
     "sinusoid": [
         Cell(algo, [*SINUSOID, f"algo={algo}"], [0, 1, 2]) for algo in ("maml", "fomaml", "joint", "scratch", "oracle")
     ],
+    # classes of three characters each, two examples of every character (Allen et al. 2019: super-classes)
+    "superclasses": [
+        small(algo, 5, 2, 1000, "data.merged=3", "data.train_queries=5", "data.queries=5")
+        for algo in ("protonet", "imp")
+    ],
     # about 40 minutes each on two cores
     "omniglot": [
         Cell("maml 5-way 1-shot", OMNIGLOT, [0]),
@@ -84,20 +90,22 @@ TARGETS: dict[str, list[Cell]] = {
 
 
 def run(cell: Cell, seed: int, folder: Path) -> dict[str, Any]:
-    """The result of one run, which is started, resumed or read as need be."""
+    """The result of one run, which is started, resumed or read as need be; one that fails leaves the others to run."""
     result = folder / "result.json"
     if not result.is_file() or json.loads(result.read_text())["status"] != "completed":
         if (folder / "checkpoint" / "last.json").is_file():
             arguments = [f"run.resume={folder}"]
         else:
             arguments = [*cell.overrides, f"seed={seed}", f"hydra.run.dir={folder}"]
-        subprocess.run([sys.executable, "-m", "metarun", *arguments], check=True, cwd=ROOT)
-    return json.loads(result.read_text())
+        subprocess.run([sys.executable, "-m", "metarun", *arguments], check=False, cwd=ROOT)
+    return json.loads(result.read_text()) if result.is_file() else {"status": "refused"}
 
 
 def row(cell: Cell, results: list[dict[str, Any]]) -> str:
     """One line of the table: mean over seeds, and each seed with its interval over tasks."""
     columns = [cell.name]
+    if any(r["status"] != "completed" for r in results):
+        return f"| {cell.name} | {', '.join(r['status'] for r in results)} | | | | |"
     steps = sorted({r["step"] for r in results} | {s["step"] for s in results[0]["steps"] if s["step"] in (0, 1, 10)})
     for step in steps:
         rows = [next(s for s in r["steps"] if s["step"] == step) for r in results]
