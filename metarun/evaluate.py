@@ -15,7 +15,7 @@ from torch import Tensor
 
 from metarun.algos.learner import Gaussian, Learner, Prediction, Predictor, Samples, count_tasks, slice_tasks
 from metarun.backbones.norm import batch_norms, inductive
-from metarun.results import Estimate
+from metarun.results import Z95, Estimate
 from metarun.tasks.task import BLOCK, Batch, Kind, Pairs, Part, Task, TaskSet, stream_generator
 
 PAIRS = ("scores", "same")  # values of each pair `[tasks, pairs]`, no metric of a task: what pooled figures are made of
@@ -188,7 +188,7 @@ def _regression(prediction: Prediction, y: Tensor) -> dict[str, Tensor]:
     if isinstance(prediction, Gaussian):
         square = (y - prediction.mean).square() / prediction.variance
         nll = 0.5 * (square + (2 * np.pi * prediction.variance).log()).mean()  # torch's own fails under vmap
-        inside = (square <= 1.959963984540054**2).to(square.dtype).mean()
+        inside = (square <= Z95**2).to(square.dtype).mean()
         return {"mse": F.mse_loss(prediction.mean, y), "nll": nll, "coverage": inside}
     if isinstance(prediction, Samples):
         prediction = prediction.values.mean(0)

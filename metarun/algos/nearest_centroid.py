@@ -22,9 +22,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
+from metarun.algos.embedding import class_means, squared_distances
 from metarun.algos.learner import Backbone, Learner, Predictor, Stage
 from metarun.tasks.task import Examples, Kind, TaskLoss
 
@@ -50,18 +50,8 @@ class NearestCentroid(Learner):
 
     def adapt(self, support: Examples, noise: Any = ()) -> Predictor:
         del noise  # draws nothing
-        x = support.x.flatten(1)
-        # One-hot means, for under vmap no class can be picked out by an index that depends on the data.
-        member = (support.y[:, None] == torch.arange(self.ways, device=x.device)).to(x.dtype)
-        centroids = (member / member.sum(0)).T @ x
-
-        def predict(query: Tensor) -> Tensor:
-            # || q - c ||^2 multiplied out, about the mean centroid, where rounding costs least.
-            origin = centroids.mean(0)
-            q, c = query.flatten(1) - origin, centroids - origin
-            return 2 * q @ c.T - q.square().sum(1, keepdim=True) - c.square().sum(1)
-
-        return predict
+        centroids = class_means(support.x.flatten(1), support.y, self.ways)
+        return lambda query: -squared_distances(query.flatten(1), centroids)
 
     def verify(self, x: Tensor, noise: Any = ()) -> Tensor:
         del noise  # draws nothing
