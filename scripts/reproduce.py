@@ -43,6 +43,17 @@ def small(algo: str, ways: int, shots: int, iterations: int, *more: str) -> Cell
 
 
 SCHEDULE = ["optimizer.schedule=cosine", "optimizer.halve_every=null", "run.meta_batch=1", "data.train_queries=15"]
+# The whole of Omniglot, Vinyals' split, 5-way 1-shot: about 15 minutes each on one thread beside another run.
+FULL = ["data=omniglot", "data.split=vinyals", "optimizer.schedule=cosine", "optimizer.halve_every=null"]
+FULL += ["optimizer.lr=0.001", "run.val_tasks=200", "run.validate_every=500", "device.threads=1"]
+
+
+def full(algo: str, iterations: int, *more: str) -> Cell:
+    """One learner on the whole of Omniglot, its setting's training tasks, one seed."""
+    own = [word.removeprefix("algo.").replace("=", " ") for word in more if word.startswith("algo.")]
+    return Cell(" ".join([algo, *own]), [*FULL, f"algo={algo}", f"run.iterations={iterations}", *more], [0])
+
+
 ANY = ["data.train_ways=20", "data.train_queries=5"]  # for learners whose weights do not depend on the ways
 TARGETS: dict[str, list[Cell]] = {
     "small": [
@@ -69,6 +80,20 @@ TARGETS: dict[str, list[Cell]] = {
     # MAML's sinusoid, K = 10, alpha 0.01: what meta-learning adds to each thing one could do without it
     "sinusoid": [
         Cell(algo, [*SINUSOID, f"algo={algo}"], [0, 1, 2]) for algo in ("maml", "fomaml", "joint", "scratch", "oracle")
+    ],
+    "omniglot15": [
+        full("protonet", 3000),
+        full("matching", 2000),
+        full("matching", 2000, "algo.fce=true"),
+        full("relation", 1600),
+        full("imp", 3000),
+        full("gnn", 3400),
+        full("siamese", 4000),
+        full("r2d2", 3000, "data.train_shots=1"),
+        full("lr_d2", 8000, "data.train_shots=1"),
+        full("metaoptnet", 1500, "data.train_shots=5"),
+        full("metaoptnet", 1500, "data.train_shots=5", "algo.variant=ridge"),
+        full("versa", 2800, "run.meta_batch=4"),
     ],
     # classes of three characters each, two examples of every character (Allen et al. 2019: super-classes)
     "superclasses": [
