@@ -63,7 +63,17 @@ def fits(algo: str, data: str) -> bool:
     return tasks.kind in learner.takes and streams <= set(tasks.offers)
 
 
+# One for all that offer the same kind of task and streams, and another image size: all pairs would take a minute more.
+PAIRED = ("sinusoid", "omniglot", "miniimagenet", "omniglot_pairs")
+
+
 @pytest.mark.parametrize("data", DATA)
+def test_every_data_set_is_like_one_that_is_paired(data):
+    tasks = class_of("data", data)
+    assert (tasks.kind, tasks.offers) in [(t.kind, t.offers) for t in (class_of("data", name) for name in PAIRED)]
+
+
+@pytest.mark.parametrize("data", PAIRED)
 @pytest.mark.parametrize("algo", ALGOS)
 def test_every_pair_is_built_or_refused_with_data_that_fit(algo, data):
     cfg, choices = composed(f"algo={algo}", f"data={data}", "tracker=none")

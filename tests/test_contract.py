@@ -10,6 +10,7 @@ from functools import cache
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
 from torch.utils import _pytree as pytree
 
 from metarun.algos.learner import Learner, slice_tasks
@@ -26,17 +27,25 @@ TASKS = 3
 
 
 @cache
-def parts_of(algo: str, seed: int = 0) -> Parts:
+def configured(algo: str) -> tuple[DictConfig, dict[str, str]]:
+    """The configuration of an algorithm on the first small data set that it takes; composing takes most time."""
     for data, overrides in SMALL.items():
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            common = ["device=cpu", "device.precision=float64", "tracker=none", f"seed={seed}"]
+            common = ["device=cpu", "device.precision=float64", "tracker=none"]
             cfg = compose("config", [f"algo={algo}", f"data={data}", *overrides, *common], return_hydra_config=False)
+        choices = {"algo": algo, "data": data, "backbone": "mlp"}
         try:
-            parts = build(cfg, {"algo": algo, "data": data, "backbone": "mlp"})
+            build(cfg, choices)
         except Refused:
             continue
-        return parts
+        return cfg, choices
     raise AssertionError(f"algo={algo} runs on none of {', '.join(SMALL)}: add a small data set that it takes")
+
+
+@cache
+def parts_of(algo: str, seed: int = 0) -> Parts:
+    cfg, choices = configured(algo)
+    return build(OmegaConf.merge(cfg, {"seed": seed}), choices)  # type: ignore[arg-type]
 
 
 def make(algo: str, seed: int = 0) -> tuple[Learner, Batch, object, int]:
