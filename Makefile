@@ -17,7 +17,7 @@ demo: setup ## train MAML on the sinusoid (under a minute), show its result and 
 	echo "A held-out sinusoid before and after adaptation: $$folder/adapted_curves.png"
 
 test: setup ## all tests but the long learning runs
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not reproduce" -n auto --maxprocesses 4 --dist loadscope
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not reproduce" -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
 check: lint types test ## lint, types and tests
 

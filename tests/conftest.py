@@ -11,8 +11,16 @@ import torch
 ROOT = Path(__file__).parents[1]
 
 
+LONGEST = ("test_launch.py", "test_run.py", "test_fused.py")  # minutes each
+
+
 def pytest_configure() -> None:
     torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest modules come first: one that began last would be waited for with all other processes idle."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(scope="session")
