@@ -34,11 +34,16 @@ SMALL = ["data=omniglot", "data.split=small", "backbone.filters=32", "run.eval_t
 SMALL += ["run.validate_every=500", "run.val_tasks=60", "device.threads=1"]
 
 
+def named(what: str, overrides: tuple[str, ...]) -> str:
+    """A cell's name, which is its folder's too: what it is and the learner's own arguments that are overridden."""
+    own = [word.removeprefix("algo.").replace("=", " ") for word in overrides if word.startswith("algo.")]
+    return " ".join([what, *own])
+
+
 def small(algo: str, ways: int, shots: int, iterations: int, *more: str) -> Cell:
     """A row of table Z.1, three seeds; training tasks as the test's unless `more` says otherwise."""
     sizes = [f"data.ways={ways}", f"data.shots={shots}", f"run.iterations={iterations}", "optimizer.lr=0.001"]
-    own = [word.removeprefix("algo.").replace("=", " ") for word in more if word.startswith("algo.")]
-    name = " ".join([algo, f"{ways}-way {shots}-shot", *own])
+    name = named(f"{algo} {ways}-way {shots}-shot", more)
     return Cell(name, [*SMALL, f"algo={algo}", *sizes, *SCHEDULE, *more], [0, 1, 2])
 
 
@@ -50,8 +55,7 @@ FULL += ["optimizer.lr=0.001", "run.val_tasks=200", "run.validate_every=500", "d
 
 def full(algo: str, iterations: int, *more: str) -> Cell:
     """One learner on the whole of Omniglot, its setting's training tasks, one seed."""
-    own = [word.removeprefix("algo.").replace("=", " ") for word in more if word.startswith("algo.")]
-    return Cell(" ".join([algo, *own]), [*FULL, f"algo={algo}", f"run.iterations={iterations}", *more], [0])
+    return Cell(named(algo, more), [*FULL, f"algo={algo}", f"run.iterations={iterations}", *more], [0])
 
 
 ANY = ["data.train_ways=20", "data.train_queries=5"]  # for learners whose weights do not depend on the ways

@@ -13,7 +13,8 @@ from metarun.algos.learner import Learner, Predictor, Stage
 from metarun.algos.maml import MAML
 from metarun.backbones.conv4 import Conv4
 from metarun.backbones.mlp import MLP
-from metarun.loop import OuterOptimizer
+from metarun.evaluate import evaluate
+from metarun.loop import OuterOptimizer, Training, fit
 from metarun.tasks.sinusoid import Sinusoid
 from metarun.tasks.task import Batch, Examples, Part, Task, TaskSet
 
@@ -98,6 +99,16 @@ def sgd(lr: float = 0.1, **changes: Any) -> OuterOptimizer:
     """Plain SGD, whose step is the gradient: what Adam's scaling would hide shows."""
     numbers: dict[str, Any] = {"schedule": "constant", "halve_every": None, "clip": None, "clip_value": None}
     return OuterOptimizer(torch.optim.SGD, lr, **(numbers | changes))
+
+
+def score(
+    learner: Learner, data: TaskSet, iterations: int, outer: OuterOptimizer, meta_batch: int = 25, tasks: int = 100
+) -> tuple[float, float]:
+    """The headline before and after training, on the same held-out tasks."""
+    before = evaluate(learner, data, "test", tasks, 0).estimate().mean
+    for _ in fit(Training.begin(learner, outer, CPU, 0), data, outer, iterations, meta_batch):
+        pass
+    return before, evaluate(learner, data, "test", tasks, 0).estimate().mean
 
 
 # ------------------------------------------------- one learner for each thing a paper may need beyond adapt and loss

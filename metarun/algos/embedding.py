@@ -18,7 +18,7 @@ from contextlib import nullcontext
 from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from metarun.algos.learner import Backbone, Learner, Prediction, Predictor
@@ -46,18 +46,19 @@ class Embedding(Learner):
     The weights know nothing of the number of classes: `ways` is that of the tasks at hand (see `Learner`).
 
     Args:
-        backbone: makes f, `backbone(outputs=None)`, from inputs `[n, ...]` to embeddings `[n, d]`.
+        backbone: makes f, `backbone(outputs=...)`, from inputs `[n, ...]` to embeddings `[n, d]`.
         ways: classes of a task, until loop or evaluation say otherwise.
         loss: the task loss.
+        outputs: width of a last layer that f ends in; None: it has none.
     """
 
     takes: ClassVar[tuple[Kind, ...]] = ("classification",)
     draws_masks: ClassVar[bool] = True
 
-    def __init__(self, backbone: Backbone, ways: int, loss: TaskLoss) -> None:
+    def __init__(self, backbone: Backbone, ways: int, loss: TaskLoss, outputs: int | None = None) -> None:
         super().__init__(loss)
         # Channels last: a step of conv4 took .35 s in place of .24 without it (compiled, two threads, 360 images).
-        self.net = backbone(outputs=None).to(memory_format=torch.channels_last)
+        self.net = backbone(outputs=outputs).to(memory_format=torch.channels_last)
         self.ways = ways
 
     @abstractmethod
@@ -119,6 +120,11 @@ class Embedding(Learner):
         """What the head of each task draws at random, every leaf `[T, ...]`; see `Learner.noise`."""
         del batch, generator
         return ()
+
+
+def width_of_features(backbone: Backbone) -> int:
+    """Of what a network's last layer is given; one with such a layer tells, and is thrown away."""
+    return cast(nn.Linear, backbone(outputs=1).head).in_features
 
 
 def membership(y: Tensor, ways: int, dtype: torch.dtype) -> Tensor:

@@ -106,11 +106,8 @@ class GNN(Embedding):
         if norm not in NORMS:
             raise ValueError(f"norm of the graph network must be one of {', '.join(NORMS)}; got {norm!r}")
 
-        def network(outputs: None) -> nn.Module:
-            del outputs  # it ends in an embedding of a width of its own
-            return nn.Sequential(backbone(outputs=embedding), make_norm(norm, embedding))
-
-        super().__init__(network, outputs, loss)
+        super().__init__(backbone, outputs, loss, outputs=embedding)
+        self.net = nn.Sequential(self.net, make_norm(norm, embedding))
         self.edges, self.layers = nn.ModuleList(), nn.ModuleList()
         for number in range(layers + 1):
             width = embedding + outputs + number * (features // 2)

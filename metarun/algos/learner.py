@@ -230,8 +230,8 @@ def require_positive(**values: float) -> None:
             raise ValueError(f"{name} must be above 0, got {value}")
 
 
-def require_counts(**values: int) -> None:
-    """Refuse values that are not whole numbers of at least zero."""
+def require_counts(least: int = 0, **values: int) -> None:
+    """Refuse values that are not whole numbers of at least zero (or `least`)."""
     for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise ValueError(f"{name} must be a whole number of at least 0, got {value!r}")
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")

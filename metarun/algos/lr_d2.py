@@ -35,7 +35,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from metarun.algos.learner import Backbone
+from metarun.algos.learner import Backbone, require_counts
 from metarun.algos.r2d2 import R2D2, solve
 from metarun.tasks.task import TaskLoss
 
@@ -65,8 +65,7 @@ class LRD2(R2D2):
         newton_steps: int,
     ) -> None:
         super().__init__(backbone, ways, loss, regularization, learn_lambda, scale)
-        if isinstance(newton_steps, bool) or not isinstance(newton_steps, int) or newton_steps < 1:
-            raise ValueError(f"newton_steps must be a whole number of at least 1, got {newton_steps!r}")
+        require_counts(least=1, newton_steps=newton_steps)
         self.newton_steps = newton_steps
 
     def solve(self, X: Tensor, Y: Tensor) -> Tensor:

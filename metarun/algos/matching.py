@@ -34,13 +34,13 @@ Differences from the paper
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metarun.algos.embedding import Embedding, membership
+from metarun.algos.embedding import Embedding, membership, width_of_features
 from metarun.algos.learner import Backbone, Predictor, require_counts, require_positive
 from metarun.tasks.task import Examples, TaskLoss
 
@@ -95,7 +95,7 @@ class MatchingNet(Embedding):
         self.number("temperature", temperature)
         self.fce, self.read_steps = fce, read_steps
         if fce:
-            d = cast(nn.Linear, backbone(outputs=1).head).in_features  # a network that is thrown away tells
+            d = width_of_features(backbone)
             self.forward_lstm, self.backward_lstm = LSTMCell(d, d), LSTMCell(d, d)
             self.attention_lstm = LSTMCell(d, 2 * d)
 

@@ -36,7 +36,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metarun.algos.embedding import Embedding, membership
+from metarun.algos.embedding import Embedding, membership, width_of_features
 from metarun.algos.learner import Backbone, Prediction, Predictor, require_counts, require_positive
 from metarun.backbones.norm import make_norm
 from metarun.tasks.task import Examples, TaskLoss
@@ -93,8 +93,8 @@ class RelationNet(Embedding):
 
     def _map_shape(self, backbone: Backbone) -> tuple[int, int, int]:
         shape = getattr(self.net, "out_shape", None)
-        if shape is None:  # of a network that ends in vectors; one that is thrown away tells
-            shape = (cast(nn.Linear, backbone(outputs=1).head).in_features,)
+        if shape is None:  # of a network that ends in vectors
+            shape = (width_of_features(backbone),)
         return (*shape, 1, 1)[:3]
 
     def head(self, known: Examples, noise: Any = ()) -> Predictor:

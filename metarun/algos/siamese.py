@@ -50,11 +50,7 @@ class Siamese(Embedding):
     draws_masks: ClassVar[bool] = False
 
     def __init__(self, backbone: Backbone, ways: int, loss: TaskLoss) -> None:
-        def with_head(outputs: int | None) -> nn.Module:
-            del outputs  # an embedding is asked for; the layer that comes with it is taken off below
-            return backbone(outputs=1)
-
-        super().__init__(with_head, ways, loss)
+        super().__init__(backbone, ways, loss, outputs=1)
         self.match = cast(nn.Linear, self.net.head)
         self.net.head = nn.Identity()
 

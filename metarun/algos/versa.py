@@ -39,7 +39,7 @@ import torch
 from torch import Tensor, nn
 
 from metarun.algos.embedding import Embedding, class_means
-from metarun.algos.learner import Backbone, Prediction, Predictor, Samples, count_tasks
+from metarun.algos.learner import Backbone, Prediction, Predictor, Samples, count_tasks, require_counts
 from metarun.tasks.task import Batch, Examples, Task, TaskLoss
 
 
@@ -65,17 +65,11 @@ class VERSA(Embedding):
         samples: int,
         log_variance: Sequence[float],
     ) -> None:
-        for name, value in (("dimension", dimension), ("samples", samples)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+        require_counts(least=1, dimension=dimension, samples=samples)
         if len(log_variance) != 2 or not log_variance[0] < log_variance[1]:
             raise ValueError(f"log_variance must be two numbers, the lower first; got {list(log_variance)}")
 
-        def features(outputs: None) -> nn.Module:
-            del outputs  # a last layer that gives d features
-            return backbone(outputs=dimension)
-
-        super().__init__(features, ways, loss)
+        super().__init__(backbone, ways, loss, outputs=dimension)
         self.mean_w, self.log_variance_w = _inference(dimension, dimension), _inference(dimension, dimension)
         self.mean_b, self.log_variance_b = _inference(dimension, 1), _inference(dimension, 1)
         self.samples = samples

@@ -85,7 +85,7 @@ def loss_and_gradient():
 def slopes_agree(loss_and_gradient):
     """slopes_agree(learner, batch): the meta-gradient is what four finite differences of the loss say it is."""
 
-    def check(learner, batch):
+    def check(learner, batch, size=1e-6, rtol=1e-5):
         _, gradient = loss_and_gradient(learner, batch)
         weights = torch.cat([p.detach().flatten() for p in learner.parameters()])  # in any memory format
         generator = torch.Generator().manual_seed(3)
@@ -93,11 +93,11 @@ def slopes_agree(loss_and_gradient):
             direction = torch.randn(weights.shape, generator=generator, dtype=weights.dtype)
             direction /= direction.norm()
             losses = []
-            for step in (1e-6, -1e-6):
+            for step in (size, -size):
                 nn.utils.vector_to_parameters(weights + step * direction, learner.parameters())
                 losses.append(learner(batch).mean().detach())
-            slope = (losses[0] - losses[1]) / 2e-6
-            torch.testing.assert_close(gradient @ direction, slope, rtol=1e-5, atol=1e-7 * float(gradient.norm()))
+            slope = (losses[0] - losses[1]) / (2 * size)
+            torch.testing.assert_close(gradient @ direction, slope, rtol=rtol, atol=1e-7 * float(gradient.norm()))
 
     return check
 

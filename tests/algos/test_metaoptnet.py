@@ -10,8 +10,6 @@ from sklearn.svm import LinearSVC
 from torch import nn
 
 from metarun.algos.metaoptnet import MetaOptNet
-from metarun.evaluate import evaluate
-from metarun.loop import Training, fit
 from metarun.tasks.task import Examples
 
 NUMBERS = {
@@ -75,20 +73,9 @@ def test_the_identity_that_the_code_adds_changes_the_solution():
 
 
 @pytest.mark.parametrize("variant", ["svm", "ridge"])
-def test_meta_gradient_agrees_with_finite_differences(variant, loss_and_gradient):
+def test_meta_gradient_agrees_with_finite_differences(variant, slopes_agree):
     """Steps are larger and tolerance wider than elsewhere: the optimum has corners, where a bound begins to bind."""
-    ours, batch = learner(variant=variant), tasks()
-    _, gradient = loss_and_gradient(ours, batch)
-    weights = nn.utils.parameters_to_vector(ours.parameters()).detach()
-    generator = torch.Generator().manual_seed(3)
-    for _ in range(4):
-        direction = torch.randn(weights.shape, generator=generator, dtype=weights.dtype)
-        losses = []
-        for step in (1e-5, -1e-5):
-            nn.utils.vector_to_parameters(weights + step * direction, ours.parameters())
-            losses.append(ours(batch).mean().detach())
-        slope = (losses[0] - losses[1]) / 2e-5
-        torch.testing.assert_close(gradient @ direction, slope, rtol=1e-3, atol=1e-5 * float(gradient.norm()))
+    slopes_agree(learner(variant=variant), tasks(), size=1e-5, rtol=1e-3)
 
 
 @pytest.mark.parametrize("variant", ["svm", "ridge"])
@@ -154,9 +141,5 @@ def test_refuses_what_makes_no_sense(bad, says):
 def test_it_learns_in_float32():
     torch.manual_seed(0)
     ours = MetaOptNet(toy.mlp((2,)), 3, F.cross_entropy, **NUMBERS)
-    before = evaluate(ours, toy.Blobs(), "test", 60, 0).estimate().mean
-    outer = toy.adam(lr=1e-2)
-    for _ in fit(Training.begin(ours, outer, torch.device("cpu"), 0), toy.Blobs(), outer, 100, 4):
-        pass
-    after = evaluate(ours, toy.Blobs(), "test", 60, 0).estimate().mean
+    before, after = toy.score(ours, toy.Blobs(), 100, toy.adam(lr=1e-2), meta_batch=4, tasks=60)
     assert after > max(0.85, before + 0.1)
