@@ -49,16 +49,16 @@ class Embedding(Learner):
         backbone: makes f, `backbone(outputs=...)`, from inputs `[n, ...]` to embeddings `[n, d]`.
         ways: classes of a task, until loop or evaluation say otherwise.
         loss: the task loss.
-        outputs: width of a last layer that f ends in; None: it has none.
+        width: of a last layer that f ends in; None: it has none (not `outputs`: those are the data's to say).
     """
 
     takes: ClassVar[tuple[Kind, ...]] = ("classification",)
     draws_masks: ClassVar[bool] = True
 
-    def __init__(self, backbone: Backbone, ways: int, loss: TaskLoss, outputs: int | None = None) -> None:
+    def __init__(self, backbone: Backbone, ways: int, loss: TaskLoss, width: int | None = None) -> None:
         super().__init__(loss)
         # Channels last: a step of conv4 took .35 s in place of .24 without it (compiled, two threads, 360 images).
-        self.net = backbone(outputs=outputs).to(memory_format=torch.channels_last)
+        self.net = backbone(outputs=width).to(memory_format=torch.channels_last)
         self.ways = ways
 
     @abstractmethod

@@ -106,7 +106,7 @@ class GNN(Embedding):
         if norm not in NORMS:
             raise ValueError(f"norm of the graph network must be one of {', '.join(NORMS)}; got {norm!r}")
 
-        super().__init__(backbone, outputs, loss, outputs=embedding)
+        super().__init__(backbone, outputs, loss, width=embedding)
         self.net = nn.Sequential(self.net, make_norm(norm, embedding))
         self.edges, self.layers = nn.ModuleList(), nn.ModuleList()
         for number in range(layers + 1):

@@ -50,7 +50,7 @@ class Siamese(Embedding):
     draws_masks: ClassVar[bool] = False
 
     def __init__(self, backbone: Backbone, ways: int, loss: TaskLoss) -> None:
-        super().__init__(backbone, ways, loss, outputs=1)
+        super().__init__(backbone, ways, loss, width=1)
         self.match = cast(nn.Linear, self.net.head)
         self.net.head = nn.Identity()
 
