@@ -4,10 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 import toy
+from hydra import compose, initialize_config_dir
 
 from metarun.algos.protonet import ProtoNet
+from metarun.conf_files import CONF
 from metarun.evaluate import evaluate
 from metarun.loop import Training, fit
+from metarun.run import build
 from metarun.tasks.task import Examples, Task
 
 
@@ -78,6 +81,14 @@ def test_loop_and_evaluation_say_how_many_ways(glyphs):
         assert step.batch.query.y.max() == 6
         seen += [ours.ways, evaluate(ours, data, "val", 2, 0).values["accuracy"].shape, ours.ways]
     assert seen == [7, (2, 1), 7] * 2
+
+
+@pytest.mark.parametrize("algo", ["protonet", "siamese", "r2d2", "versa"])
+def test_no_layer_holds_it_to_the_tests_ways(algo):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", [f"algo={algo}", "data=synthetic", "data.train_ways=6", "tracker=none"])
+    parts = build(cfg, {"algo": algo, "data": "synthetic"})
+    assert parts.learner.ways == 5 and parts.data.outputs("train") == 6
 
 
 def test_it_learns_glyphs(glyphs):
