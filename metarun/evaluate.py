@@ -5,20 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from metarun.algos.learner import Gaussian, Learner, Prediction, Predictor, Samples, count_tasks, slice_tasks
+from metarun.algos.learner import Learner, Predictor, count_tasks, slice_tasks
 from metarun.backbones.norm import batch_norms, inductive
-from metarun.results import Z95, Estimate
-from metarun.tasks.task import BLOCK, Batch, Kind, Pairs, Part, Task, TaskSet, stream_generator
+from metarun.metrics import CALIBRATION, INSIDE, METRICS, POOLED, presented, verification
+from metarun.results import Estimate
+from metarun.tasks.task import BLOCK, Batch, Kind, Pairs, Part, Presentations, Task, TaskSet, stream_generator
 
-PAIRS = ("scores", "same")  # values of each pair `[tasks, pairs]`, no metric of a task: what pooled figures are made of
+OF_A_DISTRIBUTION = ("nll", "coverage", INSIDE)  # NaN for a point prediction of which no variance is known
 
 
 @dataclass
@@ -26,7 +25,7 @@ class Evaluation:
     """Metrics of held-out tasks: `values[name]` is `[tasks, steps + 1]`, column k after k adaptation steps.
 
     A learner that adapts at once has a single column; so have metrics taken at the headline's step only. Verification
-    adds each pair's score and whether it is of one class (`PAIRS`).
+    adds each pair's score and whether it is of one class, all others what calibration is made of (`POOLED`).
     """
 
     headline: str
@@ -34,10 +33,17 @@ class Evaluation:
     values: dict[str, np.ndarray]
     episodes: str = ""  # hash of the tasks
 
+    def __post_init__(self) -> None:
+        self.values = {
+            name: values
+            for name, values in self.values.items()
+            if name not in OF_A_DISTRIBUTION or not np.isnan(values).all()
+        }
+
     @property
     def metrics(self) -> list[str]:
         """Names of the metrics."""
-        return [name for name in self.values if name not in PAIRS]
+        return [name for name in self.values if name not in POOLED]
 
     def estimate(self, metric: str | None = None, step: int | None = None) -> Estimate:
         """Mean and interval of a metric (the headline) after a number of steps (where the headline is taken)."""
@@ -108,7 +114,7 @@ def evaluate_by(
         for block, batch in _blocks(data, part, stream, tasks):
             noise = learner.noise(batch, steps, stream_generator(data.device, "evaluation", part, block))
             batch, noise = learner.cast((batch, noise))
-            x, y = batch if isinstance(batch, Pairs) else batch.query
+            x, y = batch.query if isinstance(batch, Task) else (batch.x, batch.y)
             digest.update(y.cpu().numpy().tobytes())
             digest.update(x.double().sum(tuple(range(2, x.dim()))).cpu().numpy().tobytes())
             collected.append(score(batch, noise))
@@ -120,7 +126,7 @@ def evaluate_by(
     return Evaluation(data.metric, learner.eval_steps, values, digest.hexdigest()[:16])
 
 
-def _blocks(data: TaskSet, part: Part, stream: str, tasks: int) -> Iterator[tuple[int, Task | Pairs]]:
+def _blocks(data: TaskSet, part: Part, stream: str, tasks: int) -> Iterator[tuple[int, Task | Pairs | Presentations]]:
     for block in range(-(-tasks // BLOCK)):
         batch = data.held_out(part, stream, block)
         yield block, slice_tasks(batch, 0, min(BLOCK, tasks - block * BLOCK))
@@ -146,16 +152,25 @@ def evaluate_batch(
 
 def batch_metrics(learner: Learner, kind: Kind, batch: Batch, noise: Any, steps: int, curve: bool) -> dict[str, Tensor]:
     """As `evaluate_batch`, in one piece and as tensors."""
+    if isinstance(batch, Presentations):
+        return presented(learner.follow(batch, noise), batch, learner.ways)
     if kind == "verification":
-        return learner.over_tasks(partial(_verification, learner), batch, noise)
+        return learner.over_tasks(
+            lambda pairs, noise: verification(learner.verify(pairs.x, noise), pairs), batch, noise
+        )
+    judge, variance = METRICS[kind], learner.residual_variance
 
     def task_metrics(task: Task, noise: Any) -> dict[str, Tensor]:
         predictors = list(learner.trajectory(task.support, steps, noise))[0 if curve else -1 :]
-        rows = [METRICS[kind](predictor(task.query.x), task.query.y) for predictor in predictors]
+        predicted = [predictor(task.query.x) for predictor in predictors]
+        rows = [judge(prediction, task.query.y, variance) for prediction in predicted]
         columns = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-        if curve and kind == "classification":
+        if curve:
             at = min(learner.eval_steps, len(predictors) - 1)
-            columns["accuracy_inductive"] = _inductive_accuracy(learner, predictors[at], task, columns["accuracy"][at])
+            columns |= CALIBRATION[kind](predicted[at], task.query.y, variance)
+            if kind == "classification":
+                alone = _inductive_accuracy(learner, predictors[at], task, columns["accuracy"][at])
+                columns["accuracy_inductive"] = alone
         return columns
 
     return learner.over_tasks(task_metrics, batch, noise)
@@ -166,60 +181,10 @@ def _inductive_accuracy(learner: Learner, predictor: Predictor, task: Task, tran
     if not any(norm.mode == "batch" for norm in batch_norms(learner)):
         return transductive.unsqueeze(0)
     with inductive(learner):
-        return METRICS["classification"](predictor(task.query.x), task.query.y)["accuracy"].unsqueeze(0)
-
-
-def _classification(prediction: Prediction, y: Tensor) -> dict[str, Tensor]:
-    """Accuracy and negative log-likelihood (nats) of class scores `[n, ways]`; samples average as probabilities."""
-    if isinstance(prediction, Samples):
-        log_p = prediction.values.log_softmax(-1).logsumexp(0) - np.log(len(prediction.values))
-    else:
-        assert isinstance(prediction, Tensor)  # a Gaussian is for regression
-        log_p = prediction.log_softmax(-1)
-    accuracy = (log_p.argmax(-1) == y).to(log_p.dtype).mean()
-    return {"accuracy": accuracy, "nll": -log_p.gather(-1, y.unsqueeze(-1)).mean()}
-
-
-def _regression(prediction: Prediction, y: Tensor) -> dict[str, Tensor]:
-    """Mean squared error of the point prediction; for a predictive distribution its negative log-likelihood too.
-
-    And `coverage`, the share of targets in its central 95 % interval: more is too wide, less too sure of itself.
-    """
-    if isinstance(prediction, Gaussian):
-        square = (y - prediction.mean).square() / prediction.variance
-        nll = 0.5 * (square + (2 * np.pi * prediction.variance).log()).mean()  # torch's own fails under vmap
-        inside = (square <= Z95**2).to(square.dtype).mean()
-        return {"mse": F.mse_loss(prediction.mean, y), "nll": nll, "coverage": inside}
-    if isinstance(prediction, Samples):
-        prediction = prediction.values.mean(0)
-    return {"mse": F.mse_loss(prediction, y)}
-
-
-def _verification(learner: Learner, pairs: Pairs, noise: Any) -> dict[str, Tensor]:
-    """Area under the ROC curve `[1]` of a set of pairs, and what `PAIRS` names."""
-    scores = learner.verify(pairs.x, noise)
-    return {"auc": area_under_roc(scores, pairs.y).unsqueeze(0), "scores": scores, "same": pairs.y.to(scores.dtype)}
-
-
-def area_under_roc(scores: Tensor, y: Tensor) -> Tensor:
-    """Share of (same, different) pairs of pairs in which the same one scores higher; ties count half (Mann-Whitney).
-
-    NaN where a score is, or where `y` holds one kind only.
-    """
-    ordered, same = scores.sort().values, y.to(scores.dtype)
-    below, upto = (torch.searchsorted(ordered, scores, right=right).to(scores.dtype) for right in (False, True))
-    pairs, alike = len(scores), same.sum()
-    ranks = (below + upto + 1) / 2  # from 1; tied scores share the mean of their ranks
-    area = ((ranks * same).sum() - alike * (alike + 1) / 2) / (alike * (pairs - alike))
-    return torch.where(scores.isnan().any(), torch.nan, area)
+        prediction = predictor(task.query.x)
+        return METRICS["classification"](prediction, task.query.y, learner.residual_variance)["accuracy"].unsqueeze(0)
 
 
 def judges(kind: Kind, batch: Batch) -> bool:
     """Whether the kind's headline metric can be had of a batch: of episodes, or for verification of pairs."""
-    return isinstance(batch, Pairs if kind == "verification" else Task)
-
-
-METRICS: dict[str, Callable[[Any, Tensor], dict[str, Tensor]]] = {
-    "classification": _classification,
-    "regression": _regression,
-}
+    return isinstance(batch, Pairs) if kind == "verification" else isinstance(batch, Task | Presentations)

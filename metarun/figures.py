@@ -155,6 +155,50 @@ def pair_scores(same: Sequence[float], different: Sequence[float], threshold: fl
         axes.legend(frameon=False)
 
 
+def reliability(about: Mapping[str, Sequence[float]], error: str, names: tuple[str, str], path: Path) -> None:
+    """Draws what was found against what was claimed, dots as large as their share, and the diagonal of who is right.
+
+    Args:
+        about: `claimed`, `found` and `weight`, as `calibration` in result.json.
+        error: the calibration error in a few words, for the legend.
+        names: of the two axes.
+        path: the PNG, written whole or not at all.
+    """
+    with new_figure(path, (4.0, 3.8)) as figure:
+        axes = figure.subplots()
+        axes.plot([0, 1], [0, 1], color=GREY, linestyle=(0, (4, 2)), linewidth=1.0, label="as claimed")
+        axes.plot(about["claimed"], about["found"], color=BLUE, linewidth=1.4, label=error)
+        areas = [6 + 160 * weight for weight in about["weight"]]
+        axes.scatter(about["claimed"], about["found"], s=areas, color=BLUE, zorder=3, linewidths=0)
+        label(axes, *names)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+        axes.set_aspect("equal")
+        axes.legend(frameon=False, fontsize=8, loc="upper left")
+
+
+def instances(estimates: Sequence[Mapping[str, Any]], chance: float, path: Path) -> None:
+    """Draws the accuracy where a class is seen for the first time, the second, ..., with its 95% interval.
+
+    Args:
+        estimates: {mean, ci95}, between 0 and 1, from the first instance on.
+        chance: the accuracy of guessing.
+        path: the PNG, written whole or not at all.
+    """
+    numbers = range(1, len(estimates) + 1)
+    mean, width = (scaled([row[key] for row in estimates], 100.0) for key in ("mean", "ci95"))
+    with new_figure(path, (5.0, 3.4)) as figure:
+        axes = figure.subplots()
+        axes.axhline(100 * chance, color=GREY, linestyle=(0, (4, 2)), linewidth=1.0, label="chance")
+        axes.errorbar(
+            numbers, mean, yerr=width, color=BLUE, marker="o", markersize=4, capsize=3, label="mean, 95% interval"
+        )
+        label(axes, "instance of a class", "accuracy (%)")
+        axes.set_ylim(0, 102)
+        axes.locator_params(axis="x", integer=True)
+        axes.legend(frameon=False, loc="lower right")
+
+
 def draw_task(axes: Axes, example: Mapping[str, Any]) -> None:
     """One task of `adapted_curves`."""
     # Wide and pale, underneath: a good prediction would hide a thin line.
@@ -275,11 +319,11 @@ def steps_name(steps: int) -> str:
 
 
 def scale_of(metric: str) -> float:
-    return 100.0 if metric.startswith("accuracy") else 1.0
+    return 100.0 if metric.startswith(("accuracy", "instance_")) else 1.0
 
 
 def axis_name(metric: str) -> str:
-    return f"{metric} (%)" if metric.startswith("accuracy") else metric
+    return f"{metric} (%)" if metric.startswith(("accuracy", "instance_")) else metric
 
 
 def scaled(values: Sequence[float | None], scale: float) -> list[float]:

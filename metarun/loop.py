@@ -96,6 +96,11 @@ class OuterOptimizer:
         optimizer.step()
 
 
+def steps_group(objective: str, group: str) -> bool:
+    """Whether an objective steps the parameter group of that name; `all`, of either, goes with every other."""
+    return objective == group or "all" in (objective, group)
+
+
 class Step(NamedTuple):
     """One outer step: its number (the first is 1), mean loss over tasks of each objective, batch, wall time."""
 
@@ -202,7 +207,7 @@ def fit(
             if not math.isfinite(loss):
                 raise Diverged(training.iteration + 1, f"the loss became {loss}")
             for name, optimizer in training.optimizers.items():
-                if objective in ("all", name):
+                if steps_group(objective, name):
                     outer.step(optimizer, factor)
             losses[objective] = loss
         learner.after_step()

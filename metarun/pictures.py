@@ -1,4 +1,4 @@
-"""Pictures of what a learner predicts, before and after adaptation."""
+"""Pictures of what a learner predicts, before and after adaptation, and of how far it can be believed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from torch.utils import _pytree as pytree
 
 from metarun import figures
 from metarun.algos.learner import Gaussian, Learner, Prediction, Samples
+from metarun.calibration import Calibration
+from metarun.evaluate import Evaluation
 from metarun.tasks.task import Task, TaskSet, stream_generator
+from metarun.tracking.tracker import Tracker
 
 SHOWN_STEPS = (0, 1, 10)
 
@@ -54,3 +57,22 @@ def _point(prediction: Prediction) -> Tensor:
     if isinstance(prediction, Gaussian):
         return prediction.mean
     return prediction.values.mean(0) if isinstance(prediction, Samples) else prediction
+
+
+def reliability(found: Calibration, path: Path, tracker: Tracker) -> None:
+    """The reliability diagram, as PNG and as the tracker's plot."""
+    names = ("confidence", "accuracy") if found.metric == "ece" else ("level of the interval", "targets inside")
+    figures.reliability(found.about, f"{found.metric.replace('_', ' ')} {found.error['mean']:.3f}", names, path)
+    points: list[tuple[float, float | None]] = list(zip(found.about["claimed"], found.about["found"], strict=True))
+    tracker.lines("curve/reliability", names[0], {names[1]: points, "as claimed": [(0, 0), (1, 1)]})
+
+
+def instances(scores: Evaluation, ways: int, path: Path, tracker: Tracker) -> None:
+    """Accuracy by the how-manieth of its class an example is, as PNG and table; nothing where none are counted."""
+    names = [name for name in scores.metrics if name.startswith("instance_")]
+    if not names:
+        return
+    estimates = [scores.estimate(name).as_dict() for name in names]
+    figures.instances(estimates, 1 / ways, path)
+    rows = [[k, row["mean"], row["ci95"]] for k, row in enumerate(estimates, 1)]
+    tracker.table("instances", ["instance", "accuracy", "ci95"], rows)

@@ -27,7 +27,7 @@ from torch.utils import _pytree as pytree
 from metarun.algos.learner import Learner
 from metarun.backbones.norm import batch_norms
 from metarun.evaluate import Evaluation, batch_metrics, evaluate_by, longest
-from metarun.loop import OuterOptimizer, Training, stage_at
+from metarun.loop import OuterOptimizer, Training, stage_at, steps_group
 from metarun.tasks.task import Batch, Part, TaskSet
 
 # Each entry of a step depends on that entry's gradients alone, and is proportional to the learning rate.
@@ -358,7 +358,7 @@ def fit_together(
             losses[objective] = values = _backward(replicas, program, batch, noise, objective, chunk)
             failed |= replicas.guard(values)
             for name in replicas.optimizers:
-                if objective in ("all", name):
+                if steps_group(objective, name):
                     replicas.step(name, factor)
         for r in replicas.alive:
             replicas.trainings[r].iteration += 1

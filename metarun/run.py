@@ -31,10 +31,12 @@ from omegaconf.errors import OmegaConfBaseException
 from metarun import checkpoint, verification
 from metarun.algos.learner import Learner
 from metarun.backbones.drop_block import drop_blocks
+from metarun.calibration import Calibration, calibration
 from metarun.conf_files import describe, names
 from metarun.device import Device, peak_memory_mb
-from metarun.evaluate import PAIRS, Evaluation, evaluate, evaluate_batch, judges
+from metarun.evaluate import Evaluation, evaluate, evaluate_batch, judges
 from metarun.loop import Diverged, OuterOptimizer, Step, Training, fit
+from metarun.metrics import PAIRS
 from metarun.results import read_result, write_atomically, write_json, write_text
 from metarun.tasks.task import DataError, TaskSet
 from metarun.tracking.console import Progress, print_line, print_result
@@ -548,6 +550,16 @@ class Job:
         """The weights that the test is made with: the best, or where none were kept, the last."""
         if self.iterations:
             self.learner.load_state_dict(_weights(self.folder))
+        if self.data.kind == "regression":
+            self.learner.residual_variance.fill_(self._validation_error() or torch.nan)
+
+    def _validation_error(self) -> float | None:
+        """The mean squared error of the weights that are tested on validation tasks, where it is known."""
+        source = self.options.evaluate
+        if source:
+            known = read_result(Path(source)) if (Path(source) / "result.json").is_file() else {}
+            return known.get("validation", {}).get("best")
+        return self.best if checkpoint.exists(self.folder / "checkpoint", "best") else self.last_metric
 
     def _test(self) -> Evaluation:
         self.take_judged_weights()
@@ -560,12 +572,15 @@ class Job:
             Diverged: the score of a pair is NaN or infinite.
         """
         pooled, more = self._verify(scores) if self.data.kind == "verification" else ({}, {})
+        told = calibration(scores.values)
+        if told is not None:
+            pooled, more = {**pooled, told.metric: told.error}, {**more, "calibration": told.about}
         write_atomically(
             self.folder / "episodes.npz",
             lambda file: np.savez_compressed(file, headline_step=scores.step, **scores.values),  # type: ignore[arg-type]
         )
         curve = scores.curve()
-        self._figures(curve)
+        self._figures(scores, curve, told)
         headline = scores.estimate()
         return {
             "metric": scores.headline,
@@ -600,9 +615,9 @@ class Job:
         self.tracker.lines("curve/roc", "false positive rate", lines)
         return {"eer": verdict.eer}, {"verification": about}
 
-    def _figures(self, curve: list[dict[str, float]]) -> None:
+    def _figures(self, scores: Evaluation, curve: list[dict[str, float]], told: Calibration | None) -> None:
         from metarun import figures
-        from metarun.pictures import adapted_curves
+        from metarun.pictures import adapted_curves, instances, reliability
 
         assert self.tracker is not None
         self.tracker.curve(self.data.metric, curve)
@@ -611,6 +626,14 @@ class Job:
         if self.iterations:
             figures.learning_curve(self.folder / "metrics.jsonl", self.data.metric, self.folder / "learning_curve.png")
         adapted_curves(self.learner, self.data, self.folder / "adapted_curves.png")
+        instances(
+            scores,
+            self.data.outputs("test", self.learner.stream_on(self.data)),
+            self.folder / "instances.png",
+            self.tracker,
+        )
+        if told is not None:
+            reliability(told, self.folder / "reliability.png", self.tracker)
         for path in sorted(self.folder.glob("*.png")):
             self.tracker.figure(path.stem, path)
 

@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metarun.results import Z95
+from metarun.results import bootstrap
 
 POINTS = 200  # of a curve that is written down
-RESAMPLES = 200
 
 
 class Roc(NamedTuple):
@@ -85,11 +84,12 @@ def equal_error(scores: np.ndarray, same: np.ndarray) -> dict[str, float | None]
     interval for this one trained learner, as with every other metric. It has no value by task, hence no median.
     """
     tasks, pairs = scores.shape
-    draws = np.random.default_rng(0).multinomial(tasks, np.full(tasks, 1 / tasks), RESAMPLES)
     flat, alike = scores.ravel(), same.ravel()
-    rates = [Roc.of(flat, alike, weight.repeat(pairs)).equal_error_rate() for weight in draws]
-    spread = float(np.std(rates, ddof=1)) if tasks > 1 else np.inf
-    return {"mean": Roc.of(flat, alike).equal_error_rate(), "ci95": Z95 * spread, "median": None}
+
+    def rate(weight: np.ndarray) -> float:
+        return Roc.of(flat, alike, weight.repeat(pairs)).equal_error_rate()
+
+    return {"mean": Roc.of(flat, alike).equal_error_rate(), "ci95": bootstrap(tasks, rate), "median": None}
 
 
 class Verdict(NamedTuple):

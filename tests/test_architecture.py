@@ -17,7 +17,9 @@ LAYERS = {
     "algos": ("metarun.algos", "metarun.tasks", "metarun.backbones"),
     "tracking": ("metarun.tracking", "metarun.results", "metarun.figures"),
     "loop": ("metarun.algos", "metarun.tasks"),
-    "evaluate": ("metarun.algos", "metarun.tasks", "metarun.backbones", "metarun.results"),
+    "metrics": ("metarun.algos", "metarun.tasks"),
+    "calibration": ("metarun.metrics", "metarun.results"),
+    "evaluate": ("metarun.algos", "metarun.tasks", "metarun.backbones", "metarun.results", "metarun.metrics"),
     "replicas": ("metarun.algos", "metarun.tasks", "metarun.backbones", "metarun.loop", "metarun.evaluate"),
     "checkpoint": ("metarun.results",),
     "verification": ("metarun.results",),
@@ -60,7 +62,7 @@ def test_the_command_line_starts_without_torch():
 
 
 # not algorithms
-SHARED = ("__init__", "learner", "embedding", "inner_loop", "conjugate_gradients", "quadratic_program")
+SHARED = ("__init__", "learner", "embedding", "inner_loop", "conjugate_gradients", "quadratic_program", "recurrent")
 
 
 @pytest.mark.parametrize(

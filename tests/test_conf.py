@@ -70,7 +70,8 @@ PAIRED = ("sinusoid", "omniglot", "miniimagenet", "omniglot_pairs")
 @pytest.mark.parametrize("data", DATA)
 def test_every_data_set_is_like_one_that_is_paired(data):
     tasks = class_of("data", data)
-    assert (tasks.kind, tasks.offers) in [(t.kind, t.offers) for t in (class_of("data", name) for name in PAIRED)]
+    paired = [class_of("data", name) for name in PAIRED]
+    assert any(tasks.kind == like.kind and set(tasks.offers) <= set(like.offers) for like in paired)
 
 
 @pytest.mark.parametrize("data", PAIRED)

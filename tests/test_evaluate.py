@@ -9,9 +9,9 @@ import torch.nn.functional as F
 import toy
 from sklearn.metrics import roc_auc_score
 
-from metarun.algos.learner import Gaussian, Samples, slice_tasks
+from metarun.algos.learner import slice_tasks
 from metarun.algos.nearest_centroid import NearestCentroid
-from metarun.evaluate import METRICS, area_under_roc, evaluate, evaluate_batch, judges
+from metarun.evaluate import evaluate, evaluate_batch, judges
 from metarun.tasks.pairs import SyntheticPairs
 
 
@@ -94,40 +94,6 @@ def test_without_batch_statistics_both_accuracies_are_one():
     np.testing.assert_array_equal(scores["accuracy"][:, 1:], scores["accuracy_inductive"])
 
 
-def test_classification_metrics():
-    logits, y = torch.tensor([[2.0, 0, 0], [0, 1, 0], [0, 3, 0]]), torch.tensor([0, 1, 2])
-    scores = METRICS["classification"](logits, y)
-    assert scores["accuracy"].item() == pytest.approx(2 / 3)
-    assert scores["nll"].item() == pytest.approx(F.cross_entropy(logits, y).item())
-    samples = METRICS["classification"](Samples(torch.stack([logits, -logits])), y)
-    mixture = (logits.softmax(-1) + (-logits).softmax(-1)) / 2
-    assert samples["nll"].item() == pytest.approx(-mixture[torch.arange(3), y].log().mean().item(), rel=1e-5)
-
-
-def test_regression_metrics():
-    y, mean, variance = torch.zeros(4, 1), torch.ones(4, 1), torch.full((4, 1), 2.0)
-    scores = METRICS["regression"](Gaussian(mean, variance), y)
-    assert scores["mse"].item() == pytest.approx(1)
-    by_hand = -torch.distributions.Normal(mean, variance.sqrt()).log_prob(y).mean()
-    assert scores["nll"].item() == pytest.approx(by_hand.item(), rel=1e-6)
-    assert scores["coverage"].item() == 1
-    batched = torch.func.vmap(METRICS["regression"])(Gaussian(mean[None], variance[None]), y[None])
-    assert batched["nll"].item() == pytest.approx(by_hand.item(), rel=1e-6)
-    averaged = METRICS["regression"](Samples(torch.stack([mean, -mean])), y)
-    assert averaged["mse"].item() == pytest.approx(0)
-
-
-def test_coverage_is_the_share_of_targets_in_the_central_interval():
-    """Of a normal distribution 95 %; of twice its standard deviation 99.99 %, of half of it 67.3 %."""
-    y = torch.randn(200_000, 1, generator=torch.Generator().manual_seed(0))
-    zero = torch.zeros_like(y)
-    for spread, share in ((1.0, 0.95), (2.0, 0.99991), (0.5, 0.6729)):
-        scores = METRICS["regression"](Gaussian(zero, torch.full_like(y, spread**2)), y)
-        assert scores["coverage"].item() == pytest.approx(share, abs=0.002)
-    edges = torch.tensor([[1.95], [1.97], [-1.95], [-1.97]])
-    assert METRICS["regression"](Gaussian(edges * 0, edges * 0 + 1), edges)["coverage"].item() == 0.5
-
-
 def test_a_recurrent_learner_is_evaluated_task_after_task():
     torch.manual_seed(0)
     learner = toy.Recurrent()
@@ -154,21 +120,6 @@ def pair_sets(pairs: int = 10, **changes):
 
 def pixels() -> NearestCentroid:
     return NearestCentroid(backbone=None, outputs=1, loss=F.cross_entropy)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("decimals", [0, 1, 6])
-def test_the_area_is_scikit_learns_also_with_ties_and_under_vmap(decimals):
-    generator = torch.Generator().manual_seed(0)
-    scores = torch.randn(5, 40, generator=generator, dtype=torch.float64).mul(2).round(decimals=decimals)
-    y = torch.rand(5, 40, generator=generator).lt(0.3).long()
-    areas = torch.func.vmap(area_under_roc)(scores, y)
-    wanted = [roc_auc_score(*pair) for pair in zip(y.numpy(), scores.numpy(), strict=True)]
-    np.testing.assert_allclose(areas, wanted)
-    assert area_under_roc(torch.zeros(6), torch.tensor([1, 1, 0, 0, 0, 0])) == 0.5  # all tie: nothing is told apart
-
-
-def test_the_area_of_scores_that_are_no_numbers_is_none():
-    assert area_under_roc(torch.tensor([1.0, torch.nan, 0.0]), torch.tensor([1, 1, 0])).isnan()
 
 
 def test_verification_is_scored_set_by_set_with_the_scores_kept():

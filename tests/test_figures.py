@@ -8,7 +8,18 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from metarun.figures import Line, adapted_curves, bars, learning_curve, pair_scores, roc, sensitivity, step_curve
+from metarun.figures import (
+    Line,
+    adapted_curves,
+    bars,
+    instances,
+    learning_curve,
+    pair_scores,
+    reliability,
+    roc,
+    sensitivity,
+    step_curve,
+)
 from metarun.tracking.jsonl import MetricsFile
 
 ROWS = [{"step": step, "mean": 0.2 + 0.1 * step, "ci95": 0.01, "median": None} for step in range(4)]
@@ -150,6 +161,29 @@ def test_scores_of_both_kinds_with_the_threshold(tmp_path, drawn, spread):
 def test_scores_of_one_kind_are_refused(tmp_path):
     with pytest.raises(ValueError, match="at least one score each"):
         pair_scores([1.0], [], 0.0, tmp_path / "scores.png")
+
+
+def test_reliability_beside_who_is_as_right_as_claimed(tmp_path, drawn):
+    about = {"claimed": [0.3, 0.7, 0.95], "found": [0.4, 0.6, 0.8], "weight": [0.1, 0.3, 0.6]}
+    reliability(about, "ece 0.130", ("confidence", "accuracy"), tmp_path / "reliability.png")
+    assert is_png(tmp_path / "reliability.png")
+    (axes,) = drawn[0].axes
+    diagonal, line = axes.lines
+    assert diagonal.get_xydata().tolist() == [[0, 0], [1, 1]]
+    np.testing.assert_allclose(line.get_xydata(), [[0.3, 0.4], [0.7, 0.6], [0.95, 0.8]])
+    sizes = axes.collections[0].get_sizes()
+    assert sizes[0] < sizes[1] < sizes[2]  # as their share
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("confidence", "accuracy")
+
+
+def test_instances_in_percent_above_chance(tmp_path, drawn):
+    rows = [{"mean": mean, "ci95": 0.02} for mean in (0.36, 0.83, 0.95)]
+    instances(rows, 0.2, tmp_path / "instances.png")
+    assert is_png(tmp_path / "instances.png")
+    (axes,) = drawn[0].axes
+    line, _, _ = axes.containers[0].lines
+    np.testing.assert_allclose(line.get_xydata(), [[1, 36], [2, 83], [3, 95]])
+    assert axes.lines[0].get_ydata()[0] == pytest.approx(20)
 
 
 def test_matplotlib_is_not_imported_before_a_figure_is_drawn():

@@ -107,6 +107,22 @@ def test_two_objectives_take_turns_each_with_its_own_group_rate_and_optimizer():
     assert step.losses["first"] == pytest.approx(12)
 
 
+class Segments(toy.Adversaries):
+    """Both objectives step one group."""
+
+    def parameter_groups(self):
+        return [{"name": "all", "params": list(self.parameters())}]
+
+
+def test_a_group_called_all_is_stepped_by_each_objective_in_turn():
+    learner, outer = Segments(), toy.sgd(lr=0.01)
+    step = next(fit(Training.begin(learner, outer, CPU, seed=0), toy.sinusoid(), outer, 10, 4))
+    a, b = 2 - 0.01 * 2 * 2 * 3, 3 - 0.01 * 4  # the first objective's step, of both
+    assert step.losses["second"] == pytest.approx(-a * b)  # taken where the first led to
+    assert learner.first.item() == pytest.approx(a + 0.01 * b)
+    assert learner.second.item() == pytest.approx(b + 0.01 * a)
+
+
 def test_progress_runs_from_zero_to_one_and_survives_a_resume():
     data, outer = toy.sinusoid(), toy.adam()
     whole = train(seeded(toy.Scheduled), iterations=20).learner

@@ -9,8 +9,11 @@ import torch
 import toy
 
 from metarun import figures
-from metarun.pictures import adapted_curves
+from metarun.calibration import Calibration
+from metarun.evaluate import Evaluation
+from metarun.pictures import adapted_curves, instances, reliability
 from metarun.tasks.polynomial import Polynomial
+from metarun.tracking.tracker import NullTracker
 
 
 def test_the_picture_shows_the_learners_predictions(tmp_path, monkeypatch):
@@ -44,3 +47,40 @@ def test_a_picture_is_written(tmp_path, data):
 def test_other_data_has_no_such_picture(tmp_path, data):
     adapted_curves(toy.Pretrained(), data, tmp_path / "x.png")
     assert list(tmp_path.iterdir()) == []
+
+
+class Notes(NullTracker):
+    """Keeps what it is given."""
+
+    def __init__(self):
+        self.given = {}
+
+    def table(self, name, columns, rows):
+        self.given[name] = (columns, rows)
+
+    def lines(self, name, x_name, lines):
+        self.given[name] = (x_name, lines)
+
+
+@pytest.mark.parametrize(
+    ("metric", "names"),
+    [("ece", ("confidence", "accuracy")), ("calibration_error", ("level of the interval", "targets inside"))],
+)
+def test_reliability_goes_to_the_folder_and_the_tracker(tmp_path, metric, names):
+    about = {"claimed": [0.3, 0.7], "found": [0.4, 0.6], "weight": [0.5, 0.5]}
+    notes = Notes()
+    reliability(Calibration(metric, {"mean": 0.1, "ci95": 0.01, "median": None}, about), tmp_path / "r.png", notes)
+    assert (tmp_path / "r.png").is_file()
+    x_name, lines = notes.given["curve/reliability"]
+    assert x_name == names[0] and lines[names[1]] == [(0.3, 0.4), (0.7, 0.6)]
+
+
+def test_instances_go_to_the_folder_and_the_tracker_where_there_are_any(tmp_path):
+    values = {"accuracy": np.ones((4, 1)), "instance_1": np.zeros((4, 1)), "instance_2": np.ones((4, 1))}
+    notes = Notes()
+    instances(Evaluation("accuracy", 0, values), 5, tmp_path / "i.png", notes)
+    columns, rows = notes.given["instances"]
+    assert columns == ["instance", "accuracy", "ci95"] and [row[:2] for row in rows] == [[1, 0.0], [2, 1.0]]
+    assert (tmp_path / "i.png").is_file()
+    instances(Evaluation("accuracy", 0, {"accuracy": np.ones((4, 1))}), 5, tmp_path / "none.png", Notes())
+    assert not (tmp_path / "none.png").exists()

@@ -93,7 +93,8 @@ def unbroken(tmp_path_factory) -> Path:
 
 def test_the_result_has_the_fields_of_the_design(finished):
     result = read_result(finished)
-    assert set(result) == FIELDS
+    assert set(result) == FIELDS | {"calibration"}
+    assert {"nll", "coverage", "calibration_error"} == set(result["metrics"])
     assert (result["status"], result["error"], result["iteration"]) == ("completed", None, None)
     assert (result["algo"], result["data"], result["backbone"]) == ("maml", "sinusoid", "mlp")
     assert (result["metric"], result["tasks"], result["iterations"]) == ("mse", 20, 60)
@@ -103,6 +104,32 @@ def test_the_result_has_the_fields_of_the_design(finished):
     assert result["iterations_per_second"] > 0
     assert "run.iterations=60" in result["overrides"]
     assert {"torch", "learn2learn", "metarun"} <= set(result["versions"])
+
+
+def test_points_are_judged_by_the_variance_of_validation_errors(finished):
+    """The nll of a normal distribution about the prediction, whose variance is the tested weights' validation error."""
+    result = read_result(finished)
+    variance, mse = result["validation"]["best"], result["mean"]
+    assert result["metrics"]["nll"]["mean"] == pytest.approx(
+        0.5 * (np.log(2 * np.pi * variance) + mse / variance), rel=1e-4
+    )
+    assert len(result["calibration"]["claimed"]) == 19 and (finished / "reliability.png").is_file()
+
+
+def test_a_run_on_sequences_reports_every_instance(tmp_path):
+    words = ("algo=lstm", "data=clusters", "algo.units=8", "run.iterations=5", "run.eval_tasks=40", "tracker=none")
+    outcome = metarun(*words, "hydra.run.dir=run", folder=tmp_path, pictures=True)
+    assert outcome.status == 0 and "instance_6" in outcome.out
+    result = read_result(tmp_path / "run")
+    assert result["metrics"]["instance_2"] == {
+        "mean": result["mean"],
+        "ci95": result["ci95"],
+        "median": result["median"],
+    }
+    assert (tmp_path / "run" / "instances.png").is_file() and "calibration" not in result
+    learner = package.load(tmp_path / "run")
+    support = Examples(torch.randn(3, 32), torch.arange(3))
+    assert learner.adapt(support)(torch.randn(7, 32)).shape == (7, 3)
 
 
 def test_the_folder_has_everything_about_the_run(finished):

@@ -46,19 +46,18 @@ class Embedding(Learner):
     The weights know nothing of the number of classes: `ways` is that of the tasks at hand (see `Learner`).
 
     Args:
-        backbone: makes f, `backbone(outputs=...)`, from inputs `[n, ...]` to embeddings `[n, d]`.
+        backbone: makes f, `backbone(outputs=None)`, from inputs `[n, ...]` to embeddings `[n, d]`.
         ways: classes of a task, until loop or evaluation say otherwise.
         loss: the task loss.
-        width: of a last layer that f ends in; None: it has none (not `outputs`: those are the data's to say).
     """
 
     takes: ClassVar[tuple[Kind, ...]] = ("classification",)
     draws_masks: ClassVar[bool] = True
 
-    def __init__(self, backbone: Backbone, ways: int, loss: TaskLoss, width: int | None = None) -> None:
+    def __init__(self, backbone: Backbone, ways: int, loss: TaskLoss) -> None:
         super().__init__(loss)
         # Channels last: a step of conv4 took .35 s in place of .24 without it (compiled, two threads, 360 images).
-        self.net = backbone(outputs=width).to(memory_format=torch.channels_last)
+        self.net = backbone(outputs=None).to(memory_format=torch.channels_last)
         self.ways = ways
 
     @abstractmethod
@@ -84,15 +83,20 @@ class Embedding(Learner):
 
     def embedded(self, batch: Task, masks: Sequence[Tensor] = ()) -> Task:
         """The same tasks with embeddings for images; each task has batch statistics of its own."""
-        tasks, n = batch.support.y.shape
-        x = torch.cat([batch.support.x, batch.query.x], 1)
+        n = batch.support.y.shape[1]
         reference = statistics_of_first(self.net, n) if uses_support_statistics(self.net) else nullcontext()
-        dropped = dropping(self.net, [mask.flatten(0, 1) for mask in masks])
-        with rows_of_tasks(self.net, tasks), recording(self.net) as norms, reference, dropped:
+        with reference, dropping(self.net, [mask.flatten(0, 1) for mask in masks]):
+            z = self.embed(torch.cat([batch.support.x, batch.query.x], 1))
+        return Task(Examples(z[:, :n], batch.support.y), Examples(z[:, n:], batch.query.y))
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Images of several tasks `[T, n, ...]` to `[T, n, d]`, as one batch whose statistics are each task's own."""
+        tasks = len(x)
+        with rows_of_tasks(self.net, tasks), recording(self.net) as norms:
             z = self.net(x.flatten(0, 1)).unflatten(0, (tasks, -1))
             for norm, (mean, var) in zip(norms, last_statistics(norms), strict=False):
                 norm.gather(mean.view(tasks, -1), var.view(tasks, -1))
-        return Task(Examples(z[:, :n], batch.support.y), Examples(z[:, n:], batch.query.y))
+        return z
 
     def head_loss(self, task: Task, noise: Any = ()) -> Tensor:
         """The outer problem of one task of embeddings."""
@@ -120,6 +124,11 @@ class Embedding(Learner):
         """What the head of each task draws at random, every leaf `[T, ...]`; see `Learner.noise`."""
         del batch, generator
         return ()
+
+
+def ending_in(width: int, backbone: Backbone) -> Backbone:
+    """A backbone that ends in a linear layer of that width, where an `Embedding` asks for one that ends in none."""
+    return lambda **_asked: backbone(outputs=width)
 
 
 def width_of_features(backbone: Backbone) -> int:

@@ -38,7 +38,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metarun.algos.embedding import Embedding, membership
+from metarun.algos.embedding import Embedding, ending_in, membership
 from metarun.algos.learner import Backbone, Predictor, require_counts, require_positive
 from metarun.backbones.norm import make_norm
 from metarun.tasks.task import Examples, TaskLoss
@@ -106,7 +106,7 @@ class GNN(Embedding):
         if norm not in NORMS:
             raise ValueError(f"norm of the graph network must be one of {', '.join(NORMS)}; got {norm!r}")
 
-        super().__init__(backbone, outputs, loss, width=embedding)
+        super().__init__(ending_in(embedding, backbone), outputs, loss)
         self.net = nn.Sequential(self.net, make_norm(norm, embedding))
         self.edges, self.layers = nn.ModuleList(), nn.ModuleList()
         for number in range(layers + 1):

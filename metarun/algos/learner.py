@@ -22,7 +22,7 @@ from metarun.backbones.norm import (
     statistics_of_first,
     uses_support_statistics,
 )
-from metarun.tasks.task import Batch, Examples, Kind, TaskLoss, TaskSet
+from metarun.tasks.task import Batch, Examples, Kind, Presentations, TaskLoss, TaskSet
 
 
 class Gaussian(NamedTuple):
@@ -33,9 +33,13 @@ class Gaussian(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """Predictions of S sampled models, `[S, n, d]` (regression) or logits `[S, n, ways]`."""
+    """Predictions of S sampled models, `[S, n, d]` (regression) or logits `[S, n, ways]`.
+
+    `variance`: of the noise about each model's prediction (regression), of any shape that broadcasts; None: unknown.
+    """
 
     values: Tensor
+    variance: Tensor | None = None
 
 
 Prediction = Tensor | Gaussian | Samples
@@ -67,6 +71,9 @@ class Learner(nn.Module, ABC):
         draws_masks: it draws what the DropBlocks of its backbone drop (backbones/drop_block.py).
         numbers: names of its 0-dim numbers (`number`), which may differ between fused replicas.
         starts: constructor arguments that only say where parameters start, which may differ too.
+        ordered: the order of a support set matters to it.
+        residual_variance: 0-dim buffer, the variance of its validation errors in a regression, by which predictions of
+            points are judged as distributions (metarun/metrics.py); set before the test, NaN: unknown.
         progress: 0-dim buffer, iteration / iterations, set by the loop. Blend with it; an `if` on it breaks
             compiled and fused runs.
     """
@@ -80,14 +87,17 @@ class Learner(nn.Module, ABC):
     vectorized: bool = True
     replicable: bool = True
     draws_masks: ClassVar[bool] = False
+    ordered: ClassVar[bool] = False
     numbers: tuple[str, ...] = ()
     starts: ClassVar[tuple[str, ...]] = ()
     progress: Tensor
+    residual_variance: Tensor
 
     def __init__(self, loss: TaskLoss) -> None:
         super().__init__()
         self.loss = loss
         self.register_buffer("progress", torch.zeros(()))
+        self.register_buffer("residual_variance", torch.tensor(torch.nan), persistent=False)
 
     # ------------------------------------------------------------------------------- the paper: for one task
 
@@ -111,6 +121,13 @@ class Learner(nn.Module, ABC):
         Only of learners that take the kind `verification`.
         """
         raise NotImplementedError(f"{type(self).__name__} does not compare pairs")
+
+    def follow(self, batch: Presentations, noise: Any = ()) -> Tensor:
+        """Class scores `[T, n, ways]` of examples shown one by one, each from what was shown and told before it.
+
+        Only of learners whose evaluation stream is `sequences`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not follow sequences")
 
     def meta_loss(self, task: Any, noise: Any = ()) -> Tensor:
         """The outer problem: what is minimised over tasks, a scalar. Default: the task loss on the query set."""
@@ -177,7 +194,7 @@ class Learner(nn.Module, ABC):
     def parameter_groups(self) -> list[dict]:
         """`name`, `params`, and optionally `lr` and `optimizer` (a factory). One optimizer each.
 
-        An objective steps the group of its name; `all` steps every group.
+        An objective steps the group of its name; `all` steps every group, and a group `all` is stepped by each.
         """
         return [{"name": "meta", "params": list(self.parameters())}]
 

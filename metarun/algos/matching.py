@@ -38,35 +38,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from metarun.algos.embedding import Embedding, membership, width_of_features
 from metarun.algos.learner import Backbone, Predictor, require_counts, require_positive
+from metarun.backbones.lstm import LSTMCell
 from metarun.tasks.task import Examples, TaskLoss
-
-
-class LSTMCell(nn.Module):
-    """As `nn.LSTMCell` with one bias, in plain operations: that one fails under vmap. The state may be wider than h.
-
-    Args:
-        width: of input and output.
-        context: width of the state that the gates see.
-    """
-
-    def __init__(self, width: int, context: int) -> None:
-        super().__init__()
-        self.weight_ih = nn.Parameter(torch.empty(4 * width, width))
-        self.weight_hh = nn.Parameter(torch.empty(4 * width, context))
-        self.bias = nn.Parameter(torch.empty(4 * width))
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -(width**-0.5), width**-0.5)  # as torch's
-
-    def forward(self, x: Tensor, state: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """From x `[m, width]`, the state `[m, context]` and the cell c `[m, width]` to the output and the new cell."""
-        gates = F.linear(x, self.weight_ih, self.bias) + F.linear(state, self.weight_hh)
-        i, f, g, o = gates.chunk(4, -1)
-        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-        return o.sigmoid() * c.tanh(), c
 
 
 class MatchingNet(Embedding):
@@ -97,7 +74,7 @@ class MatchingNet(Embedding):
         if fce:
             d = width_of_features(backbone)
             self.forward_lstm, self.backward_lstm = LSTMCell(d, d), LSTMCell(d, d)
-            self.attention_lstm = LSTMCell(d, 2 * d)
+            self.attention_lstm = LSTMCell(d, d, 2 * d)
 
     def head(self, known: Examples, noise: Any = ()) -> Predictor:
         del noise  # draws nothing

@@ -31,7 +31,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from metarun.algos.embedding import Embedding, membership
+from metarun.algos.embedding import Embedding, ending_in, membership
 from metarun.algos.learner import Backbone, Predictor, Stage
 from metarun.tasks.task import Examples, Kind, Pairs, TaskLoss, pair_loss
 
@@ -50,7 +50,7 @@ class Siamese(Embedding):
     draws_masks: ClassVar[bool] = False
 
     def __init__(self, backbone: Backbone, ways: int, loss: TaskLoss) -> None:
-        super().__init__(backbone, ways, loss, width=1)
+        super().__init__(ending_in(1, backbone), ways, loss)
         self.match = cast(nn.Linear, self.net.head)
         self.net.head = nn.Identity()
 

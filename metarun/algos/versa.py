@@ -38,7 +38,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from metarun.algos.embedding import Embedding, class_means
+from metarun.algos.embedding import Embedding, class_means, ending_in
 from metarun.algos.learner import Backbone, Prediction, Predictor, Samples, count_tasks, require_counts
 from metarun.tasks.task import Batch, Examples, Task, TaskLoss
 
@@ -69,7 +69,7 @@ class VERSA(Embedding):
         if len(log_variance) != 2 or not log_variance[0] < log_variance[1]:
             raise ValueError(f"log_variance must be two numbers, the lower first; got {list(log_variance)}")
 
-        super().__init__(backbone, ways, loss, width=dimension)
+        super().__init__(ending_in(dimension, backbone), ways, loss)
         self.mean_w, self.log_variance_w = _inference(dimension, dimension), _inference(dimension, dimension)
         self.mean_b, self.log_variance_b = _inference(dimension, 1), _inference(dimension, 1)
         self.samples = samples

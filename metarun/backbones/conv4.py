@@ -89,4 +89,7 @@ def _refuse_unknown(
     if features == "map" and outputs is not None:
         raise ValueError("backbone.features=map is for learners that compare feature maps; this one needs a vector")
     if len(in_shape) != 3:
-        raise ValueError(f"backbone conv4 takes images (C, H, W); the data has inputs of shape {tuple(in_shape)}")
+        raise ValueError(
+            f"backbone conv4 takes images (C, H, W); the data has inputs of shape {tuple(in_shape)}, "
+            "for which there is backbone=mlp"
+        )

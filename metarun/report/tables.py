@@ -22,7 +22,7 @@ SHORT = 24  # columns that a name may take of a terminal, whatever the others ne
 
 
 def percent(metric: str) -> bool:
-    return metric.startswith("accuracy")
+    return metric.startswith(("accuracy", "instance_"))
 
 
 def number(metric: str, value: float | None) -> str:

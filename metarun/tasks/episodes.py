@@ -10,7 +10,18 @@ import torch
 from torch import Tensor
 
 from metarun.tasks.images import Images
-from metarun.tasks.task import Batch, DataError, Examples, Kind, Pairs, Part, Task, TaskAndFlat, TaskSet
+from metarun.tasks.task import (
+    Batch,
+    DataError,
+    Examples,
+    Kind,
+    Pairs,
+    Part,
+    Presentations,
+    Task,
+    TaskAndFlat,
+    TaskSet,
+)
 
 if TYPE_CHECKING:
     from metarun.tasks.augment import Change
@@ -114,6 +125,16 @@ class Sampler:
         y = torch.tensor([1, 0], device=generator.device).repeat_interleave(batch // 2).repeat(tasks, 1)
         return Pairs(self.images(index, generator), y)
 
+    def sequences(self, tasks: int, ways: int, shown: int, shots: int, generator: torch.Generator) -> Presentations:
+        """`x [T, ways*shown, ...]`: `shown` distinct images of each of `ways` classes, all in a random order."""
+        classes = draw_distinct(tasks, self.classes, ways, generator).flatten()
+        index = self.of_classes(classes, shown, generator).view(tasks, ways * shown)
+        order = torch.rand(tasks, ways * shown, generator=generator, device=generator.device).argsort(1)
+        y = order // shown
+        member = y.unsqueeze(-1) == torch.arange(ways, device=y.device)
+        before = (member.cumsum(1) * member).sum(-1) - 1  # of the same class
+        return Presentations(self.images(index.gather(1, order), generator), y, before == shots)
+
     def of_classes(self, classes: Tensor, k: int, generator: torch.Generator) -> Tensor:
         """`classes [n]` -> `[n, k]`: numbers of k distinct images of each."""
         if self.fewest == self.most:
@@ -146,6 +167,7 @@ class ImageTasks(TaskSet):
         merged: classes that are put together to one way of a task, in all parts; shots and queries are of each.
         flat_batch: images per mini-batch of the streams `flat` and `episodes_and_flat`.
         pair_batch: pairs per mini-batch of the stream `pairs`, even.
+        instances: images of each class in a task of the stream `sequences`, more than `shots`.
         channels: 1 (grey) or 3 (RGB).
         mean, std: per channel, of pixels in [0, 1], to normalise with; None for neither.
         augment: names of random changes of training images, one after the other: `crop`, `flip`, `jitter`.
@@ -156,7 +178,7 @@ class ImageTasks(TaskSet):
     """
 
     kind: ClassVar[Kind] = "classification"
-    offers: ClassVar[tuple[str, ...]] = ("episodes", "flat", "episodes_and_flat", "pairs")
+    offers: ClassVar[tuple[str, ...]] = ("episodes", "flat", "episodes_and_flat", "pairs", "sequences")
     splits: ClassVar[tuple[str, ...]]
 
     def __init__(
@@ -172,6 +194,7 @@ class ImageTasks(TaskSet):
         channels: int,
         device: torch.device | str,
         pair_batch: int = 64,
+        instances: int = 10,
         merged: int = 1,
         train_shots: int | Sequence[int] | None = None,
         mean: Sequence[float] | None = None,
@@ -184,12 +207,13 @@ class ImageTasks(TaskSet):
             check_whole(name, value, 2 if name.endswith("ways") else 1)
         check_even("pair_batch", pair_batch)
         check_whole("merged", merged, 1)
+        check_whole("instances", instances, 2)
         if split not in self.splits:
             raise ValueError(f"data.split: wanted one of {', '.join(self.splits)}, got {split!r}")
         _check_normalisation(channels, mean, std)
         self.split, self.ways, self.shots, self.queries = split, ways, shots, queries
         self.train_ways, self.train_queries, self.flat_batch = train_ways, train_queries, flat_batch
-        self.pair_batch, self.merged = pair_batch, merged
+        self.pair_batch, self.merged, self.instances = pair_batch, merged, instances
         self.train_shots = shots_range(shots if train_shots is None else train_shots)
         self.mean, self.std = mean, std
         self.change: Change | None = None
@@ -238,6 +262,8 @@ class ImageTasks(TaskSet):
         if stream == "pairs":
             return sampler.pairs(tasks, self._pairs(part), generator)
         ways, (low, high), queries = self._sizes(part)
+        if stream == "sequences":
+            return self._sequences(part, tasks, ways, generator)
         shots = low
         if high > low:
             shots += int(torch.randint(high - low + 1, (), generator=generator, device=self.device))
@@ -263,6 +289,20 @@ class ImageTasks(TaskSet):
         if part == "train":
             return self.train_ways, self.train_shots, self.train_queries
         return self.ways, (self.shots, self.shots), self.queries
+
+    def _sequences(self, part: Part, tasks: int, ways: int, generator: torch.Generator) -> Presentations:
+        if self.shots >= self.instances:
+            raise DataError(
+                f"data.instances: a class that is judged after {self.shots} shots must be shown more often than "
+                f"that, got {self.instances}"
+            )
+        sampler = self._sampler(part)
+        if sampler.fewest < self.instances:
+            raise DataError(
+                f"data.instances: wanted at most the {sampler.fewest} images that the smallest class of part {part!r} "
+                f"holds, got {self.instances}"
+            )
+        return sampler.sequences(tasks, ways, self.instances, self.shots, generator)
 
     def _pairs(self, part: Part) -> int:
         """Pairs of a mini-batch of a part."""

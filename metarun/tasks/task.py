@@ -49,6 +49,17 @@ class Pairs(NamedTuple):
     y: Tensor
 
 
+class Presentations(NamedTuple):
+    """Examples shown one by one, `x [n, ...]`, their labels `y [n]` told one step late, at the next presentation.
+
+    `judged [n]` (bool) marks those that the headline is taken at: where `shots` of the class have been seen before.
+    """
+
+    x: Tensor
+    y: Tensor
+    judged: Tensor
+
+
 class TaskAndFlat(NamedTuple):
     """One episode, and beside it a flat mini-batch of the same part: what `episodes_and_flat` draws."""
 
@@ -57,7 +68,7 @@ class TaskAndFlat(NamedTuple):
     flat: Examples
 
 
-Batch = Task | TaskAndFlat | Pairs | Examples
+Batch = Task | TaskAndFlat | Pairs | Presentations | Examples
 
 
 class DataError(ValueError):

@@ -97,7 +97,7 @@ def shown(metric: str, value: float | None, decimals: int = 1) -> str:
     """A value as people write it: accuracies in percent, the rest to four digits, a missing one as `-`."""
     if value is None:
         return "-"
-    return f"{100 * value:.{decimals}f}%" if metric.startswith("accuracy") else f"{value:.4g}"
+    return f"{100 * value:.{decimals}f}%" if metric.startswith(("accuracy", "instance_")) else f"{value:.4g}"
 
 
 def print_result(result: Mapping[str, Any], folder: Path | None = None, console: Console | None = None) -> None:

@@ -105,7 +105,7 @@ class WandbTracker:
         self.run: Any = None
         self.broken = False
         self.warned = False
-        self.curves: dict[str, list[dict[str, Any]]] = {}
+        self.tables: dict[str, Callable[[], Any]] = {}  # what makes them, by name
         self.iteration: int | None = None  # of the row being filled
         self.step = -1  # W&B's own step of that row
         self.folder = Path()
@@ -196,20 +196,20 @@ class WandbTracker:
 
     @never_fatal
     def curve(self, metric: str, rows: list[dict[str, Any]]) -> None:
-        self.curves[metric] = rows
+        def plot() -> Any:
+            import wandb
 
-    def plot_curves(self) -> None:
-        """Last of all: online, W&B asks the service about each table and waits, 19 s where nobody answers."""
-        import wandb
-
-        for metric, rows in self.curves.items():
-            table = wandb.Table(
-                columns=["step", "mean", "ci95", "median"],
-                data=[[row["step"], row["mean"], row["ci95"], row["median"]] for row in rows],
-            )
+            columns = ["step", "mean", "ci95", "median"]
+            table = wandb.Table(columns=columns, data=[[row[column] for column in columns] for row in rows])
             # The plot brings its table along, as curve/METRIC_table.
-            plot = wandb.plot.line(table, "step", "mean", title=f"{metric} after adaptation steps")
-            self.add_to_row({f"curve/{metric}": plot})
+            return wandb.plot.line(table, "step", "mean", title=f"{metric} after adaptation steps")
+
+        self.tables[f"curve/{metric}"] = plot
+
+    def add_tables(self) -> None:
+        """Last of all: online, W&B asks the service about each table and waits, 19 s where nobody answers."""
+        for name, make in self.tables.items():
+            self.add_to_row({name: make()})
 
     @never_fatal
     def figure(self, name: str, path: Path) -> None:
@@ -219,23 +219,29 @@ class WandbTracker:
 
     @never_fatal
     def table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
-        import wandb
+        def table() -> Any:
+            import wandb
 
-        self.add_to_row({name: wandb.Table(columns=list(columns), data=rows)})
+            return wandb.Table(columns=list(columns), data=rows)
+
+        self.tables[name] = table
 
     @never_fatal
     def lines(self, name: str, x_name: str, lines: dict[str, list[tuple[float, float | None]]]) -> None:
-        import wandb
-
         known = {line: [(x, y) for x, y in points if y is not None] for line, points in lines.items()}
-        plot = wandb.plot.line_series(
-            xs=[[x for x, _ in points] for points in known.values()],
-            ys=[[y for _, y in points] for points in known.values()],
-            keys=list(known),
-            title=name,
-            xname=x_name,
-        )
-        self.add_to_row({name: plot})
+
+        def plot() -> Any:
+            import wandb
+
+            return wandb.plot.line_series(
+                xs=[[x for x, _ in points] for points in known.values()],
+                ys=[[y for _, y in points] for points in known.values()],
+                keys=list(known),
+                title=name,
+                xname=x_name,
+            )
+
+        self.tables[name] = plot
 
     @never_fatal
     def summary(self, result: dict[str, Any]) -> None:
@@ -260,7 +266,7 @@ class WandbTracker:
     @never_fatal
     def close(self, exit_code: int) -> None:
         try:
-            self.plot_curves()
+            self.add_tables()
         finally:
             self.run.finish(exit_code=exit_code)
 

@@ -155,7 +155,7 @@ def test_the_seed_decides_the_tasks(sizes):
     toy = Toy([20] * 30, **sizes)
     for stream in toy.offers:
         one, same, other = (toy.draw("train", stream, 8, generator(s)) for s in (1, 1, 2))
-        x = [(b.x if stream in ("flat", "pairs") else b.query.x) for b in (one, same, other)]
+        x = [(b.query.x if "episodes" in stream else b.x) for b in (one, same, other)]
         assert torch.equal(x[0], x[1]) and not torch.equal(x[0], x[2])
 
 
@@ -251,8 +251,8 @@ def test_an_episode_and_a_flat_batch_in_one_draw(sizes):
 
 def test_unknown_words_are_refused(sizes):
     toy = Toy([20] * 4, **sizes)
-    with pytest.raises(ValueError, match="stream: wanted one of episodes, flat, .*, got 'sequences'"):
-        toy.draw("train", "sequences", 1, generator())
+    with pytest.raises(ValueError, match="stream: wanted one of episodes, flat, .*, got 'oracle'"):
+        toy.draw("train", "oracle", 1, generator())
     with pytest.raises(ValueError, match="part: wanted one of train, val, test, got 'valid'"):
         toy.draw("valid", "episodes", 1, generator())
 
@@ -268,6 +268,36 @@ def test_training_images_are_changed_at_random_and_no_others(sizes):
             assert torch.equal(x[0].sort(-1).values, x[1].sort(-1).values)  # mirrored, whichever
     with pytest.raises(ValueError, match=r"data\.augment"):
         Toy([20] * 30, **sizes, augment=["turn"])
+
+
+@pytest.mark.parametrize("counts", [[20] * 12, [9, 20, 8, 11, 30, 7, 12, 9]], ids=["equal", "unequal"])
+def test_a_sequence_shows_each_class_equally_often_in_a_random_order(counts, sizes):
+    toy = Toy(counts, **sizes | {"ways": 3, "shots": 2, "train_ways": 4}, instances=5)
+    batch = toy.draw("test", "sequences", 400, generator())
+    assert batch.x.shape == (400, 15, 1, 1, 2) and batch.y.shape == batch.judged.shape == (400, 15)
+    assert toy.draw("train", "sequences", 2, generator()).y.shape == (2, 20)
+    shown = numbers(batch.x)
+    assert all(len(row.unique()) == 15 for row in shown)
+    of = class_of(shown, counts)
+    for task in range(50):
+        for way in range(3):
+            here = batch.y[task] == way
+            assert here.sum() == 5 and len(of[task][here].unique()) == 1
+            assert batch.judged[task][here].nonzero().flatten().tolist() == [2]  # after two shots
+        assert len(of[task].unique()) == 3
+    at_place = torch.stack([(batch.y == way).sum(0) for way in range(3)])
+    assert all(chisquare(counts).pvalue > ODDS for counts in at_place.T.numpy())  # every label as likely at each place
+
+
+def test_instances_must_suffice_and_be_there(sizes):
+    with pytest.raises(DataError, match="data.instances: a class that is judged after 3 shots .* got 3"):
+        Toy([20] * 12, **sizes | {"shots": 3}, instances=3).draw("val", "sequences", 1, generator())
+    with pytest.raises(DataError, match="data.instances: wanted at most the 8 images .* got 9"):
+        Toy([8] * 12, **sizes | {"shots": 1, "queries": 1, "train_queries": 1}, instances=9).draw(
+            "val", "sequences", 1, generator()
+        )
+    with pytest.raises(ValueError, match=r"data\.instances"):
+        Toy([20] * 12, **sizes, instances=1)
 
 
 def test_classes_can_be_put_together(sizes):
