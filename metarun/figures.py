@@ -85,7 +85,8 @@ def adapted_curves(examples: Sequence[Mapping[str, Any]], path: Path) -> None:
 
     Args:
         examples: one a task, arrays: `x_support`, `y_support` [shots], `x`, `y` [points] (the true curve
-            on a dense grid), `predictions` {steps: y [points]} for at most four numbers of steps, `title`.
+            on a dense grid), `predictions` {steps: y [points]} for at most four numbers of steps, `title`; and of a
+            distribution after the last of them `samples` [S, points] or the standard `deviation` [points].
         path: the PNG, written whole or not at all.
 
     Raises:
@@ -205,6 +206,8 @@ def draw_task(axes: Axes, example: Mapping[str, Any]) -> None:
     axes.plot(example["x"], example["y"], color=PALE, linewidth=4.5, label="truth")
     for (steps, y), (color, dashes) in zip(sorted(example["predictions"].items()), STYLES, strict=False):
         axes.plot(example["x"], y, color=color, linestyle=dashes, linewidth=1.6, label=steps_name(steps))
+        if steps == max(example["predictions"]):
+            draw_spread(axes, example, y, color)
     axes.plot(
         example["x_support"],
         example["y_support"],
@@ -216,6 +219,16 @@ def draw_task(axes: Axes, example: Mapping[str, Any]) -> None:
     )
     label(axes, "", "")
     axes.set_title(example.get("title", ""), fontsize=9)
+
+
+def draw_spread(axes: Axes, example: Mapping[str, Any], mean: Sequence[float], color: str) -> None:
+    """Sampled functions as thin lines, or a band that should hold 95 % of the targets, about a prediction."""
+    for number, sample in enumerate(example.get("samples", ())):
+        name = None if number else "samples"
+        axes.plot(example["x"], sample, color=color, linewidth=0.6, alpha=0.5, label=name)
+    if "deviation" in example:
+        low, high = ([m + sign * 1.96 * d for m, d in zip(mean, example["deviation"], strict=True)] for sign in (-1, 1))
+        axes.fill_between(example["x"], low, high, color=color, alpha=0.18, linewidth=0, label="95 % band")
 
 
 class Line(NamedTuple):

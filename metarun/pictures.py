@@ -17,10 +17,13 @@ from metarun.tasks.task import Task, TaskSet, stream_generator
 from metarun.tracking.tracker import Tracker
 
 SHOWN_STEPS = (0, 1, 10)
+SHOWN_SAMPLES = 10
 
 
 def adapted_curves(learner: Learner, data: TaskSet, path: Path, tasks: int = 6, points: int = 200) -> None:
     """Draw the learner's function on a few curves before and after 1 and 10 steps; nothing where there are none.
+
+    Of a learner that predicts a distribution, the last of them shows it too: sampled functions, or a 95 % band.
 
     Args:
         learner: a learner of the stream `episodes` (the oracle's input is no line to draw over).
@@ -38,17 +41,21 @@ def adapted_curves(learner: Learner, data: TaskSet, path: Path, tasks: int = 6, 
     noise = learner.noise(batch, max(SHOWN_STEPS), generator)
     batch, noise = learner.cast((batch, noise))
 
-    def curves(task: Task, noise: Any) -> list[Tensor]:
+    def curves(task: Task, noise: Any) -> tuple[list[Tensor], dict[str, Tensor]]:
         predictors = learner.trajectory(task.support, max(SHOWN_STEPS), noise)
-        return [_point(predictor(task.query.x)) for predictor in predictors]
+        predicted = [predictor(task.query.x) for predictor in predictors]
+        shown = max(step for step in SHOWN_STEPS if step < len(predicted))
+        return [_point(prediction) for prediction in predicted], _spread(predicted[shown])
 
     with torch.no_grad():
-        values = learner.over_tasks(curves, batch, noise)
+        values, spread = learner.over_tasks(curves, batch, noise)
     examples = []
     for t, title in enumerate(titles):
         (x, y), (grid, truth) = pytree.tree_map(lambda leaf, t=t: leaf[t, :, 0].cpu().numpy(), batch)
         shown = {step: values[step][t, :, 0].cpu().numpy() for step in SHOWN_STEPS if step < len(values)}
-        examples.append({"x_support": x, "y_support": y, "x": grid, "y": truth, "predictions": shown, "title": title})
+        beside = {name: value[t, ..., 0].cpu().numpy() for name, value in spread.items()}
+        known = {"x_support": x, "y_support": y, "x": grid, "y": truth}
+        examples.append({**known, "predictions": shown, "title": title, **beside})
     learner.train(was_training)
     figures.adapted_curves(examples, path)
 
@@ -57,6 +64,13 @@ def _point(prediction: Prediction) -> Tensor:
     if isinstance(prediction, Gaussian):
         return prediction.mean
     return prediction.values.mean(0) if isinstance(prediction, Samples) else prediction
+
+
+def _spread(prediction: Prediction) -> dict[str, Tensor]:
+    """What there is beside the mean: `samples [S, n, 1]`, or `deviation [n, 1]` of a normal distribution."""
+    if isinstance(prediction, Gaussian):
+        return {"deviation": prediction.variance.sqrt()}
+    return {"samples": prediction.values[:SHOWN_SAMPLES]} if isinstance(prediction, Samples) else {}
 
 
 def reliability(found: Calibration, path: Path, tracker: Tracker) -> None:

@@ -90,6 +90,21 @@ def test_learning_curve_of_a_run_without_the_metric(tmp_path):
     assert is_png(tmp_path / "learning.png")
 
 
+def test_samples_are_thin_lines_and_a_normal_distribution_a_band(tmp_path, drawn):
+    first, second = tasks(2)
+    first["samples"] = np.stack([first["y"] + shift for shift in (-0.2, 0.0, 0.3)])
+    second["deviation"] = np.full(100, 0.5)
+    adapted_curves([first, second], tmp_path / "curves.png")
+    left, right = drawn[0].axes[:2]
+    thin = [line for line in left.lines if line.get_linewidth() == 0.6]
+    np.testing.assert_allclose([line.get_ydata() for line in thin], first["samples"])
+    (band,) = right.collections
+    heights = band.get_paths()[0].vertices[:, 1]
+    assert heights.max() == pytest.approx(np.max(second["predictions"][10]) + 0.98, abs=1e-6)
+    names = {text.get_text() for text in drawn[0].legends[0].get_texts()}
+    assert "samples" in names
+
+
 @pytest.mark.parametrize("count", [1, 4, 6])
 def test_curves_one_panel_a_task_and_one_legend(tmp_path, drawn, count):
     adapted_curves(tasks(count), tmp_path / "curves.png")

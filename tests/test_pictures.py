@@ -9,6 +9,7 @@ import torch
 import toy
 
 from metarun import figures
+from metarun.algos.learner import Gaussian, Samples
 from metarun.calibration import Calibration
 from metarun.evaluate import Evaluation
 from metarun.pictures import adapted_curves, instances, reliability
@@ -47,6 +48,26 @@ def test_a_picture_is_written(tmp_path, data):
 def test_other_data_has_no_such_picture(tmp_path, data):
     adapted_curves(toy.Pretrained(), data, tmp_path / "x.png")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["samples", "deviation"])
+def test_the_picture_shows_what_a_learner_is_not_sure_of(tmp_path, monkeypatch, kind):
+    class Unsure(toy.Recurrent):
+        def adapt(self, support, noise=()):
+            mean = super().adapt(support, noise)
+            if kind == "samples":
+                return lambda x: Samples(torch.stack([mean(x) - 1, mean(x) + 1]))
+            return lambda x: Gaussian(mean(x), torch.full_like(mean(x), 4.0))
+
+    shown = []
+    monkeypatch.setattr(figures, "adapted_curves", lambda examples, path: shown.extend(examples))
+    adapted_curves(Unsure(), toy.sinusoid(), tmp_path / "x.png", tasks=2, points=30)
+    for example in shown:
+        mean = example["predictions"][0]
+        if kind == "samples":
+            np.testing.assert_allclose(example["samples"], [mean - 1, mean + 1], rtol=1e-4, atol=1e-5)
+        else:
+            np.testing.assert_allclose(example["deviation"], np.full(30, 2.0))
 
 
 class Notes(NullTracker):

@@ -199,8 +199,8 @@ class WandbTracker:
         def plot() -> Any:
             import wandb
 
-            columns = ["step", "mean", "ci95", "median"]
-            table = wandb.Table(columns=columns, data=[[row[column] for column in columns] for row in rows])
+            columns: list[str | int] = ["step", "mean", "ci95", "median"]
+            table = wandb.Table(columns=columns, data=[[row[str(c)] for c in columns] for row in rows])
             # The plot brings its table along, as curve/METRIC_table.
             return wandb.plot.line(table, "step", "mean", title=f"{metric} after adaptation steps")
 
