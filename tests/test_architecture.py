@@ -63,6 +63,7 @@ def test_the_command_line_starts_without_torch():
 
 # not algorithms
 SHARED = ("__init__", "learner", "embedding", "inner_loop", "conjugate_gradients", "quadratic_program", "recurrent")
+SHARED += ("gradient_input", "update_rule", "kfac", "normal", "particles", "precisions", "svgd")
 
 
 @pytest.mark.parametrize(

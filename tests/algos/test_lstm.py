@@ -1,0 +1,48 @@
+"""What is the LSTM's own; tests/algos/test_recurrent.py tries what it shares with other learners that are told late."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from metarun.algos.lstm import LSTM
+from metarun.backbones.pixels import Pixels
+from metarun.tasks.clusters import Clusters
+from metarun.tasks.task import stream_generator
+
+
+def learner(units=6):
+    torch.manual_seed(0)
+    return LSTM(lambda outputs: Pixels((4,), outputs, None), 3, F.cross_entropy, units).double()
+
+
+def shown(seed=0):
+    data = Clusters(dimension=4, noise=0.3, ways=3, shots=1, queries=2, instances=3, device="cpu")
+    batch = data.draw("train", "sequences", 4, stream_generator("cpu", "lstm", seed))
+    return batch._replace(x=batch.x.double())
+
+
+def test_scores_are_those_of_torchs_lstm_that_is_given_the_label_before():
+    ours, batch = learner(), shown()
+    theirs = nn.LSTM(4 + 3, 6, batch_first=True).double()
+    with torch.no_grad():
+        theirs.weight_ih_l0.copy_(ours.cell.weight_ih)
+        theirs.weight_hh_l0.copy_(ours.cell.weight_hh)
+        theirs.bias_ih_l0.copy_(ours.cell.bias)
+        theirs.bias_hh_l0.zero_()
+    told = F.one_hot(batch.y, 3).double().roll(1, 1)
+    told[:, 0] = 0
+    expected = ours.classifier(theirs(torch.cat([batch.x, told], 2))[0])
+    torch.testing.assert_close(ours.follow(batch), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_nothing_is_left_of_the_sequence_before():
+    ours, batch = learner(), shown()
+    alone = ours.follow(batch)
+    ours.follow(shown(seed=1))
+    assert torch.equal(ours.follow(batch), alone)
+
+
+def test_the_gradient_is_right_and_reaches_everything(slopes_agree):
+    ours = learner()
+    slopes_agree(ours, shown())
+    assert all(p.grad.abs().max() > 0 for p in ours.parameters())
