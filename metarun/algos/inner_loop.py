@@ -10,7 +10,9 @@ Differences from the paper: stated by the algorithms that use it; this is no alg
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.func import grad
 
@@ -58,3 +60,12 @@ def _at(rates: Tensor | Rates | Callable[[int], Rates], step: int, theta: dict[s
     if isinstance(rates, Tensor):
         return dict.fromkeys(theta, rates)
     return rates if isinstance(rates, Mapping) else rates(step)
+
+
+def mini_batches(tasks: int, n: int, steps: int, size: int | None, generator: torch.Generator) -> Any:
+    """Rows `[tasks, steps, size]` of sets of n, one shuffle of a set after the other; (): no mini-batches."""
+    if size is None:
+        return ()
+    shuffles = max(1, -(-steps * size // n))
+    rows = torch.rand(tasks, shuffles, n, generator=generator, device=generator.device).argsort(-1)
+    return rows.flatten(1)[:, : steps * size].unflatten(1, (steps, size))

@@ -40,6 +40,7 @@ import torch
 from torch import Tensor
 from torch.func import grad
 
+from metarun.algos.inner_loop import mini_batches
 from metarun.algos.learner import Backbone, Learner, Predictor, require_counts
 from metarun.tasks.task import Batch, Examples, Task, TaskLoss
 
@@ -96,8 +97,8 @@ class Reptile(Learner):
         assert isinstance(batch, Task)
         tasks, shots, queries = *batch.support.y.shape[:2], batch.query.y.shape[1]
         return {
-            "pool": _mini_batches(tasks, shots + queries, self.inner_steps, self.inner_batch, generator),
-            "support": _mini_batches(tasks, shots, steps, self.eval_batch, generator),
+            "pool": mini_batches(tasks, shots + queries, self.inner_steps, self.inner_batch, generator),
+            "support": mini_batches(tasks, shots, steps, self.eval_batch, generator),
         }
 
     def trajectory(self, support: Examples, steps: int, noise: Any = ()) -> Iterator[Predictor]:
@@ -130,12 +131,3 @@ class Reptile(Learner):
                 gradient = {name: g / ((v[name] / unbiased).sqrt() + EPS) for name, g in gradient.items()}
             weights = {name: w - self.inner_lr * gradient[name] for name, w in weights.items()}
             yield weights
-
-
-def _mini_batches(tasks: int, n: int, steps: int, size: int | None, generator: torch.Generator) -> Any:
-    """Rows `[tasks, steps, size]` of sets of n, shuffle after shuffle; (): no mini-batches."""
-    if size is None:
-        return ()
-    shuffles = max(1, -(-steps * size // n))
-    rows = torch.rand(tasks, shuffles, n, generator=generator, device=generator.device).argsort(-1)
-    return rows.flatten(1)[:, : steps * size].unflatten(1, (steps, size))

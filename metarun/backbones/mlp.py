@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from metarun.backbones.init import initialise
 from metarun.backbones.norm import make_norm
 
-ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU}
+ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU, "sigmoid": nn.Sigmoid}
 
 
 class MLP(nn.Module):
@@ -20,7 +20,7 @@ class MLP(nn.Module):
         in_shape: shape of one input; it is flattened.
         outputs: width of the last, linear layer. None: no last layer, the network ends in its last activation.
         hidden: widths of the hidden layers.
-        activation: `relu`, `tanh` or `elu`.
+        activation: `relu`, `tanh`, `elu` or `sigmoid`.
         norm: normalisation before each activation, a name of `metarun.backbones.norm.make_norm`.
         init: a name of `metarun.backbones.init.initialise`.
 

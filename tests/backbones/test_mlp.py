@@ -22,7 +22,7 @@ def test_flattens_images_and_gives_features_without_a_head():
     assert features.shape == (2, 40) and (features >= 0).all()
 
 
-@pytest.mark.parametrize("activation", ["relu", "tanh", "elu"])
+@pytest.mark.parametrize("activation", ["relu", "tanh", "elu", "sigmoid"])
 @pytest.mark.parametrize("norm", ["batch", "layer", "group"])
 def test_activations_and_norms(activation, norm):
     net = MLP(in_shape=(2,), outputs=3, hidden=[16], activation=activation, norm=norm, init="torch")
@@ -32,7 +32,7 @@ def test_activations_and_norms(activation, norm):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"activation": "rely"}, "backbone.activation must be one of relu, tanh, elu; got 'rely'"),
+        ({"activation": "rely"}, "backbone.activation must be one of relu, tanh, elu, sigmoid; got 'rely'"),
         ({"norm": "bach"}, "got 'bach'"),
         ({"init": "zero"}, "got 'zero'"),
         ({"outputs": None, "hidden": []}, "backbone.hidden must name at least one layer"),

@@ -1,0 +1,327 @@
+"""Is it the learned optimizer? Against torch's LSTM coordinate by coordinate, and the derivative it must not take."""
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+import toy
+from commands import metarun
+from torch import nn
+
+from metarun.algos.gradient_input import preprocess
+from metarun.algos.l2l_optimizer import LearnedOptimizer
+from metarun.backbones.linear import Linear
+from metarun.loop import Training, fit
+from metarun.results import read_result
+from metarun.tasks.quadratics import Quadratics
+from metarun.tasks.task import Examples
+
+NUMBERS = {"units": 5, "gradient_input": "scale", "gradient_scale": 0.1, "log_p": 10.0, "output_scale": 0.1}
+NUMBERS |= {"inner_steps": 6, "unroll": 3, "init_std": 1.0, "batch": None, "eval_steps": 6}
+DATA = Quadratics(10, "cpu")
+LINEAR = partial(Linear, (10,), bias=False)
+
+
+def make(backbone=LINEAR, seed=0, spread=0.6, **changes):
+    """A learner in float64; `spread` scatters its weights, so that little steps do not hide what is wrong."""
+    torch.manual_seed(seed)
+    learner = LearnedOptimizer(backbone, 1, F.mse_loss, **(NUMBERS | changes)).double()
+    with torch.no_grad():
+        for p in learner.parameters():
+            p += spread * torch.randn(p.shape).double()
+    return learner
+
+
+def functions(tasks=3, seed=0):
+    """Quadratics and noise for them."""
+    batch = DATA.draw("train", "episodes", tasks, torch.Generator().manual_seed(seed))
+    return make().cast(batch)
+
+
+def drawn(learner, batch, steps=6, seed=0):
+    return learner.cast(learner.noise(batch, steps, torch.Generator().manual_seed(seed)))
+
+
+def first_of(batch, noise, t=0):
+    rows = noise["rows"][t] if len(noise["rows"]) else ()
+    return Examples(*(leaf[t] for leaf in batch.support)), {"start": noise["start"][t], "rows": rows}
+
+
+def thetas(learner, support, noise, steps=6):
+    """theta_0, theta_1, ... of a linear network: what it says of the unit vectors."""
+    eye = torch.eye(10).double()
+    return torch.stack([predict(eye)[:, 0] for predict in learner.trajectory(support, steps, noise)])
+
+
+def gradient_of(learner, losses):
+    return torch.cat([g.flatten() for g in torch.autograd.grad(losses.sum(), list(learner.parameters()))])
+
+
+def function(support, theta):
+    return F.mse_loss(support.x @ theta.unsqueeze(1), support.y)
+
+
+# ------------------------------------------------------------------------------------------------ the update rule
+
+
+@pytest.mark.parametrize("kind", ["scale", "log"])
+def test_it_is_torchs_lstm_for_each_coordinate(kind):
+    learner, batch = make(gradient_input=kind, output_scale=0.03), functions()
+    support, noise = first_of(batch, drawn(learner, batch))
+    lstm = nn.LSTM(2 if kind == "log" else 1, 5, num_layers=2).double()
+    for layer, cell in enumerate(learner.cells):
+        for name, value in {"weight_ih": cell.weight_ih, "weight_hh": cell.weight_hh, "bias_ih": cell.bias}.items():
+            getattr(lstm, f"{name}_l{layer}").data.copy_(value)
+        nn.init.zeros_(getattr(lstm, f"bias_hh_l{layer}"))
+    theta, state = noise["start"].clone(), None
+    for ours in thetas(learner, support, noise):
+        torch.testing.assert_close(ours, theta, rtol=1e-10, atol=1e-12)
+        gradient = 2 / 10 * support.x.T @ (support.x @ theta - support.y[:, 0])
+        seen = preprocess(gradient, 10.0) if kind == "log" else learner.gradient_scale * gradient.unsqueeze(1)
+        output, state = lstm(seen.unsqueeze(0), state)
+        theta = (theta + learner.output_scale * (output[0] @ learner.head.weight.T + learner.head.bias)[:, 0]).detach()
+
+
+def test_what_theta_is_called_does_not_matter():
+    """Permuting the coordinates permutes the trajectory: weights are shared, memories are not."""
+    learner, batch = make(), functions()
+    support, noise = first_of(batch, drawn(learner, batch))
+    order = torch.randperm(10, generator=torch.Generator().manual_seed(0))
+    permuted = thetas(learner, Examples(support.x[:, order], support.y), noise | {"start": noise["start"][order]})
+    plain = thetas(learner, support, noise)
+    torch.testing.assert_close(permuted, plain[:, order], rtol=1e-10, atol=1e-12)
+    assert (plain[1:] - plain[:-1]).abs().min() > 1e-6
+
+
+def test_each_coordinate_remembers_its_own_gradients():
+    learner = make()
+    state = learner.begin(torch.zeros(3).double())
+    _, state = learner.update(torch.tensor([5.0, -5.0, 5.0]).double(), state)
+    change, _ = learner.update(torch.ones(3).double(), state)
+    assert change[0] == change[2] and (change[0] - change[1]).abs() > 1e-3
+    alone, _ = learner.update(torch.ones(1).double(), learner.begin(torch.zeros(1).double()))
+    assert (change[0] - alone[0]).abs() > 1e-3 and (change[1] - alone[0]).abs() > 1e-3
+
+
+def test_memory_begins_anew_with_each_task():
+    learner, batch = make(), functions()
+    noise = drawn(learner, batch)
+    learner.vectorized = False
+    one_after_the_other = learner(batch, noise)
+    for t in range(3):
+        support, mine = first_of(batch, noise, t)
+        expected = sum(function(support, theta) for theta in thetas(learner, support, mine)[1:])
+        torch.testing.assert_close(one_after_the_other[t], expected, rtol=1e-10, atol=0)
+    learner.vectorized = True
+    torch.testing.assert_close(learner(batch, noise), one_after_the_other, rtol=1e-10, atol=0)
+
+
+# -------------------------------------------------------------------------------------- what is differentiated
+
+
+def unrolled(learner, support, theta, steps, gradients=None, through=False):
+    """The sum of f over `steps` steps, by plain autograd, and the gradients that were put in.
+
+    Given `gradients` these are put in; `through`: the derivative goes through them too.
+    """
+    state, total, seen = learner.begin(theta), 0.0, []
+    for step in range(steps):
+        if gradients is None:
+            point = theta if through else theta.detach().requires_grad_()
+            gradient = torch.autograd.grad(function(support, point), point, create_graph=through, retain_graph=through)[
+                0
+            ]
+        else:
+            gradient = gradients[step]
+        seen.append(gradient if through else gradient.detach())
+        change, state = learner.update(seen[-1], state)
+        theta = theta + change
+        total = total + function(support, theta)
+    return total, seen
+
+
+def test_gradients_that_are_put_in_are_constants():
+    """The derivative is that of the loss with frozen inputs, by finite differences; through them it is another."""
+    learner, batch = make(unroll=6), functions(1)
+    noise = drawn(learner, batch)
+    support, mine = first_of(batch, noise)
+    theta = mine["start"]
+    ours = gradient_of(learner, learner(batch, noise))
+    value, seen = unrolled(learner, support, theta, 6)
+    torch.testing.assert_close(learner(batch, noise)[0], value)
+    weights = nn.utils.parameters_to_vector(learner.parameters()).detach()
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(4):
+        direction = torch.randn(weights.shape, generator=generator).double()
+        direction /= direction.norm()
+        values = []
+        for size in (1e-6, -1e-6):
+            nn.utils.vector_to_parameters(weights + size * direction, learner.parameters())
+            values.append(unrolled(learner, support, theta, 6, seen)[0].detach())
+        slope = (values[0] - values[1]) / 2e-6
+        torch.testing.assert_close(ours @ direction, slope, rtol=1e-5, atol=1e-7 * float(ours.norm()))
+    nn.utils.vector_to_parameters(weights, learner.parameters())
+    start = theta.clone().requires_grad_()
+    through = gradient_of(learner, unrolled(learner, support, start, 6, through=True)[0])
+    assert (through - ours).norm() / ours.norm() > 0.05
+
+
+def test_the_surrogate_is_the_loss_of_the_steps_mini_batches():
+    """f_t is of mini-batch t: value and derivative, against plain autograd on a network with a hidden layer."""
+    learner, batch = make(toy.mlp((10,), hidden=[4]), unroll=6, batch=3), functions(1)
+    noise = drawn(learner, batch)
+    support, mine = first_of(batch, noise)
+    theta, total = learner.first(mine), 0.0
+    state = learner.begin(theta)
+    for step in range(6):
+        change, state = learner.update(learner.slope(theta, support, step, mine)[0], state)
+        theta = theta + change
+        rows = mine["rows"][step + 1]
+        total = total + F.mse_loss(learner.predictor(theta, support)(support.x[rows]), support.y[rows])
+    torch.testing.assert_close(learner(batch, noise)[0], total)
+    torch.testing.assert_close(gradient_of(learner, learner(batch, noise)), gradient_of(learner, total))
+
+
+@pytest.mark.parametrize("unroll", [2, 3, 4, 10])
+def test_segments_are_the_episode_in_pieces(unroll):
+    learner, batch = make(unroll=unroll, inner_steps=7), functions()
+    noise = drawn(learner, batch, 7)
+    (stage,) = learner.stages
+    assert stage.stream == "episodes" and len(stage.objectives) == -(-7 // unroll)
+    pieces = torch.stack([learner(batch, noise, name) for name in stage.objectives])
+    whole = learner(batch, noise)
+    torch.testing.assert_close(pieces.sum(0), whole)
+    expected = [sum(function(*pair) for pair in each) for each in _points(learner, batch, noise, 7)]
+    torch.testing.assert_close(whole, torch.stack(expected))
+    torch.testing.assert_close(
+        sum(gradient_of(learner, learner(batch, noise, name)) for name in stage.objectives),
+        gradient_of(learner, whole),
+    )
+
+
+def _points(learner, batch, noise, steps):
+    for t in range(3):
+        support, mine = first_of(batch, noise, t)
+        yield [(support, theta) for theta in thetas(learner, support, mine, steps)[1:]]
+
+
+def test_the_names_of_segments():
+    assert list(make(inner_steps=7, unroll=3).segments) == ["steps 0-2", "steps 3-5", "steps 6-6"]
+    assert list(make(inner_steps=100, unroll=20).segments)[-1] == "steps 80-99"
+
+
+def test_no_derivative_crosses_a_segments_start():
+    """Another optimizer with the same weights leads there: only what is done in the segment counts."""
+    learner, batch = make(), functions(1)
+    noise = drawn(learner, batch)
+    support, mine = first_of(batch, noise)
+    other, theta = copy.deepcopy(learner), mine["start"]
+    state, total = learner.begin(theta), 0.0
+    for step in range(6):
+        who = other if step < 3 else learner
+        change, state = who.update(learner.slope(theta, support, 0, ())[0], state)
+        theta = theta + change
+        total = total + (function(support, theta) if step >= 3 else 0.0)
+    ours = gradient_of(learner, learner(batch, noise, "steps 3-5"))
+    torch.testing.assert_close(ours, gradient_of(learner, total))
+    untruncated = make(unroll=6)
+    assert (
+        gradient_of(untruncated, untruncated(batch, noise)) - gradient_of(learner, learner(batch, noise))
+    ).norm() > (0.05 * ours.norm())
+
+
+def test_each_segment_is_followed_by_an_outer_step():
+    """Through `fit`, with SGD: the second segment's loss and gradient are those of the optimizer already stepped."""
+    learner, outer = make(spread=0.1), toy.sgd(lr=1e-4)
+    by_hand = copy.deepcopy(learner)
+    step = next(fit(Training.begin(learner, outer, toy.CPU, 0), DATA, outer, 1, 4))
+    losses = {}
+    for name in by_hand.segments:
+        loss = by_hand(step.batch, step.noise, name).mean()
+        losses[name] = loss.item()
+        gradients = torch.autograd.grad(loss, list(by_hand.parameters()))
+        with torch.no_grad():
+            for p, g in zip(by_hand.parameters(), gradients, strict=True):
+                p -= 1e-4 * g
+    assert step.losses == pytest.approx(losses, rel=1e-9)
+    for (name, ours), theirs in zip(learner.named_parameters(), by_hand.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12, msg=name)
+    (group,) = learner.parameter_groups()
+    assert group["name"] == "all" and len(group["params"]) == len(list(learner.parameters())) == 8
+
+
+# -------------------------------------------------------------------------------------------------- its start
+
+
+@pytest.mark.parametrize("kind", ["scale", "log"])
+def test_untrained_it_makes_small_steps_against_a_gradient_that_stays(kind):
+    for seed in range(10):
+        learner = make(seed=seed, spread=0.0, gradient_input=kind)
+        gradient = torch.tensor([10.0, -10.0]).double()
+        state, moved = learner.begin(gradient), torch.zeros(2).double()
+        for _ in range(20):
+            change, state = learner.update(gradient, state)
+            moved += change.detach()
+            assert change.abs().max() < 0.1
+        assert moved[0] < moved[1]
+        assert all(set(cell.bias.tolist()) == {0.0, 1.0} and cell.bias[5:10].min() == 1 for cell in learner.cells)
+
+
+# ------------------------------------------------------------------------------------------------- other networks
+
+
+def test_what_one_network_taught_another_takes():
+    taught, batch = make(toy.mlp((10,))), functions()
+    for changes in ({"hidden": [5]}, {"hidden": [40, 40], "activation": "relu"}, {"norm": "layer"}):
+        other = make(toy.mlp((10,), **changes), seed=1)
+        other.load_state_dict(taught.state_dict())
+        noise = drawn(other, batch)
+        assert noise["start"].shape[1] != drawn(taught, batch)["start"].shape[1]
+        gradient, state = torch.ones(1).double(), other.begin(torch.zeros(1).double())
+        assert torch.equal(other.update(gradient, state)[0], taught.update(gradient, state)[0])
+        assert other(batch, noise).isfinite().all()
+
+
+def test_a_finished_run_is_tried_on_another_network_from_the_command_line(tmp_path):
+    common = ["run.iterations=2", "run.meta_batch=2", "run.eval_tasks=4", "run.val_tasks=2", "run.validate_every=2"]
+    common += ["tracker=none", "device.threads=1", "algo.inner_steps=4", "algo.unroll=2", "run.curve_steps=4"]
+    sizes = ["algo=l2l_optimizer", "data=sinusoid", "backbone.hidden=[8]", "data.queries=5"]
+    assert metarun(*sizes, *common, "hydra.run.dir=first", folder=tmp_path).status == 0
+    again = ["run.evaluate=first", "backbone.hidden=[12,12]", "backbone.activation=tanh", "hydra.run.dir=second"]
+    outcome = metarun(*again, folder=tmp_path)
+    assert outcome.status == 0, outcome.err
+    first, second = (read_result(tmp_path / name) for name in ("first", "second"))
+    assert second["iterations"] == 0 and first["parameters"] == second["parameters"]
+    assert second["episodes"] == first["episodes"] and second["mean"] != first["mean"]
+
+
+# ------------------------------------------------------------------------------------------------------ the rest
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        ({"gradient_input": "sign"}, "gradient_input must be one of scale, log; got 'sign'"),
+        ({"units": 0}, "units must be a whole number of at least 1, got 0"),
+        ({"inner_steps": 0}, "inner_steps must be a whole number of at least 1, got 0"),
+        ({"unroll": 2.5}, "unroll must be a whole number of at least 1, got 2.5"),
+        ({"gradient_scale": -1.0}, "gradient_scale must be above 0, got -1.0"),
+        ({"output_scale": 0.0}, "output_scale must be above 0, got 0.0"),
+        ({"log_p": 0.0}, "log_p must be above 0, got 0.0"),
+    ],
+)
+def test_refuses_what_makes_no_sense(bad, says):
+    with pytest.raises(ValueError, match=says):
+        make(**bad)
+
+
+def test_it_learns():
+    """Quadratics, 20 steps: f from 110 to below 15 when trained for a few seconds; untrained not even to 40."""
+    torch.manual_seed(0)
+    numbers = NUMBERS | {"units": 20, "inner_steps": 20, "unroll": 10, "eval_steps": 20}
+    learner = LearnedOptimizer(LINEAR, 1, F.mse_loss, **numbers)
+    before, after = toy.score(learner, DATA, 30, toy.adam(lr=5e-3), meta_batch=16, tasks=60)
+    assert before > 40
+    assert after < 15
