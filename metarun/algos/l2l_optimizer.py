@@ -38,7 +38,7 @@ from torch.utils import _pytree as pytree
 from metarun.algos.gradient_input import preprocess
 from metarun.algos.learner import Backbone, Stage, require_counts, require_positive
 from metarun.algos.update_rule import UpdateRule
-from metarun.backbones.lstm import LSTMCell
+from metarun.backbones.lstm_cell import LSTMCell
 from metarun.tasks.task import Batch, Examples, Task, TaskLoss
 
 State = list[tuple[Tensor, Tensor]]

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from metarun.algos.embedding import width_of_features
 from metarun.algos.learner import Backbone, require_counts
 from metarun.algos.recurrent import Recurrent
-from metarun.backbones.lstm import LSTMCell
+from metarun.backbones.lstm_cell import LSTMCell
 from metarun.tasks.task import TaskLoss
 
 

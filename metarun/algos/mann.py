@@ -45,7 +45,7 @@ from torch import Tensor, nn
 from metarun.algos.embedding import width_of_features
 from metarun.algos.learner import Backbone, require_counts, require_positive
 from metarun.algos.recurrent import Recurrent
-from metarun.backbones.lstm import LSTMCell
+from metarun.backbones.lstm_cell import LSTMCell
 from metarun.tasks.task import TaskLoss
 
 BLANK = 1e-6  # what every number in a memory starts as

@@ -42,7 +42,7 @@ from torch import Tensor
 
 from metarun.algos.embedding import Embedding, membership, width_of_features
 from metarun.algos.learner import Backbone, Predictor, require_counts, require_positive
-from metarun.backbones.lstm import LSTMCell
+from metarun.backbones.lstm_cell import LSTMCell
 from metarun.tasks.task import Examples, TaskLoss
 
 

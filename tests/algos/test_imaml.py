@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 import toy
-from test_learning import score
 from torch import nn
+from toy import score
 
 from metarun.algos.imaml import IMAML
 from metarun.algos.maml import MAML

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import toy
-from test_learning import score
+from toy import score
 
 from metarun.algos.maml import MAML
 from metarun.algos.meta_sgd import MetaSGD

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 import toy
-from test_learning import score
 from torch.func import functional_call
+from toy import score
 
 from metarun.algos.maml import MAML
 from metarun.algos.mtnet import MTNet

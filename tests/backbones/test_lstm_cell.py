@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from metarun.backbones.lstm import LSTMCell
+from metarun.backbones.lstm_cell import LSTMCell
 
 
 def pair():
