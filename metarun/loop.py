@@ -197,7 +197,12 @@ def fit(
         stage = stage_at(learner.stages, training.iteration, iterations)
         learner.ways = data.outputs("train", stage.stream)
         learner.progress.fill_(training.iteration / iterations)
-        batch = learner.cast(data.draw("train", stage.stream, meta_batch, training.generators[f"tasks/{stage.stream}"]))
+        generator = training.generators[f"tasks/{stage.stream}"]
+        wished = learner.wishes(meta_batch, generator)
+        if wished is None:
+            batch = learner.cast(data.draw("train", stage.stream, meta_batch, generator))
+        else:
+            batch = learner.cast(data.draw_of("train", wished, generator))
         noise = learner.cast(learner.noise(batch, learner.inner_steps, training.generators["noise"]))
         factor = outer.factor(training.iteration, iterations)
         losses = {}

@@ -10,6 +10,7 @@ import toy
 
 from metarun.algos.learner import Learner, Stage
 from metarun.loop import Diverged, OuterOptimizer, Training, fit, stage_at
+from metarun.tasks.task import TaskOfClasses
 
 CPU = torch.device("cpu")
 
@@ -256,3 +257,58 @@ def test_running_statistics_are_the_same_whole_and_in_chunks():
     assert (statistics(None)[:16]).abs().max() > 1e-3
     torch.testing.assert_close(statistics(None), statistics(4), rtol=0, atol=1e-12)
     assert math.isfinite(statistics(None).sum().item())
+
+
+class OfClasses(toy.Blobs):
+    """Blobs that can be asked for tasks of given classes."""
+
+    offers = ("episodes", "episodes_of_classes")
+
+    def draw(self, part, stream, tasks, generator):
+        task = super().draw(part, "episodes", tasks, generator)
+        return TaskOfClasses(*task, torch.full((tasks, self.WAYS), -1))
+
+    def draw_of(self, part, classes, generator):
+        assert part == "train"
+        return TaskOfClasses(*super().draw(part, "episodes", len(classes), generator), classes)
+
+
+class Wishful(toy.Pretrained):
+    """Wants classes of its own choice in every third step."""
+
+    stages = (Stage("episodes_of_classes"),)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple[int, int]] = []
+
+    def wishes(self, tasks, generator):
+        self.asked.append((tasks, self.ways))
+        if len(self.asked) % 3:
+            return None
+        return torch.randint(toy.Blobs.CLASSES, (tasks, toy.Blobs.WAYS), generator=generator)
+
+
+def test_a_learner_that_wishes_for_classes_gets_tasks_of_them():
+    learner, outer = seeded(Wishful), toy.adam()
+    steps = list(fit(Training.begin(learner, outer, CPU, 0), OfClasses(), outer, 7, 4))
+    wished = [bool((step.batch.classes >= 0).all()) for step in steps]
+    assert wished == [False, False, True, False, False, True, False]
+    assert learner.asked == [(4, toy.Blobs.WAYS)] * 7  # before every draw, when it knows the ways
+    # It draws by the generator of its tasks: after the same tasks the same classes are wished for.
+    again = list(fit(Training.begin(seeded(Wishful), outer, CPU, 0), OfClasses(), outer, 7, 4))
+    assert all(torch.equal(a.batch.classes, b.batch.classes) for a, b in zip(steps, again, strict=True))
+    other = list(fit(Training.begin(seeded(Wishful), outer, CPU, 1), OfClasses(), outer, 7, 4))
+    assert not torch.equal(steps[2].batch.classes, other[2].batch.classes)
+
+
+def test_by_default_nothing_is_wished_for_and_no_random_number_drawn():
+    generator = torch.Generator().manual_seed(0)
+    before = generator.get_state()
+    assert toy.maml().wishes(4, generator) is None
+    assert torch.equal(generator.get_state(), before)
+
+
+def test_data_without_given_classes_says_so():
+    with pytest.raises(NotImplementedError, match="Sinusoid draws no tasks of given classes"):
+        toy.sinusoid().draw_of("train", torch.zeros(2, 5), torch.Generator())

@@ -191,6 +191,15 @@ class Learner(nn.Module, ABC):
         del batch, steps, generator
         return ()
 
+    def wishes(self, tasks: int, generator: torch.Generator) -> Tensor | None:
+        """Classes of the tasks that it wants next, `[tasks, ways]`; None: whatever is drawn. Asked before every draw.
+
+        Numbered as in the flat stream. Only of learners whose stage has the stream `episodes_of_classes`, and that are
+        not `replicable`; drawn by the generator of the stage's tasks, and by nothing that a checkpoint does not hold.
+        """
+        del tasks, generator
+        return None
+
     def parameter_groups(self) -> list[dict]:
         """`name`, `params`, and optionally `lr` and `optimizer` (a factory). One optimizer each.
 

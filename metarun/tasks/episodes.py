@@ -20,6 +20,7 @@ from metarun.tasks.task import (
     Presentations,
     Task,
     TaskAndFlat,
+    TaskOfClasses,
     TaskSet,
 )
 
@@ -94,10 +95,16 @@ class Sampler:
         Classes are distinct within a task, images distinct within a class, so support and query are disjoint. Of
         `merged` classes each, one after the other, the labels are the same.
         """
-        drawn = ways * merged
-        classes = draw_distinct(tasks, self.classes, drawn, generator).flatten()
+        classes = draw_distinct(tasks, self.classes, ways * merged, generator)
+        return self.episodes_of(classes, shots, queries, generator, merged)
+
+    def episodes_of(
+        self, classes: Tensor, shots: int, queries: int, generator: torch.Generator, merged: int = 1
+    ) -> Task:
+        """`episodes` of given classes, `[T, ways*merged]`, distinct within a task."""
+        tasks, drawn = classes.shape
         k = shots + queries
-        index = self.of_classes(classes, k, generator).view(tasks, drawn, k)
+        index = self.of_classes(classes.flatten(), k, generator).view(tasks, drawn, k)
         label = torch.arange(drawn, device=generator.device) // merged
         sets = []
         for part, n in ((index[..., :shots], shots), (index[..., shots:], queries)):
@@ -178,7 +185,10 @@ class ImageTasks(TaskSet):
     """
 
     kind: ClassVar[Kind] = "classification"
-    offers: ClassVar[tuple[str, ...]] = ("episodes", "flat", "episodes_and_flat", "pairs", "sequences")
+    offers: ClassVar[tuple[str, ...]] = (
+        *("episodes", "flat", "episodes_and_flat", "episodes_of_classes"),
+        *("pairs", "sequences"),
+    )
     splits: ClassVar[tuple[str, ...]]
 
     def __init__(
@@ -261,16 +271,34 @@ class ImageTasks(TaskSet):
             return sampler.flat(tasks, self.flat_batch, generator)
         if stream == "pairs":
             return sampler.pairs(tasks, self._pairs(part), generator)
-        ways, (low, high), queries = self._sizes(part)
+        ways, _, queries = self._sizes(part)
         if stream == "sequences":
             return self._sequences(part, tasks, ways, generator)
-        shots = low
-        if high > low:
-            shots += int(torch.randint(high - low + 1, (), generator=generator, device=self.device))
+        if stream == "episodes_of_classes":
+            return self.draw_of(part, draw_distinct(tasks, sampler.classes, ways, generator), generator)
+        shots = self._shots(part, generator)
         episodes = sampler.episodes(tasks, ways, shots, queries, generator, self.merged)
         if stream == "episodes":
             return episodes
         return TaskAndFlat(*episodes, sampler.flat(tasks, self.flat_batch, generator))
+
+    def draw_of(self, part: Part, classes: Tensor, generator: torch.Generator) -> TaskOfClasses:
+        """A task of each row of `classes` `[T, ways]`, distinct classes in the order of the flat stream's labels.
+
+        Raises
+            DataError: ways are made of several classes.
+        """
+        if self.merged > 1:
+            raise DataError(f"data.merged: wanted 1 where tasks are drawn of given classes, got {self.merged}")
+        shots, queries = self._shots(part, generator), self._sizes(part)[2]
+        return TaskOfClasses(*self._sampler(part).episodes_of(classes, shots, queries, generator), classes)
+
+    def _shots(self, part: Part, generator: torch.Generator) -> int:
+        """Shots of a batch, drawn where they are a range."""
+        low, high = self._sizes(part)[1]
+        return low + int(
+            torch.randint(high - low + 1, (), generator=generator, device=self.device) if high > low else 0
+        )
 
     def describe(self) -> dict[str, Any]:
         return {

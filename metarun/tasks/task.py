@@ -68,7 +68,15 @@ class TaskAndFlat(NamedTuple):
     flat: Examples
 
 
-Batch = Task | TaskAndFlat | Pairs | Presentations | Examples
+class TaskOfClasses(NamedTuple):
+    """One episode and the classes of its ways, `[ways]` (int64), numbered as in a flat stream of the same part."""
+
+    support: Examples
+    query: Examples
+    classes: Tensor
+
+
+Batch = Task | TaskAndFlat | TaskOfClasses | Pairs | Presentations | Examples
 
 
 class DataError(ValueError):
@@ -137,6 +145,11 @@ class TaskSet(ABC):
             DataError: the data is missing, or the part holds too few classes or examples.
             ValueError: the stream is not offered.
         """
+
+    def draw_of(self, part: Part, classes: Tensor, generator: torch.Generator) -> TaskOfClasses:
+        """A task of each row of `classes` `[T, ways]`: only of data that offer `episodes_of_classes`."""
+        del part, classes, generator
+        raise NotImplementedError(f"{type(self).__name__} draws no tasks of given classes")
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:

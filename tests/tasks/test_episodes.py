@@ -249,6 +249,45 @@ def test_an_episode_and_a_flat_batch_in_one_draw(sizes):
     assert toy.outputs("train", "episodes_and_flat") == toy.outputs("train")
 
 
+def test_an_episode_tells_its_classes(sizes):
+    toy = Toy([20] * 30, **sizes | {"train_ways": 3, "train_shots": [1, 3]})
+    drawn = toy.draw("train", "episodes_of_classes", 8, generator(1))
+    assert drawn.classes.shape == (8, 3) and drawn.classes.dtype == torch.int64
+    for part in (drawn.support, drawn.query):
+        of = class_of(numbers(part.x), [20] * 30)
+        assert torch.equal(of, drawn.classes.gather(1, part.y))
+    assert toy.outputs("train", "episodes_of_classes") == 3
+
+
+@pytest.mark.parametrize("counts", [[20] * 12, [9, 20, 8, 11, 30, 7, 12, 9]], ids=["equal", "unequal"])
+def test_episodes_of_given_classes(counts, sizes):
+    """Classes in the order given, images drawn anew, all equally likely."""
+    toy = Toy(counts, **sizes | {"train_shots": 2, "train_queries": 3})
+    classes = torch.tensor([[4, 1], [0, 7]]).repeat(2000, 1)
+    drawn = toy.draw_of("train", classes, generator(1))
+    assert torch.equal(drawn.classes, classes)
+    assert drawn.support.y.shape == (4000, 4) and drawn.query.y.shape == (4000, 6)
+    shown = torch.cat([numbers(drawn.support.x), numbers(drawn.query.x)], 1)
+    of = class_of(shown, counts)
+    assert torch.equal(of, classes.gather(1, torch.cat([drawn.support.y, drawn.query.y], 1)))
+    assert all(len(set(row)) == 10 for row in shown[:100].tolist())
+    for k in (4, 1, 0, 7):
+        seen = torch.bincount(numbers(drawn.query.x).flatten(), minlength=sum(counts))[class_of_all(counts) == k]
+        assert len(seen) == counts[k] and chisquare(seen.numpy()).pvalue > ODDS
+    again = toy.draw_of("train", classes, generator(1))
+    assert torch.equal(again.query.x, drawn.query.x)
+
+
+def class_of_all(counts):
+    return class_of(torch.arange(sum(counts)), counts)
+
+
+def test_given_classes_and_merged_ones_exclude_each_other(sizes):
+    toy = Toy([20] * 30, **sizes, merged=2)
+    with pytest.raises(DataError, match="data.merged: wanted 1 where tasks are drawn of given classes, got 2"):
+        toy.draw("train", "episodes_of_classes", 2, generator())
+
+
 def test_unknown_words_are_refused(sizes):
     toy = Toy([20] * 4, **sizes)
     with pytest.raises(ValueError, match="stream: wanted one of episodes, flat, .*, got 'oracle'"):

@@ -1,0 +1,272 @@
+"""Is it Baseline, Baseline++, or the nearest centroid on a pre-trained network? Against both layers by hand."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+import toy
+from clusters import one, tasks
+from torch import nn
+
+from metarun.algos.nearest_centroid import NearestCentroid
+from metarun.algos.pretrain import Pretrain
+from metarun.algos.pretrained import layer, scores
+from metarun.backbones.norm import batch_norms
+from metarun.evaluate import evaluate
+from metarun.loop import Training, fit
+from metarun.tasks.task import Examples, stream_generator
+
+NUMBERS = {"concepts": 7, "classifier": "linear", "head": "linear", "train_scale": 10.0, "scale": 2.0}
+NUMBERS |= {"normalise": False, "start": "random", "inner_lr": 0.25, "eval_steps": 4}
+CONV4 = {"features": "flatten", "downsample": "max_pool", "norm": "running"}
+
+
+def pretrain(backbone=None, ways=3, seed=0, **changes):
+    torch.manual_seed(seed)
+    return Pretrain(backbone or toy.mlp((4,), hidden=[8]), ways, F.cross_entropy, **(NUMBERS | changes)).double()
+
+
+def noise_of(learner, batch, seed=0):
+    return learner.cast(learner.noise(batch, 4, stream_generator("cpu", "test", seed)))
+
+
+def flat(shape=(4,), tasks=3, b=6, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(tasks, b, *shape, generator=generator, dtype=torch.float64)
+    return Examples(x, torch.randint(7, (tasks, b), generator=generator))
+
+
+# ------------------------------------------------------------------------------------- the training classes
+
+
+def test_a_linear_classifier_is_softmax_regression_on_the_embeddings():
+    learner, batch = pretrain(), flat()
+    w, b = learner.classifier["weight"], learner.classifier["bias"]
+    expected = []
+    for x, y in zip(*batch, strict=True):
+        logits = learner.net(x) @ w.T + b
+        expected.append(-logits.log_softmax(1)[torch.arange(6), y].mean())
+    torch.testing.assert_close(learner(batch), torch.stack(expected), rtol=1e-12, atol=0)
+    assert w.shape == (7, 8) and (b == 0).all()
+    assert 0.3 < float(w.detach().abs().max()) <= 8**-0.5  # drawn as torch's linear layers are
+
+
+def test_a_cosine_classifier_is_torchs_weight_norm_on_directions():
+    """As in the official code: a linear layer without bias, split into direction and length, times a factor."""
+    learner, batch = pretrain(classifier="cosine"), flat()
+    theirs = nn.Linear(8, 7, bias=False).double()
+    theirs.weight.data.copy_(learner.classifier["weight"].detach())
+    theirs = nn.utils.parametrizations.weight_norm(theirs, dim=0)
+    learner.classifier["length"].data.copy_(theirs.parametrizations.weight.original0[:, 0])  # drawn in single precision
+    losses = []
+    for x, y in zip(*batch, strict=True):
+        z = learner.net(x)
+        losses.append(F.cross_entropy(10.0 * theirs(z / z.norm(dim=1, keepdim=True)), y))
+    ours, expected = learner(batch), torch.stack(losses)
+    torch.testing.assert_close(ours, expected, rtol=1e-10, atol=0)
+    names = learner.classifier
+    mine = torch.autograd.grad(ours.mean(), [names["length"], names["weight"], *learner.net.parameters()])
+    g, v = theirs.parametrizations.weight.original0, theirs.parametrizations.weight.original1
+    reference = torch.autograd.grad(expected.mean(), [g, v, *learner.net.parameters()])
+    torch.testing.assert_close(mine[0][:, None], reference[0], rtol=1e-9, atol=1e-14)
+    torch.testing.assert_close(mine[1:], reference[1:], rtol=1e-9, atol=1e-14)
+
+
+def test_batch_norm_sees_each_mini_batch_by_itself_and_keeps_running_statistics():
+    learner, batch = pretrain(toy.conv4((1, 16, 16), **CONV4)), flat((1, 16, 16))
+    whole = learner(batch)
+    alone = [learner(Examples(x[None], y[None])) for x, y in zip(*batch, strict=True)]
+    torch.testing.assert_close(whole, torch.cat(alone), rtol=1e-9, atol=0)
+    (before, *_) = (norm.running_mean.clone() for norm in batch_norms(learner))
+    learner.after_step()
+    assert (batch_norms(learner)[0].running_mean - before).abs().max() > 1e-3
+
+
+def test_the_training_gradient_reaches_everything():
+    for kind in ("linear", "cosine"):
+        learner = pretrain(classifier=kind)
+        learner(flat()).mean().backward()
+        assert all(p.grad.abs().max() > 0 for p in learner.parameters())
+
+
+def test_more_classes_than_units_are_an_error():
+    learner = pretrain()
+    learner.ways = 8  # as the loop says of a flat stream with eight classes
+    with pytest.raises(ValueError, match="concepts must be at least 8, as many as there are training classes; got 7"):
+        learner(flat())
+
+
+# ------------------------------------------------------------------------------------------ heads at test
+
+
+def by_hand(z, y, x, w, scale=None, steps=4, rate=0.25):
+    """Scores of embedded queries `x` after 0..steps steps; cosine where there is a scale. Gradients by autograd."""
+    second = torch.zeros(3).double() if scale is None else torch.stack([row.norm() for row in w])
+    found = []
+    for _ in range(steps + 1):
+        w, second = w.detach().requires_grad_(), second.detach().requires_grad_()
+
+        def layer(z, w=w, second=second):
+            if scale is None:
+                return torch.stack([z @ w[k] + second[k] for k in range(3)], 1)
+            cosines = [z @ w[k] / (z.norm(dim=1) * w[k].norm()) for k in range(3)]
+            return scale * torch.stack([c * second[k] for k, c in enumerate(cosines)], 1)
+
+        found.append(layer(x).detach())
+        loss = -layer(z).log_softmax(1)[torch.arange(len(y)), y].mean()
+        gradient = torch.autograd.grad(loss, [w, second])
+        w, second = w - rate * gradient[0], second - rate * gradient[1]
+    return found
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine"])
+@pytest.mark.parametrize("start", ["random", "without noise"])
+@pytest.mark.parametrize("normalise", [False, True])
+def test_a_head_descends_on_the_whole_support_set(kind, start, normalise):
+    learner, batch = pretrain(head=kind, normalise=normalise).eval(), tasks(shots=3)
+    noise = noise_of(learner, batch)
+    assert noise.shape == (4, 3, 8) and 0.3 < float(noise.abs().max()) <= 8**-0.5
+    for t in range(2):
+        task = one(batch, t)
+        z, x = (learner.net(part.x).detach() for part in task)
+        if normalise:
+            z, x = (F.normalize(part, dim=1) for part in (z, x))
+        if start == "random":
+            w, given = noise[t], noise[t]
+        else:
+            means = torch.stack([z[task.support.y == k].mean(0) for k in range(3)])
+            w, given = (torch.zeros(3, 8).double() if kind == "linear" else means), ()
+        expected = by_hand(z, task.support.y, x, w, None if kind == "linear" else 2.0)
+        made = [p(task.query.x) for p in learner.trajectory(task.support, 4, given)]
+        torch.testing.assert_close(made, expected, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(
+            learner.adapt(task.support, given)(task.query.x), expected[-1], rtol=1e-9, atol=1e-12
+        )
+
+
+def test_a_linear_head_may_start_at_zero():
+    learner, batch = pretrain(start="zero").eval(), tasks()
+    assert learner.noise(batch, 4, torch.Generator()) == ()
+    task = one(batch)
+    first = next(iter(learner.trajectory(task.support, 2)))
+    assert (first(task.query.x) == 0).all()
+
+
+def test_the_centroid_is_that_of_the_embeddings():
+    batch = tasks(shots=3)
+    for normalise in (False, True):
+        learner = pretrain(head="centroid", normalise=normalise).eval()
+        (predict,) = learner.trajectory(one(batch).support, 4)
+        z, x = (learner.net(part.x) for part in one(batch))
+        if normalise:
+            z, x = (part / part.norm(dim=1, keepdim=True) for part in (z, x))
+        reference = NearestCentroid(None, 3, F.cross_entropy).adapt(Examples(z, one(batch).support.y))(x)
+        torch.testing.assert_close(predict(one(batch).query.x), reference, rtol=1e-9, atol=1e-12)
+        assert learner.eval_steps == 0 and learner.noise(batch, 4, torch.Generator()) == ()
+
+
+@pytest.mark.parametrize("head", ["centroid", "linear", "cosine"])
+def test_any_number_of_ways_and_shots(head):
+    learner = pretrain(head=head)
+    for ways, shots in ((2, 1), (5, 4)):
+        learner.ways = ways
+        batch = tasks(shots, ways=ways)
+        noise = () if head == "centroid" else noise_of(learner, batch)[0]
+        assert learner.adapt(one(batch).support, noise)(one(batch).query.x).shape[1] == ways
+
+
+def test_heads_leave_the_network_alone_and_see_no_other_query():
+    learner = pretrain(toy.conv4((1, 16, 16), **CONV4), ways=5).eval()
+    generator = torch.Generator().manual_seed(1)
+    support = Examples(torch.rand(5, 1, 16, 16, generator=generator).double(), torch.arange(5))
+    x = torch.rand(6, 1, 16, 16, generator=generator).double()
+    before = {name: value.clone() for name, value in learner.state_dict().items()}
+    predict = learner.adapt(support)
+    assert all(torch.equal(value, before[name]) for name, value in learner.state_dict().items())
+    torch.testing.assert_close(predict(x)[2:3], predict(x[2:3]), rtol=1e-9, atol=1e-12)
+
+
+def test_training_draws_no_noise():
+    generator = torch.Generator()
+    before = generator.get_state()
+    assert pretrain().noise(flat(), 0, generator) == ()
+    assert torch.equal(generator.get_state(), before)
+
+
+def test_vmap_is_a_loop():
+    for head in ("centroid", "linear", "cosine"):
+        learner, batch = pretrain(head=head).eval(), tasks()
+        noise = noise_of(learner, batch)
+
+        def predictions(task, noise, learner=learner):
+            return torch.stack([p(task.query.x) for p in learner.trajectory(task.support, 3, noise)])
+
+        learner.vectorized = False
+        loop = learner.over_tasks(predictions, batch, noise)
+        learner.vectorized = True
+        torch.testing.assert_close(learner.over_tasks(predictions, batch, noise), loop, rtol=1e-10, atol=1e-12)
+
+
+def test_a_hundred_steps_embed_queries_once():
+    learner, batch = pretrain().eval(), tasks()
+    passes = []
+    learner.net.register_forward_hook(lambda *_: passes.append(1))
+    x = one(batch).query.x
+    predictors = list(learner.trajectory(one(batch).support, 30, noise_of(learner, batch)[0]))
+    first = [p(x) for p in predictors]
+    assert len(passes) == 2  # support and query
+    x.mul_(2.0)  # what changed in place is another input
+    again = [p(x) for p in predictors]
+    assert len(passes) == 3 and not torch.allclose(first[0], again[0])
+    with torch.no_grad():
+        assert not predictors[0](x).requires_grad
+    assert predictors[0](x).requires_grad  # and so is one that is to have a gradient
+    with torch.inference_mode():
+        y = x.clone()
+        before = predictors[0](y)
+        y.mul_(2.0)
+        assert not torch.allclose(predictors[0](y), before)
+
+
+def test_layers():
+    w = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
+    assert layer("cosine", w)["length"].tolist() == [5.0, 2.0] and layer("linear", w)["bias"].tolist() == [0.0, 0.0]
+    z = torch.tensor([[0.0, 7.0]])
+    assert scores(layer("cosine", w), z, torch.tensor(2.0)).tolist() == [pytest.approx([8.0, 4.0])]
+    assert scores(layer("linear", w), z, torch.tensor(2.0)).tolist() == [[28.0, 14.0]]
+
+
+@pytest.mark.parametrize(("bad", "says"), [
+    ({"concepts": 0}, "concepts must be a whole number of at least 1, got 0"),
+    ({"classifier": "cos"}, "classifier must be one of linear, cosine; got 'cos'"),
+    ({"head": "nearest"}, "head must be one of centroid, linear, cosine; got 'nearest'"),
+    ({"start": "one"}, "start must be one of random, zero; got 'one'"),
+    ({"head": "cosine", "start": "zero"}, "start must be random for head=cosine"),
+    ({"scale": 0.0}, "scale must be above 0"), ({"train_scale": -1.0}, "train_scale must be above 0"),
+    ({"eval_steps": -1}, "eval_steps must be a whole number of at least 0, got -1"),
+])  # fmt: skip
+def test_refuses_what_makes_no_sense(bad, says):
+    with pytest.raises(ValueError, match=says):
+        pretrain(**bad)
+
+
+def test_telling_training_classes_apart_teaches_features_for_new_ones(glyphs):
+    """On unseen glyphs all three heads can do what they cannot on a random network."""
+    data = glyphs(queries=10, flat_batch=32)
+    torch.manual_seed(0)
+    numbers = NUMBERS | {"concepts": 60, "inner_lr": 1.0, "eval_steps": 30, "normalise": True, "scale": 10.0}
+
+    def made(head):
+        return Pretrain(toy.conv4(filters=16, **CONV4), 5, F.cross_entropy, **(numbers | {"head": head}))
+
+    learner, outer = made("centroid"), toy.adam(lr=1e-2)
+    start = {name: value.clone() for name, value in learner.state_dict().items()}
+    for _ in fit(Training.begin(learner, outer, toy.CPU, 0), data, outer, 120, 1):
+        pass
+    found = {}
+    for head in ("centroid", "linear", "cosine"):
+        judged = made(head)
+        for when, state in (("before", start), ("after", learner.state_dict())):
+            judged.load_state_dict(state)
+            found[head, when] = evaluate(judged, data, "test", 20, 0).estimate().mean
+    assert all(found[head, "before"] < 0.55 for head in ("centroid", "linear", "cosine")), found
+    assert all(found[head, "after"] > 0.65 for head in ("centroid", "linear", "cosine")), found
