@@ -1,0 +1,95 @@
+"""LLAMA (L-MAML in the paper): MAML whose outer loss counts the task's uncertainty, by Laplace's method.
+
+Grant, Finn, Levine, Darrell, Griffiths: Recasting Gradient-Based Meta-Learning as Hierarchical Bayes, ICLR 2018, arXiv
+1801.08930. No official code.
+
+Inner problem, S steps on the support set D, a point estimate of the task's parameters:
+    phi_0 = theta,    phi_{k+1} = phi_k - alpha grad L(phi_k, D)
+Outer problem, over tasks with query sets D' (subroutine 4, ML-Laplace):
+    min_theta  mean_i L(phi_S(D_i), D'_i) + eta log det H_i
+    H_i: curvature of -log p(D'_i | phi) at phi_S, block by block of layers, Kronecker-factored (kfac.py)
+
+Predictions are those of the point estimate, as the paper's are. Scales and shifts of batch norms neither adapt nor
+count in H, as in the paper.
+
+    symbol   code                     shape / unit
+    theta    self.net                 the backbone's parameters
+    alpha    self.inner_lr            0-dim
+    S        inner_steps              `eval_steps` at test
+    L        self.loss                mean over a set's examples
+    eta      self.eta                 0-dim; the paper's is 1e-6, by cross-validation; Laplace's own is 1/2 for a sum
+    log det  log_determinant          0-dim, nats
+
+Differences from the paper
+    - H is that of the mean over D', as L is; that changes log det H by a constant, but for damping.
+    - sqrt(`damping`) on the diagonal of each factor, without which n examples leave log det at minus infinity; the
+      paper names none.
+    - The Fisher information's expectation over labels is exact, a backward pass a class; K-FAC draws labels.
+    - Convolutions have the factors of Grosse and Martens 2016; the paper cites the linear layers' alone.
+    - For a regression H is that of normal targets of variance 1; the paper has no regression.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+from torch import Tensor
+
+from metarun.algos.inner_loop import descend
+from metarun.algos.kfac import log_determinant, tap_layers
+from metarun.algos.learner import Backbone, Learner, Predictor, require_counts, require_positive
+from metarun.backbones.norm import batch_norms
+from metarun.tasks.task import Examples, Task, TaskLoss
+
+
+class LLAMA(Learner):
+    """Learns an initialisation from which a few gradient steps solve a task, with curvature in its outer loss.
+
+    Args:
+        backbone, outputs, loss, inner_lr, inner_steps, eval_steps, first_order: as in MAML.
+        eta: weight of the log determinant; 0: MAML, but for batch norms.
+        damping: of the curvature's factors.
+
+    Raises:
+        ValueError: steps that are no counts, or damping that is not above 0.
+    """
+
+    inner_lr: Tensor
+    eta: Tensor
+    damping: Tensor
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        outputs: int,
+        loss: TaskLoss,
+        inner_lr: float,
+        inner_steps: int,
+        eval_steps: int,
+        first_order: bool,
+        eta: float,
+        damping: float,
+    ) -> None:
+        super().__init__(loss)
+        require_counts(inner_steps=inner_steps, eval_steps=eval_steps)
+        require_positive(damping=damping)
+        self.net = backbone(outputs=outputs)
+        self.taps = tap_layers(self.net)
+        fixed = {id(p) for norm in batch_norms(self.net) for p in norm.parameters()}
+        self.moving = [name for name, p in self.net.named_parameters() if id(p) not in fixed]
+        self.number("inner_lr", inner_lr)
+        self.number("eta", eta)
+        self.number("damping", damping)
+        self.inner_steps, self.eval_steps, self.first_order = inner_steps, eval_steps, first_order
+
+    def trajectory(self, support: Examples, steps: int, noise: Any = ()) -> Iterator[Predictor]:
+        del noise  # draws nothing
+        rates = dict.fromkeys(self.moving, self.inner_lr)
+        return descend(self, self.net, support, steps, rates, self.first_order)
+
+    def meta_loss(self, task: Task, noise: Any = ()) -> Tensor:
+        predict = self.adapt(task.support, noise)
+        classes = not task.query.y.is_floating_point()
+        curvature = log_determinant(lambda: cast(Tensor, predict(task.query.x)), self.taps, classes, self.damping)
+        return self.loss(predict(task.query.x), task.query.y) + self.eta * curvature

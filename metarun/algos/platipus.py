@@ -1,0 +1,149 @@
+"""PLATIPUS, probabilistic MAML: the initialisation is drawn from a distribution that a task's data shift.
+
+Finn, Xu, Levine: Probabilistic Model-Agnostic Meta-Learning, NeurIPS 2018, arXiv 1806.02817. No official code; public
+port: github cnguyen10/few_shot_meta_learning (Platipus.py, HyperNetClasses.py), after the paper's algorithms 1 and 2.
+
+Inner problem, on the support set D: a draw from the prior that D shifts, then MAML's S steps,
+    theta ~ p(theta | D) = N(mu - gamma_p grad L(mu, D), sigma^2)
+    phi_0 = theta,    phi_{k+1} = phi_k - alpha grad L(phi_k, D)
+  once for each of the samples; their predictions together are the prediction.
+Outer problem, over tasks with query sets D': a bound on the evidence, with a posterior that D' shifts,
+    theta ~ q(theta | D') = N(mu - gamma_q grad L(mu, D'), v_q)
+    min  mean_i E_q - log p(D'_i | phi_S(theta, D_i)) + kl_weight KL( q(theta | D'_i) || p(theta | D_i) )
+  D' shifts in training only. log p is a sum over D' and KL one over parameters, both whole, in nats.
+
+    symbol             code                        shape / unit
+    mu                 self.net                    the backbone's parameters
+    sigma^2, v_q       prior_, posterior_variance  shaped as mu's (normal.py); logarithms within `log_variance`
+    gamma_p, gamma_q   log_gamma_p, log_gamma_q    logarithms of learned step sizes, 0-dim
+    alpha, S           self.inner_lr, inner_steps  0-dim; `eval_steps` at test
+    L                  self.loss                   mean over examples; for gradient steps only
+    p(y | phi)         log_likelihood              normal with standard deviation `likelihood_std`, or softmax
+    draws              noise                       [T, samples, parameters], normal; `train_samples` in training
+
+Differences from the paper
+    - gamma_p and gamma_q are exponentials, hence above 0; the port's are free. The logarithms of the variances are
+      bounded and begin in the middle of their range; the port's are free and begin at random.
+    - q is conditioned on the query set alone, as in algorithm 1 and the port. Both shifts are one step; the port's S.
+    - The port's squared error is a mean, a likelihood but for its scale, which its `KL_weight` must make good for.
+    - Without noise (`adapt(support)`) theta is the prior's mean, one sample.
+    - Weights of a MAML will do for `run.init_from`: variances and step sizes then begin as they do here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from math import log
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.func import grad, vmap
+
+from metarun.algos.learner import Backbone, Learner, Predictor, Samples, count_tasks, require_counts, require_positive
+from metarun.algos.normal import Variances, count_parameters, divergence, draw
+from metarun.algos.particles import (
+    Weights,
+    constants,
+    descend_all,
+    log_likelihood,
+    predict_by_all,
+    refuse_running_norms,
+)
+from metarun.tasks.task import Batch, Examples, Task, TaskLoss
+
+
+class PLATIPUS(Learner):
+    """Learns a distribution of initialisations, and how a task's data shift it.
+
+    Args:
+        backbone, outputs, loss, inner_lr, inner_steps, eval_steps, first_order: as in MAML.
+        gamma: what gamma_p and gamma_q begin as.
+        kl_weight: of the divergence.
+        likelihood_std: standard deviation of a target about its prediction, of a regression.
+        log_variance: lowest and highest log sigma^2 and log v_q.
+        train_samples, samples: thetas drawn in training and at test.
+
+    Raises:
+        ValueError: counts that are none, numbers that are not above 0, a range that is not (lowest, highest), or a
+            backbone whose norms keep running statistics.
+    """
+
+    starts = ("gamma",)
+    inner_lr: Tensor
+    kl_weight: Tensor
+    likelihood_std: Tensor
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        outputs: int,
+        loss: TaskLoss,
+        inner_lr: float,
+        inner_steps: int,
+        eval_steps: int,
+        first_order: bool,
+        gamma: float,
+        kl_weight: float,
+        likelihood_std: float,
+        log_variance: Sequence[float],
+        train_samples: int,
+        samples: int,
+    ) -> None:
+        super().__init__(loss)
+        require_counts(inner_steps=inner_steps, eval_steps=eval_steps)
+        require_counts(least=1, train_samples=train_samples, samples=samples)
+        require_positive(gamma=gamma, kl_weight=kl_weight, likelihood_std=likelihood_std)
+        self.net = backbone(outputs=outputs)
+        refuse_running_norms(self.net, "platipus")
+        self.prior_variance, self.posterior_variance = (Variances(self.net, log_variance) for _ in range(2))
+        self.log_gamma_p, self.log_gamma_q = (nn.Parameter(torch.tensor(log(gamma))) for _ in range(2))
+        self.inner_steps, self.eval_steps, self.first_order = inner_steps, eval_steps, first_order
+        self.train_samples, self.samples = train_samples, samples
+        for name, value in {"inner_lr": inner_lr, "kl_weight": kl_weight, "likelihood_std": likelihood_std}.items():
+            self.number(name, value)
+
+    def noise(self, batch: Batch, steps: int, generator: torch.Generator) -> Tensor:
+        del steps
+        shape = (count_tasks(batch), self.train_samples if self.training else self.samples, count_parameters(self.net))
+        return torch.randn(shape, generator=generator, device=generator.device)
+
+    def trajectory(self, support: Examples, steps: int, noise: Any = ()) -> Iterator[Predictor]:
+        theta = draw(self.shifted(support, self.log_gamma_p), self.prior_variance(), noise)
+        for phi in descend_all(self, self.net, theta, support, steps, self.inner_lr, self.first_order):
+            yield predict_by_all(self, self.net, phi, support, self.likelihood_std.square())
+
+    def meta_loss(self, task: Task, noise: Any = ()) -> Tensor:
+        prior = self.shifted(task.support, self.log_gamma_p), self.prior_variance()
+        q = self.shifted(task.query, self.log_gamma_q), self.posterior_variance()
+        steps = descend_all(
+            self, self.net, draw(*q, noise), task.support, self.inner_steps, self.inner_lr, self.first_order
+        )
+        *_, phi = steps
+        drawn = cast(Samples, predict_by_all(self, self.net, phi, task.support)(task.query.x)).values
+        log_p = vmap(lambda prediction: log_likelihood(prediction, task.query.y, self.likelihood_std.square()))(drawn)
+        return -log_p.mean() + self.kl_weight * divergence(*q, *prior)
+
+    def shifted(self, examples: Examples, log_gamma: Tensor) -> Weights:
+        """mu - gamma grad L(mu, examples)."""
+        mu: Weights = dict(self.net.named_parameters())
+
+        def loss(mu: Weights) -> Tensor:
+            return self.loss(self.network_predictor(self.net, mu, examples)(examples.x), examples.y)
+
+        gradient = grad(loss)(constants(mu) if self.first_order else mu)
+        return {name: p - log_gamma.exp() * gradient[name] for name, p in mu.items()}
+
+    def inspect(self) -> dict[str, Tensor]:
+        """The learned step sizes, and mean standard deviations."""
+        gamma = {"gamma/prior": self.log_gamma_p.exp(), "gamma/posterior": self.log_gamma_q.exp()}
+        return gamma | {
+            "std/prior": self.prior_variance.mean_std(),
+            "std/posterior": self.posterior_variance.mean_std(),
+        }
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        for name, own in self.state_dict().items():
+            if not name.startswith("net."):  # what a MAML does not have
+                state_dict.setdefault(prefix + name, own)
+        super()._load_from_state_dict(state_dict, prefix, *others)
