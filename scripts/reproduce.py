@@ -58,6 +58,44 @@ def full(algo: str, iterations: int, *more: str) -> Cell:
     return Cell(named(algo, more), [*FULL, f"algo={algo}", f"run.iterations={iterations}", *more], [0])
 
 
+# The whole of mini-ImageNet, conv4-64: about 20 minutes each on one thread beside another run.
+MINI = ["data=miniimagenet", "backbone.filters=64", "optimizer.schedule=cosine", "optimizer.halve_every=null"]
+MINI += ["data.train_queries=5", "run.val_tasks=100", "run.validate_every=100", "device.threads=1"]
+
+
+def mini(algo: str, ways: int, shots: int, iterations: int) -> Cell:
+    """One learner on the whole of mini-ImageNet, trained with the test's shots, one seed."""
+    sizes = [f"data.train_ways={ways}", f"data.shots={shots}", f"data.train_shots={shots}"]
+    name = f"{algo} 5-way {shots}-shot"
+    return Cell(name, [*MINI, f"algo={algo}", *sizes, f"run.iterations={iterations}"], [0])
+
+
+CLUSTERS = ["data=clusters", "run.eval_tasks=600", "device.threads=1"]
+LITTLE = ["run.val_tasks=100", "run.validate_every=500", "device.threads=1"]
+SHARED = ["run.iterations=3000", "algo.pretrain_share=0.6666"]  # a thousand outer steps on tasks
+REPRODUCED = ROOT / "outputs" / "reproduce"
+RATES = {
+    "sgd": (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
+    "nag": (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3),
+    "rmsprop": (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 1.0),
+    "adam": (0.003, 0.01, 0.03, 0.1, 0.3, 0.5, 1.0, 3.0),
+}
+OTHERS = ("backbone.hidden=[40]", "backbone.activation=relu")  # networks that the learned optimizer has not seen
+
+
+def hand(data: str, rule: str, rate: float, *more: str) -> Cell:
+    """A hand-made optimizer at one rate."""
+    name = " ".join([data, rule, str(rate), *(word.replace("=", " ") for word in more)])
+    words = ["algo=hand_optimizer", f"algo.inner_optimizer={rule}", f"algo.inner_lr={rate}", "device.threads=1"]
+    return Cell(name, [f"data={data}", *words, *more], [0])
+
+
+def learned_elsewhere(other: str) -> Cell:
+    """The optimizer that was learned on digits, with another network."""
+    learned = REPRODUCED / "optimizers" / "learned_digits_seed0"
+    return Cell(f"learned digits {other.replace('=', ' ')}", [f"run.evaluate={learned}", other], [0])
+
+
 ANY = ["data.train_ways=20", "data.train_queries=5"]  # for learners whose weights do not depend on the ways
 TARGETS: dict[str, list[Cell]] = {
     "small": [
@@ -106,11 +144,74 @@ TARGETS: dict[str, list[Cell]] = {
         small(algo, 5, 2, 1000, "data.merged=3", "data.train_queries=5", "data.queries=5")
         for algo in ("protonet", "imp")
     ],
+    # with a memory, and learned update rules (systems.md, sections 13, 28 to 30)
+    "memory": [
+        *[Cell(f"{algo} clusters", [*CLUSTERS, f"algo={algo}"], [0, 1, 2]) for algo in ("mann", "lstm")],
+        Cell("metanet 5-way 1-shot", [*SMALL, "algo=metanet", "run.iterations=1600"], [0]),
+        Cell("snail 5-way 1-shot", [*SMALL, "algo=snail", "run.iterations=1600"], [0]),
+        Cell("snail vinyals 5-way 1-shot", ["data=omniglot", "algo=snail", "run.iterations=1800", *LITTLE], [0]),
+        Cell("mann maml split", ["data=omniglot", "algo=mann", "run.iterations=5000", *LITTLE], [0]),
+        Cell("meta_lstm sinusoid", ["data=sinusoid", "algo=meta_lstm", "device.threads=1"], [0]),
+        Cell("meta_lstm 5-way 5-shot", [*SMALL, "algo=meta_lstm", "data.shots=5", "run.iterations=600"], [0]),
+    ],
+    # the learned optimizer, hand-made ones at eight rates each, and the learned one on other networks than its own
+    "optimizers": [
+        Cell("learned quadratics", ["data=quadratics", "algo=l2l_optimizer", "device.threads=1"], [0]),
+        *[hand("quadratics", rule, rate) for rule, rates in RATES.items() for rate in rates],
+        Cell("learned digits", ["data=digits", "algo=l2l_optimizer", "device.threads=1"], [0]),
+        *[hand("digits", rule, rate) for rule, rates in RATES.items() for rate in rates],
+        *[learned_elsewhere(other) for other in OTHERS],
+        *[hand("digits", "adam", rate, other) for rate in RATES["adam"] for other in OTHERS],
+    ],
+    # sinusoids and lines: PLATIPUS from MAML's weights
+    "ambiguous": [
+        *[
+            Cell(algo, ["data=sinusoid_line", f"algo={algo}", "device.threads=1"], [0])
+            for algo in ("maml", "llama", "emaml", "bmaml")
+        ],
+        Cell(
+            "platipus",
+            [
+                "data=sinusoid_line",
+                "algo=platipus",
+                "device.threads=1",
+                f"run.init_from={REPRODUCED / 'ambiguous' / 'maml_seed0'}",
+            ],
+            [0],
+        ),
+    ],
+    # a hundred training tasks
+    "few_tasks": [
+        Cell(algo, ["data=sinusoid_bmaml", f"algo={algo}", "device.threads=1"], [0, 1, 2])
+        for algo in ("bmaml", "emaml", "maml")
+    ],
+    # calibration on the small Omniglot, as many tasks for each
+    "bayes": [
+        Cell(f"{algo} 5-way 1-shot", [*SMALL, f"algo={algo}", "run.iterations=800", "run.meta_batch=4"], [0])
+        for algo in ("maml", "platipus", "llama", "emaml", "bmaml")
+    ],
+    # meta-transfer learning beside what it starts from, 544 training classes
+    "transfer": [
+        *[
+            Cell(
+                f"{algo} 5-way 1-shot", [*SMALL, f"algo={algo}", "algo.concepts=544", "run.iterations=3000"], [0, 1, 2]
+            )
+            for algo in ("pretrain", "baseline", "baseline_pp")
+        ],
+        Cell("mtl 5-way 1-shot", [*SMALL, "algo=mtl", "algo.concepts=544", *SHARED], [0]),
+        Cell("maml 5-way 1-shot", [*SMALL, "algo=maml", "run.iterations=1000", "run.meta_batch=8"], [0]),
+    ],
     # about 40 minutes each on two cores
     "omniglot": [
         Cell("maml 5-way 1-shot", OMNIGLOT, [0]),
         Cell("maml 5-way 5-shot", [*OMNIGLOT, "data.shots=5", "run.iterations=1200"], [0]),
         Cell("nearest_centroid 5-way 1-shot", ["data=omniglot", "algo=nearest_centroid"], [0]),
+    ],
+    "miniimagenet20": [
+        mini("protonet", 20, 1, 780),
+        mini("r2d2", 16, 1, 1000),
+        mini("protonet", 20, 5, 470),
+        mini("r2d2", 16, 5, 580),
     ],
     # about 30 minutes on two cores
     "miniimagenet": [
@@ -155,7 +256,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
     arguments = parser.parse_args()
     cells = TARGETS[arguments.target]
-    folder = ROOT / "outputs" / "reproduce" / arguments.target
+    folder = REPRODUCED / arguments.target
     runs = [(cell, seed, folder / f"{cell.name.replace(' ', '_')}_seed{seed}") for cell in cells for seed in cell.seeds]
     with ThreadPoolExecutor(arguments.jobs) as pool:
         results = list(pool.map(lambda each: run(*each), runs))
