@@ -138,6 +138,9 @@ TARGETS: dict[str, list[Cell]] = {
         full("metaoptnet", 1500, "data.train_shots=5"),
         full("metaoptnet", 1500, "data.train_shots=5", "algo.variant=ridge"),
         full("versa", 2800, "run.meta_batch=4"),
+        full("metaoptnet", 3000, *ANY, "data.train_shots=1", "run.meta_batch=1")._replace(
+            name="metaoptnet 20-way tasks"
+        ),
     ],
     # classes of three characters each, two examples of every character (Allen et al. 2019: super-classes)
     "superclasses": [
