@@ -89,7 +89,6 @@ def listed(group: str) -> list[str]:
     return [f"{key}/... ({len(own)})" if len(own) > 1 else own[0] for key, own in found.items()]
 
 
-OmegaConf.register_new_resolver("metarun_help", help_text, replace=True)
 OmegaConf.register_new_resolver("metarun_name", lambda name: name.replace("/", "-"), replace=True)
 
 
@@ -189,6 +188,9 @@ def main() -> NoReturn:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its makers
     _exit_statuses.clear()
     grid.planned.clear()
+    if {"-h", "--help"} & set(sys.argv[1:]):  # Hydra would first list every file of conf/, which takes seconds
+        print(help_text())
+        sys.exit(0)
     terminate = signal.signal(signal.SIGTERM, _terminated)
     try:
         sys.argv[1:] = _with_saved_overrides(sys.argv[1:])
