@@ -13,7 +13,10 @@ import re
 import shutil
 import signal
 import sys
+import tempfile
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -28,6 +31,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from metarun import grid
 from metarun.conf_files import CONF, GROUPS, names
+from metarun.ranks import ranks
 from metarun.results import write_json
 
 HELP = """metarun: train, evaluate and sweep few-shot learners.
@@ -145,17 +149,22 @@ def record_failure(cell: Cell, facts: dict[str, Any]) -> None:
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _job(cfg: DictConfig) -> float | None:
     """One run."""
-    from metarun.run import Refused, run, saved_config  # imports torch, which --help must not wait for
+    from metarun.run import Refused, follow, run, saved_config  # imports torch, which --help must not wait for
 
     cell = cell_of(cfg)
     try:
+        if ranks().rank and cfg.run.resume:
+            cell.folder = Path(cfg.run.resume)  # Hydra's is a place of this process's own
         if (path := cfg.run.resume) and cell.group is None:
             cell.cfg, cell.choices = saved_config(cell.folder)
             cell.overrides = [entry for entry in _saved_overrides(cell.folder) if not entry.startswith("run.resume=")]
             cell.cfg.run.resume = path
-        result = run(cell.cfg, cell.choices, cell.folder, cell.overrides, cell.group)
+        if ranks().rank:
+            result = follow(cell.cfg, cell.choices, cell.folder)
+        else:
+            result = run(cell.cfg, cell.choices, cell.folder, cell.overrides, cell.group)
     except Refused as error:
-        result = refused(cell, error)
+        result = refused(cell, error, say=not ranks().rank)
     except Exception as error:  # of a single run Hydra shows it; a multirun's other cells go on
         if cell.group is None:
             raise
@@ -194,18 +203,40 @@ def main() -> NoReturn:
     terminate = signal.signal(signal.SIGTERM, _terminated)
     try:
         sys.argv[1:] = _with_saved_overrides(sys.argv[1:])
-        _job()
+        with _own_place():
+            _job()
     except KeyboardInterrupt:
         _say_how_to_go_on()
         sys.exit(max([130, *_exit_statuses]))
     except Exception as error:
         if show_traceback or not _is_refusal(error):
             raise
-        print(f"metarun: {explain(error, sys.argv[1:])}", file=sys.stderr)
+        if not ranks().rank:
+            print(f"metarun: {explain(error, sys.argv[1:])}", file=sys.stderr)
         sys.exit(2)
     finally:
         signal.signal(signal.SIGTERM, terminate)
     sys.exit(_status())
+
+
+@contextmanager
+def _own_place() -> Iterator[None]:
+    """Of the processes that torchrun started the first has the run's folder; inside, another has one that goes away.
+
+    Raises:
+        HydraException: a multirun.
+    """
+    if ranks().processes > 1 and _is_multirun(sys.argv[1:]):
+        raise HydraException(
+            "torchrun shares the tasks of one run. Cells of a multirun run side by side with hydra/launcher=joblib"
+        )
+    if not ranks().rank:
+        yield
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        others = [entry for entry in sys.argv[1:] if not entry.startswith("hydra.run.dir=")]
+        sys.argv[1:] = [*others, f"hydra.run.dir={grid.quoted(folder)}"]
+        yield
 
 
 def _terminated(*_: object) -> None:
@@ -325,7 +356,7 @@ def _with_saved_sweep(arguments: list[str], values: dict[str, str], folder: Path
 def _refuse_used_folder(values: dict[str, str]) -> None:
     """Hydra would write over the configuration of the run in a folder that is named once more."""
     folder = values.get("hydra.run.dir")
-    if folder and (Path(folder) / "checkpoint").is_dir():
+    if folder and not ranks().rank and (Path(folder) / "checkpoint").is_dir():
         raise HydraException(
             f"hydra.run.dir={folder} holds a run already. Name another folder, or go on with it: run.resume={folder}"
         )

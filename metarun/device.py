@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from metarun.algos.learner import Learner
+from metarun.ranks import ranks
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 COMPILE_FROM = {"embedding": 300, "convolutional": 4_000, "other": 40_000}  # iterations, see compile_pays
@@ -81,6 +82,8 @@ class Device:
 def _find(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda" and ranks().processes > 1:
+        name = f"cuda:{ranks().local}"  # a GPU for each process
     try:
         device = torch.device(name)
     except RuntimeError as error:

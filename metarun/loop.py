@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from metarun.algos.learner import Learner, Stage, count_tasks, slice_tasks
+from metarun.distributed import Alone
 from metarun.tasks.task import Batch, TaskSet, stream_generator
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
@@ -125,18 +127,34 @@ class Training:
         optimizers: by name of their parameter group.
         generators: of tasks (by stream) and of noise.
         iteration: outer steps done.
+        whole: no step is half done; False: what changed last belongs to no iteration, and is not to be saved.
     """
 
     learner: Learner
     optimizers: dict[str, torch.optim.Optimizer]
     generators: dict[str, torch.Generator]
     iteration: int = 0
+    whole: bool = True
 
     @classmethod
     def begin(cls, learner: Learner, outer: OuterOptimizer, device: torch.device, seed: int) -> Training:
         """A training that has not started; each stream of random numbers is seeded by the run's seed and its name."""
         names = ["noise", *(f"tasks/{stage.stream}" for stage in learner.stages)]
         return cls(learner, outer.build(learner), {name: stream_generator(device, seed, name) for name in names})
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Inside is one outer step. One that fails before it changes a parameter leaves the generators as they were."""
+        before = {name: generator.get_state() for name, generator in self.generators.items()}
+        try:
+            yield
+        except RuntimeError:
+            for name, generator in self.generators.items():
+                if self.whole:
+                    generator.set_state(before[name])
+            raise
+        self.iteration += 1
+        self.whole = True
 
     def state_dict(self) -> dict[str, Any]:
         """Optimizers, generators and the iteration; the learner's own state is saved beside it."""
@@ -173,6 +191,7 @@ def fit(
     meta_batch: int,
     chunk: int | None = None,
     program: Callable[..., Tensor] | None = None,
+    world: Alone | None = None,
 ) -> Iterator[Step]:
     """Train until `iterations` outer steps are done in all, yielding after each.
 
@@ -186,52 +205,67 @@ def fit(
         meta_batch: T, tasks in an outer step.
         chunk: at most so many tasks in one forward pass, to bound memory; the gradient is the same.
         program: the learner compiled, if it is.
+        world: the processes that share the tasks of a meta-batch; None: this is the only one.
 
     Raises:
         Diverged: a loss is NaN or infinite; the parameters are those before this step.
+        RuntimeError: also, another process is gone; where `training.whole`, it is as it was before this step.
     """
     learner = training.learner
     learner.train()
+    world = world or Alone()
+    forward = world.wrap(learner, learner if program is None else program)
     while learner.stages and training.iteration < iterations:
         started = time.perf_counter()
         stage = stage_at(learner.stages, training.iteration, iterations)
         learner.ways = data.outputs("train", stage.stream)
         learner.progress.fill_(training.iteration / iterations)
-        generator = training.generators[f"tasks/{stage.stream}"]
-        wished = learner.wishes(meta_batch, generator)
-        if wished is None:
-            batch = learner.cast(data.draw("train", stage.stream, meta_batch, generator))
-        else:
-            batch = learner.cast(data.draw_of("train", wished, generator))
-        noise = learner.cast(learner.noise(batch, learner.inner_steps, training.generators["noise"]))
         factor = outer.factor(training.iteration, iterations)
         losses = {}
-        for objective in stage.objectives:
-            learner.zero_grad(set_to_none=True)
-            loss = _backward(learner if program is None else program, batch, noise, objective, chunk)
-            if not math.isfinite(loss):
-                raise Diverged(training.iteration + 1, f"the loss became {loss}")
-            for name, optimizer in training.optimizers.items():
-                if steps_group(objective, name):
-                    outer.step(optimizer, factor)
-            losses[objective] = loss
-        learner.after_step()
-        training.iteration += 1
+        with training.step():
+            batch, noise = _draw(training, data, stage.stream, meta_batch)
+            for objective in stage.objectives:
+                learner.zero_grad(set_to_none=True)
+                losses[objective] = loss = world.total(_backward(forward, batch, noise, objective, chunk, world))
+                if not math.isfinite(loss):
+                    raise Diverged(training.iteration + 1, f"the loss became {loss}")
+                training.whole = False
+                for name, optimizer in training.optimizers.items():
+                    if steps_group(objective, name):
+                        outer.step(optimizer, factor)
+            world.exchange(learner)
+            learner.after_step()
         yield Step(training.iteration, losses, batch, noise, time.perf_counter() - started)
 
 
-def _backward(program: Callable[..., Tensor], batch: Batch, noise: Any, objective: str, chunk: int | None) -> float:
-    """Accumulate the gradient of the mean loss over tasks, chunk by chunk; returns that mean."""
+def _draw(training: Training, data: TaskSet, stream: str, tasks: int) -> tuple[Batch, Any]:
+    """A meta-batch of the classes that the learner wishes for, if it does, and its noise."""
+    learner, generator = training.learner, training.generators[f"tasks/{stream}"]
+    wished = learner.wishes(tasks, generator)
+    if wished is None:
+        batch = learner.cast(data.draw("train", stream, tasks, generator))
+    else:
+        batch = learner.cast(data.draw_of("train", wished, generator))
+    return batch, learner.cast(learner.noise(batch, learner.inner_steps, training.generators["noise"]))
+
+
+def _backward(
+    program: Callable[..., Tensor], batch: Batch, noise: Any, objective: str, chunk: int | None, world: Alone
+) -> float:
+    """Accumulate the gradient of the mean loss over tasks, chunk by chunk; returns this process's part of that mean."""
     tasks = count_tasks(batch)
     total = 0.0
-    for part, part_noise in _chunks(batch, noise, tasks, chunk or tasks):
-        loss = program(part, part_noise, objective).sum() / tasks
-        loss.backward()
+    parts = _chunks(world.share(batch, tasks), world.share(noise, tasks), chunk)
+    for number, (part, part_noise) in enumerate(parts, 1):
+        with nullcontext() if number == len(parts) else world.unfinished(program):
+            loss = program(part, part_noise, objective).sum() / tasks
+            (loss * world.size).backward()  # of which the mean over processes is taken
         total += loss.item()
     return total
 
 
-def _chunks(batch: Batch, noise: Any, tasks: int, size: int) -> Iterable[tuple[Any, Any]]:
-    if size >= tasks:
+def _chunks(batch: Batch, noise: Any, size: int | None) -> Sequence[tuple[Any, Any]]:
+    tasks = count_tasks(batch)
+    if size is None or size >= tasks:
         return [(batch, noise)]
     return [(slice_tasks(batch, at, at + size), slice_tasks(noise, at, at + size)) for at in range(0, tasks, size)]

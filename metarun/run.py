@@ -13,7 +13,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -34,6 +34,7 @@ from metarun.backbones.drop_block import drop_blocks
 from metarun.calibration import Calibration, calibration
 from metarun.conf_files import describe, names
 from metarun.device import Device, peak_memory_mb
+from metarun.distributed import Alone, joined
 from metarun.evaluate import Evaluation, evaluate, evaluate_batch, judges
 from metarun.loop import Diverged, OuterOptimizer, Step, Training, fit
 from metarun.metrics import PAIRS
@@ -247,11 +248,48 @@ def run(
     Raises:
         Refused: before anything started.
     """
-    parts = build(cfg, choices)
-    job = Job(parts, cfg, choices, folder, overrides, group)
-    with signals() as caught:
-        job.caught = caught
+    with begun(cfg, choices, folder, overrides, group) as job:
         return job.run()
+
+
+def follow(cfg: DictConfig, choices: dict[str, str], folder: Path) -> dict[str, Any]:
+    """Take part in the outer steps of a run that another process writes, tests and ends (metarun/distributed.py).
+
+    Args:
+        cfg, choices: as of that run.
+        folder: where to resume from, if it is resumed.
+
+    Returns:
+        `exit_status` and `mean`, as `run`: 0 however the run ends, but 1 where the other process is gone.
+
+    Raises:
+        Refused: before anything started.
+    """
+    with begun(cfg, choices, folder, [], None) as job:
+        try:
+            job.take_part()
+        except (Diverged, Interrupted):
+            pass  # process 0 says so
+        except RuntimeError as error:
+            print(f"metarun: process {job.world.rank} stops: {error}", file=sys.stderr)
+            return {"exit_status": 1, "mean": None}
+    return {"exit_status": 0, "mean": None}
+
+
+@contextmanager
+def begun(
+    cfg: DictConfig, choices: dict[str, str], folder: Path, overrides: list[str], group: str | None
+) -> Iterator[Job]:
+    """A job whose processes know each other, and that takes note of signals."""
+    parts = build(cfg, choices)
+    with joined(parts.device.torch_device) as world, signals() as caught:
+        job = Job(parts, cfg, choices, folder, overrides, group)
+        job.world, job.caught = world, caught
+        if parts.options.meta_batch < world.size:
+            raise Refused(
+                f"run.meta_batch must be at least {world.size}, a task for each process; got {parts.options.meta_batch}"
+            )
+        yield job
 
 
 class Job:
@@ -284,6 +322,7 @@ class Job:
         self.tracker: Tracker | None = None
         self.metrics: MetricsFile | None = None
         self.replicas = 1  # trained in one program with it (metarun/fused.py)
+        self.world = Alone()  # the processes that share its meta-batches
         self._load_start()
 
     def _load_start(self) -> None:
@@ -315,7 +354,8 @@ class Job:
             return done
         try:
             self.open()
-            self._train()
+            with self.kept_if_it_fails():
+                self._train()
             result, exit_status = self.report(self._test()), 0
         except (Exception, KeyboardInterrupt) as error:
             result, exit_status = self.failure(error)
@@ -411,16 +451,7 @@ class Job:
         """Fit, with logging, validation and checkpoints between two steps."""
         began, before = time.perf_counter(), self.train_seconds
         last_save = began
-        program = torch.compile(self.learner, dynamic=False) if self.compiled else None
-        steps = fit(
-            self.training,
-            self.data,
-            self.outer,
-            self.iterations,
-            self.options.meta_batch,
-            self.device.task_chunk,
-            program,
-        )
+        steps = self._steps()
         with Progress(self.iterations, self.title, self.data.metric, self.training.iteration) as progress:
             progress.update(self.training.iteration, metric=self.last_metric)
             for number, step in enumerate(steps):
@@ -433,11 +464,52 @@ class Job:
                     self.take_validation(step.iteration, scores.estimate().mean)
                 self.train_seconds = before + time.perf_counter() - began
                 progress.update(step.iteration, loss=step.loss, metric=self.last_metric)
+                self.listen()
                 late = time.perf_counter() - last_save >= self.options.checkpoint_seconds
                 if late or self.caught or step.iteration == self.iterations:
                     self.save("last")
                     last_save = time.perf_counter()
                 self.stop_if_asked()
+
+    def _steps(self) -> Iterator[Step]:
+        return fit(
+            self.training,
+            self.data,
+            self.outer,
+            self.iterations,
+            self.options.meta_batch,
+            self.device.task_chunk,
+            torch.compile(self.learner, dynamic=False) if self.compiled else None,
+            self.world,
+        )
+
+    def take_part(self) -> None:
+        """The outer steps, and nothing else: what a process does that is not the first.
+
+        Raises:
+            Diverged, Interrupted: as in the first.
+            RuntimeError: another process is gone.
+        """
+        self.data.prepare()
+        for _ in self._steps():
+            self.listen()
+            self.stop_if_asked()
+
+    def listen(self) -> None:
+        """Hear of a signal that any process of the run got, between two steps."""
+        if self.world.any(bool(self.caught)) and not self.caught:
+            self.caught.append(signal.SIGTERM)
+
+    @contextmanager
+    def kept_if_it_fails(self) -> Iterator[None]:
+        """Inside, an error between or before steps leaves a checkpoint to go on from: memory, another process lost."""
+        try:
+            yield
+        except RuntimeError:
+            if self.training.whole and self.training.iteration:
+                with suppress(Exception):  # the first error is the one to tell
+                    self.save("last")
+            raise
 
     @property
     def title(self) -> str:
@@ -680,6 +752,7 @@ class Job:
             "compiled": self.compiled,
             "vectorized": self.learner.vectorized,
             "replicas": self.replicas,
+            "processes": self.world.size,
             "versions": {name: version(name) for name in ("metarun", "torch", "learn2learn", "hydra-core", "numpy")},
             "commit": _commit(),
         }

@@ -9,6 +9,7 @@ import torch
 import toy
 
 from metarun.algos.learner import Learner, Stage
+from metarun.distributed import Alone
 from metarun.loop import Diverged, OuterOptimizer, Training, fit, stage_at
 from metarun.tasks.task import TaskOfClasses
 
@@ -312,3 +313,36 @@ def test_by_default_nothing_is_wished_for_and_no_random_number_drawn():
 def test_data_without_given_classes_says_so():
     with pytest.raises(NotImplementedError, match="Sinusoid draws no tasks of given classes"):
         toy.sinusoid().draw_of("train", torch.zeros(2, 5), torch.Generator())
+
+
+class Losing(Alone):
+    """Other processes that are gone when asked for the `at`-th time."""
+
+    def __init__(self, at: int) -> None:
+        self.left = at
+
+    def total(self, value):
+        self.left -= 1
+        if self.left == 0:
+            raise RuntimeError("connection closed by peer")
+        return value
+
+
+def test_a_step_that_fails_has_drawn_nothing():
+    data, outer = toy.sinusoid(), toy.adam()
+    training = Training.begin(seeded(toy.Noisy), outer, CPU, 0)
+    with pytest.raises(RuntimeError, match="closed by peer"):
+        list(fit(training, data, outer, 7, 4, world=Losing(4)))
+    assert training.iteration == 3 and training.whole
+    list(fit(training, data, outer, 7, 4))  # goes on as if nothing had happened
+    unbroken = Training.begin(seeded(toy.Noisy), outer, CPU, 0)
+    list(fit(unbroken, data, outer, 7, 4))
+    assert torch.equal(weights(training.learner), weights(unbroken.learner))
+
+
+def test_a_step_that_fails_half_done_is_not_whole():
+    """Its first objective has stepped, the second has not: no checkpoint of this would be of any iteration."""
+    training = Training.begin(toy.Adversaries(), outer := toy.sgd(lr=0.01), CPU, seed=0)
+    with pytest.raises(RuntimeError):
+        list(fit(training, toy.sinusoid(), outer, 10, 4, world=Losing(4)))
+    assert training.iteration == 1 and not training.whole

@@ -36,7 +36,18 @@ FIELDS = {
     *("metric", "higher_is_better", "mean", "ci95", "median", "tasks"),
     *("step", "steps", "metrics", "episodes", "validation"),
     *("iterations", "train_seconds", "compile_seconds", "iterations_per_second", "peak_memory_mb", "parameters"),
-    *("paper", "overrides", "device", "threads", "compiled", "vectorized", "replicas", "versions", "commit"),
+    *(
+        "paper",
+        "overrides",
+        "device",
+        "threads",
+        "compiled",
+        "vectorized",
+        "replicas",
+        "processes",
+        "versions",
+        "commit",
+    ),
 }
 
 

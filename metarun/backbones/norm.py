@@ -53,7 +53,7 @@ class BatchNorm(nn.Module):
         self.reference_rows: int | None = None  # statistics of the first so many rows only
         self.tasks = 1  # whose rows come one after the other, as many of each: statistics are each task's own
         self.recorded: list[tuple[Tensor, Tensor]] | None = None
-        self._gathered: list[tuple[Tensor, Tensor, int]] = []
+        self.gathered: list[tuple[Tensor, Tensor, int]] = []
 
     @property
     def uses_support(self) -> bool:
@@ -97,19 +97,19 @@ class BatchNorm(nn.Module):
 
     def gather(self, mean: Tensor, var: Tensor) -> None:
         """Keep the statistics `[T, channels]` of a chunk of tasks until the step is over."""
-        self._gathered.append((mean.detach().mean(0), var.detach().mean(0), len(mean)))
+        self.gathered.append((mean.detach().mean(0), var.detach().mean(0), len(mean)))
 
     def take_in(self) -> None:
         """Move the running statistics towards the mean over all tasks of the step, however it was chunked."""
-        if not self._gathered:
+        if not self.gathered:
             return
-        tasks = sum(count for *_, count in self._gathered)
+        tasks = sum(count for *_, count in self.gathered)
         with torch.no_grad():
             for running, which in ((self.running_mean, 0), (self.running_var, 1)):
-                shares = [(means[which], count / tasks) for *means, count in self._gathered]
+                shares = [(means[which], count / tasks) for *means, count in self.gathered]
                 mean = torch.stack([value * share for value, share in shares]).sum(0)
                 running.lerp_(mean, self.momentum)
-        self._gathered.clear()
+        self.gathered.clear()
 
     def extra_repr(self) -> str:
         return f"{len(self.weight)}, mode={self.mode}"

@@ -32,7 +32,7 @@ class Failures(nn.Module):
         self.every = every
         self.register_buffer("classes", torch.full((memory,), -1))
         self.register_buffer("since", torch.tensor(0))
-        self._gathered: list[Tensor] = []
+        self.gathered: list[Tensor] = []
 
     def gather(self, classes: Tensor, right: Tensor) -> None:
         """Keep the worst class of each task of a chunk until the step is over.
@@ -41,16 +41,16 @@ class Failures(nn.Module):
             classes: of the tasks' ways, `[T, ways]`.
             right: share of each way's queries that were classified rightly, `[T, ways]`; of equals the first counts.
         """
-        self._gathered.append(classes.gather(1, right.argmin(1, keepdim=True)).squeeze(1))
+        self.gathered.append(classes.gather(1, right.argmin(1, keepdim=True)).squeeze(1))
 
     def take_in(self) -> None:
         """Remember what was gathered in this outer step, unless its tasks were hard ones."""
-        if not self._gathered:
+        if not self.gathered:
             return
         if self.since >= 0:
-            self.classes.copy_(torch.cat([*self._gathered, self.classes])[: len(self.classes)])
+            self.classes.copy_(torch.cat([*self.gathered, self.classes])[: len(self.classes)])
         self.since += 1
-        self._gathered.clear()
+        self.gathered.clear()
 
     def wish(self, tasks: int, ways: int, generator: torch.Generator) -> Tensor | None:
         """Classes `[tasks, ways]` for the step to come, all equally likely, distinct in each task; None: any tasks.

@@ -269,7 +269,7 @@ def test_hard_tasks_are_drawn_from_the_classes_that_did_worst(chunk, glyphs):
             assert learner.failures.classes.tolist() == expected
         copies = [copy.deepcopy(learner)]
     assert kinds == [False, False, True] * 4  # after 4 steps of pre-training
-    assert not learner.failures._gathered
+    assert not learner.failures.gathered
 
 
 def test_evaluation_leaves_the_memory_alone(glyphs):
