@@ -63,11 +63,11 @@ MINI = ["data=miniimagenet", "backbone.filters=64", "optimizer.schedule=cosine",
 MINI += ["data.train_queries=5", "run.val_tasks=100", "run.validate_every=100", "device.threads=1"]
 
 
-def mini(algo: str, ways: int, shots: int, iterations: int) -> Cell:
+def mini(algo: str, ways: int, shots: int, iterations: int, *more: str) -> Cell:
     """One learner on the whole of mini-ImageNet, trained with the test's shots, one seed."""
     sizes = [f"data.train_ways={ways}", f"data.shots={shots}", f"data.train_shots={shots}"]
-    name = f"{algo} 5-way {shots}-shot"
-    return Cell(name, [*MINI, f"algo={algo}", *sizes, f"run.iterations={iterations}"], [0])
+    name = named(f"{algo} 5-way {shots}-shot", more)
+    return Cell(name, [*MINI, f"algo={algo}", *sizes, f"run.iterations={iterations}", *more], [0])
 
 
 CLUSTERS = ["data=clusters", "run.eval_tasks=600", "device.threads=1"]
@@ -213,7 +213,8 @@ TARGETS: dict[str, list[Cell]] = {
     "miniimagenet20": [
         mini("protonet", 20, 1, 780),
         mini("r2d2", 16, 1, 1000),
-        mini("protonet", 20, 5, 470),
+        mini("protonet", 20, 1, 1000, "algo.temperature=64"),
+        mini("protonet", 20, 5, 600, "algo.temperature=64"),
         mini("r2d2", 16, 5, 580),
     ],
     # about 30 minutes on two cores

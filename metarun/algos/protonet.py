@@ -5,15 +5,19 @@ github jakesnell/prototypical-networks (protonets/models/few_shot.py).
 
 Inner problem, solved at once:
     c_k = mean of f(x) over the support examples of class k                          (eq. 1)
-    p(y = k | x) = softmax_k( - || f(x) - c_k ||^2 )                                 (eq. 2)
+    p(y = k | x) = softmax_k( - || f(x) - c_k ||^2 / tau )                           (eq. 2, where tau = 1)
 Outer problem, over tasks with query sets D':
     min_f  mean_i mean_{(x, y) in D'_i}  - log p(y | x)                              (algorithm 1)
 
     symbol   code         shape / unit
     f        self.net     the backbone without a last layer, to embeddings [n, d]
     c        centroids    [ways, d]
+    tau      temperature  0-dim; 1 is the paper's
 
 Differences from the paper
+    - `temperature`, by which distances are divided (Oreshkin, Rodriguez, Lacoste: TADAM, NeurIPS 2018, eq. 2, where it
+      is learned). Embeddings of 1,600 numbers start some 400 apart: softmax is saturated, and the first hundreds of
+      steps shrink the embedding in place of learning it.
     - `run.meta_batch` tasks an outer step; the paper takes one.
     - The outer optimizer and its schedule are the run's (`optimizer`), training ways `data.train_ways`.
     - The official code stops when validation does not improve for 200 epochs; here training has a length, and the
@@ -24,18 +28,34 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from metarun.algos.embedding import Embedding, class_means, squared_distances
-from metarun.algos.learner import Predictor
-from metarun.tasks.task import Examples
+from metarun.algos.learner import Backbone, Predictor, require_positive
+from metarun.tasks.task import Examples, TaskLoss
 
 
 class ProtoNet(Embedding):
     """Class scores are minus the squared Euclidean distances to the classes' mean embeddings.
 
-    Arguments as in `Embedding`. Every class must have a support example: the mean of one that has none is NaN.
+    Every class must have a support example: the mean of one that has none is NaN.
+
+    Args:
+        backbone, ways, loss: as in `Embedding`.
+        temperature: tau.
+
+    Raises:
+        ValueError: a temperature that is not above zero.
     """
+
+    temperature: Tensor
+
+    def __init__(self, backbone: Backbone, ways: int, loss: TaskLoss, temperature: float = 1.0) -> None:
+        require_positive(temperature=temperature)
+        super().__init__(backbone, ways, loss)
+        self.number("temperature", temperature)
 
     def head(self, known: Examples, noise: Any = ()) -> Predictor:
         del noise  # draws nothing
         centroids = class_means(known.x, known.y, self.ways)
-        return lambda z: -squared_distances(z, centroids)
+        return lambda z: -squared_distances(z, centroids) / self.temperature
