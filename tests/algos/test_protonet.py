@@ -55,6 +55,18 @@ def test_the_outer_loss_is_the_papers(norm):
     torch.testing.assert_close(ours.meta_loss(task), loss)
 
 
+def test_distances_are_divided_by_the_temperature():
+    plain, task = learner(), episode()
+    assert plain.temperature == 1  # the paper's
+    warm = learner()
+    warm.temperature.fill_(4.0)
+    loss = F.cross_entropy(by_hand(plain.net, task) / 4, task.query.y)
+    torch.testing.assert_close(warm.meta_loss(task), loss)
+    assert abs(loss - plain.meta_loss(task)) > 1e-3
+    with pytest.raises(ValueError, match="temperature must be above 0, got 0"):
+        ProtoNet(toy.conv4(), 5, F.cross_entropy, temperature=0)
+
+
 def test_queries_do_not_enter_the_centroids():
     """The score of a query stays whatever the other queries are, and their labels are never asked."""
     ours, task = learner("running").eval(), episode()
