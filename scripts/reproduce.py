@@ -16,6 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -80,20 +82,26 @@ RATES = {
     "rmsprop": (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 1.0),
     "adam": (0.003, 0.01, 0.03, 0.1, 0.3, 0.5, 1.0, 3.0),
 }
-OTHERS = ("backbone.hidden=[40]", "backbone.activation=relu")  # networks that the learned optimizer has not seen
+# what is optimized, and by which hand-made rules beside; the last two are networks that the learned one has not seen
+PROBLEMS = {
+    "quadratics": (["data=quadratics"], tuple(RATES)),
+    "digits": (["data=digits"], tuple(RATES)),
+    "digits-wider": (["data=digits", "backbone.hidden=[40]"], ("adam",)),
+    "digits-relu": (["data=digits", "backbone.activation=relu"], ("adam",)),
+}
 
 
-def hand(data: str, rule: str, rate: float, *more: str) -> Cell:
-    """A hand-made optimizer at one rate."""
-    name = " ".join([data, rule, str(rate), *(word.replace("=", " ") for word in more)])
-    words = ["algo=hand_optimizer", f"algo.inner_optimizer={rule}", f"algo.inner_lr={rate}", "device.threads=1"]
-    return Cell(name, [f"data={data}", *words, *more], [0])
-
-
-def learned_elsewhere(other: str) -> Cell:
-    """The optimizer that was learned on digits, with another network."""
-    learned = REPRODUCED / "optimizers" / "learned_digits_seed0"
-    return Cell(f"learned digits {other.replace('=', ' ')}", [f"run.evaluate={learned}", other], [0])
+def optimizing(problem: str) -> list[Cell]:
+    """The learned optimizer on a problem, and hand-made ones at eight rates each."""
+    words, rules = PROBLEMS[problem]
+    learned = [*words, "algo=l2l_optimizer", "device.threads=1"]
+    if (source := problem.partition("-")[0]) != problem:
+        learned = [f"run.evaluate={REPRODUCED / 'optimizers' / f'{source}_learned_seed0'}", *words[1:]]
+    cells = [Cell(f"{problem} learned", learned, [0])]
+    for rule in rules:
+        own = [*words, "algo=hand_optimizer", f"algo.inner_optimizer={rule}", "device.threads=1"]
+        cells += [Cell(f"{problem} {rule} {rate}", [*own, f"algo.inner_lr={rate}"], [0]) for rate in RATES[rule]]
+    return cells
 
 
 ANY = ["data.train_ways=20", "data.train_queries=5"]  # for learners whose weights do not depend on the ways
@@ -158,14 +166,7 @@ TARGETS: dict[str, list[Cell]] = {
         Cell("meta_lstm 5-way 5-shot", [*SMALL, "algo=meta_lstm", "data.shots=5", "run.iterations=600"], [0]),
     ],
     # the learned optimizer, hand-made ones at eight rates each, and the learned one on other networks than its own
-    "optimizers": [
-        Cell("learned quadratics", ["data=quadratics", "algo=l2l_optimizer", "device.threads=1"], [0]),
-        *[hand("quadratics", rule, rate) for rule, rates in RATES.items() for rate in rates],
-        Cell("learned digits", ["data=digits", "algo=l2l_optimizer", "device.threads=1"], [0]),
-        *[hand("digits", rule, rate) for rule, rates in RATES.items() for rate in rates],
-        *[learned_elsewhere(other) for other in OTHERS],
-        *[hand("digits", "adam", rate, other) for rate in RATES["adam"] for other in OTHERS],
-    ],
+    "optimizers": [cell for problem in PROBLEMS for cell in optimizing(problem)],
     # sinusoids and lines: PLATIPUS from MAML's weights
     "ambiguous": [
         *[
@@ -253,6 +254,52 @@ def row(cell: Cell, results: list[dict[str, Any]]) -> str:
     return "| " + " | ".join([columns[0], "; ".join(columns[1:-4]), *columns[-4:]]) + " |"
 
 
+def optimizers(folder: Path) -> str:
+    """The learned optimizer beside hand-made ones at their best rates: a table, and `PROBLEM.png` beside it.
+
+    A hand-made one is tuned as the paper does, by the loss that it ends with; in brackets the best of all its rates at
+    that very step, which no single rate need have.
+    """
+    lines = ["| problem | optimizer | step 10 | 20 | 50 | 100 |", "|---|---|---|---|---|---|"]
+    for problem, (_, rules) in PROBLEMS.items():
+        shown = {"learned": read_curve(folder / f"{problem}_learned_seed0")}
+        best: dict[str, dict[int, float]] = {}
+        for rule in rules:
+            rates = {rate: read_curve(folder / f"{problem}_{rule}_{rate}_seed0") for rate in RATES[rule]}
+            rates = {rate: curve for rate, curve in rates.items() if np.isfinite(curve[max(curve)])}
+            rate = min(rates, key=lambda at: rates[at][max(rates[at])])
+            shown[f"{rule}, {rate}"] = rates[rate]
+            best[f"{rule}, {rate}"] = {step: min(curve[step] for curve in rates.values()) for step in rates[rate]}
+        for name, curve in shown.items():
+            cells = [f"{curve[s]:.3f}" + (f" ({best[name][s]:.3f})" if name in best else "") for s in (10, 20, 50, 100)]
+            lines.append(f"| {problem} | {name} | " + " | ".join(cells) + " |")
+        draw_optimizers(shown, problem, folder / f"{problem}.png")
+    return "\n".join(lines)
+
+
+def draw_optimizers(curves: dict[str, dict[int, float]], problem: str, path: Path) -> None:
+    """Loss against step, the first curve thicker."""
+    from metarun import figures
+
+    with figures.new_figure(path, (5.0, 3.4)) as figure:
+        axes = figure.subplots()
+        for number, (name, curve) in enumerate(curves.items()):
+            axes.plot(list(curve), list(curve.values()), label=name, linewidth=1.2 if number else 2.4)
+        axes.set_yscale("log")
+        figures.label(axes, "step", f"loss, {problem}")
+        axes.legend(frameon=False, fontsize=8)
+
+
+def read_curve(folder: Path) -> dict[int, float]:
+    """The mean loss (the headline, or beside an accuracy the NLL) of test tasks after each step; empty: no result."""
+    result = folder / "result.json"
+    if not result.is_file() or (told := json.loads(result.read_text()))["status"] != "completed":
+        return {}
+    with np.load(folder / "episodes.npz") as values:
+        name = "nll" if told["metric"] == "accuracy" else told["metric"]
+        return dict(enumerate(values[name].mean(0).tolist()))
+
+
 def main() -> None:
     """Run one target and write its table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -267,6 +314,8 @@ def main() -> None:
     lines = ["| learner | metric | iterations | training | tasks | commit |", "|---|---|---|---|---|---|"]
     for cell in cells:
         lines.append(row(cell, [result for result, (other, *_) in zip(results, runs, strict=True) if other is cell]))
+    if arguments.target == "optimizers":
+        lines += ["", optimizers(folder)]
     (folder / "table.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 
