@@ -266,7 +266,7 @@ def optimizers(folder: Path) -> str:
         best: dict[str, dict[int, float]] = {}
         for rule in rules:
             rates = {rate: read_curve(folder / f"{problem}_{rule}_{rate}_seed0") for rate in RATES[rule]}
-            rates = {rate: curve for rate, curve in rates.items() if np.isfinite(curve[max(curve)])}
+            rates = {rate: curve for rate, curve in rates.items() if curve and np.isfinite(curve[max(curve)])}
             rate = min(rates, key=lambda at: rates[at][max(rates[at])])
             shown[f"{rule}, {rate}"] = rates[rate]
             best[f"{rule}, {rate}"] = {step: min(curve[step] for curve in rates.values()) for step in rates[rate]}
