@@ -216,6 +216,8 @@ TARGETS: dict[str, list[Cell]] = {
         mini("r2d2", 16, 1, 1000),
         mini("protonet", 20, 1, 1000, "algo.temperature=64"),
         mini("protonet", 20, 5, 600, "algo.temperature=64"),
+        mini("r2d2", 16, 1, 1000, "algo.scale=10", "optimizer.lr=0.001"),
+        mini("r2d2", 16, 5, 600, "algo.scale=10", "optimizer.lr=0.001"),
         mini("r2d2", 16, 5, 580),
     ],
     # about 30 minutes on two cores
