@@ -464,12 +464,13 @@ class Job:
                     self.take_validation(step.iteration, scores.estimate().mean)
                 self.train_seconds = before + time.perf_counter() - began
                 progress.update(step.iteration, loss=step.loss, metric=self.last_metric)
-                self.listen()
+                asked = self.asked_to_stop()
                 late = time.perf_counter() - last_save >= self.options.checkpoint_seconds
-                if late or self.caught or step.iteration == self.iterations:
+                if late or asked or step.iteration == self.iterations:
                     self.save("last")
                     last_save = time.perf_counter()
-                self.stop_if_asked()
+                if asked:
+                    self.stop_if_asked()
 
     def _steps(self) -> Iterator[Step]:
         return fit(
@@ -492,13 +493,15 @@ class Job:
         """
         self.data.prepare()
         for _ in self._steps():
-            self.listen()
-            self.stop_if_asked()
+            if self.asked_to_stop():
+                self.stop_if_asked()
 
-    def listen(self) -> None:
-        """Hear of a signal that any process of the run got, between two steps."""
-        if self.world.any(bool(self.caught)) and not self.caught:
+    def asked_to_stop(self) -> bool:
+        """Whether any process of the run got a signal: asked between two steps by all, who get the same answer."""
+        asked = self.world.any(bool(self.caught))
+        if asked and not self.caught:
             self.caught.append(signal.SIGTERM)
+        return asked
 
     @contextmanager
     def kept_if_it_fails(self) -> Iterator[None]:
