@@ -7,7 +7,7 @@ READY := .venv/.ready
 .PHONY: help setup demo test check lint types format benchmark reproduce-sinusoid reproduce-omniglot reproduce-miniimagenet reproduce-mtnet
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z][a-z -]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-z %-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## make .venv with everything that running and testing need
 
@@ -42,8 +42,10 @@ $(READY): pyproject.toml
 	$(UV) sync --extra dev
 	@touch $@
 
-reproduce-sinusoid reproduce-omniglot reproduce-miniimagenet: reproduce-%: setup ## measure again what REPLICATION.md says
-	$(BIN)/python scripts/reproduce.py $*
+# sinusoid, omniglot, miniimagenet; small, omniglot15, miniimagenet20, superclasses; memory, optimizers; ambiguous,
+# few_tasks, bayes; transfer
+reproduce-%: setup ## measure again what REPLICATION.md says: reproduce-sinusoid and others, see the Makefile
+	$(BIN)/python scripts/reproduce.py $* --jobs $(or $(JOBS),1)
 
 reproduce-mtnet: setup ## MT-net's paper where two cores can: tables and figures (REPLICATION.md)
 	$(BIN)/python scripts/reproduce_mtnet.py

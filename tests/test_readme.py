@@ -58,6 +58,12 @@ def test_make_targets_exist():
     makefile = (ROOT / "Makefile").read_text()
     wanted = set(re.findall(r"make ([a-z-]+)`", README)) | set(re.findall(r"^make ([a-z-]+)", README, re.M))
     assert wanted
+    measured = {
+        f"reproduce-{name}"
+        for name in re.findall(r'^    "(\w+)": \[', (ROOT / "scripts/reproduce.py").read_text(), re.M)
+    }
+    assert "reproduce-small" in measured and "reproduce-%:" in makefile
+    wanted -= measured
     assert {target for target in wanted if not re.search(rf"^[a-z -]*\b{target}\b.*:", makefile, re.M)} == set()
 
 
