@@ -2,6 +2,7 @@
 
 Finn, Xu, Levine: Probabilistic Model-Agnostic Meta-Learning, NeurIPS 2018, arXiv 1806.02817. No official code; public
 port: github cnguyen10/few_shot_meta_learning (Platipus.py, HyperNetClasses.py), after the paper's algorithms 1 and 2.
+"Probabilistic MAML" is this one. Others: llama.py (MAML as hierarchical Bayes), bmaml.py (particles).
 
 Inner problem, on the support set D: a draw from the prior that D shifts, then MAML's S steps,
     theta ~ p(theta | D) = N(mu - gamma_p grad L(mu, D), sigma^2)
