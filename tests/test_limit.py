@@ -1,0 +1,46 @@
+"""The hand-written outer step that the benchmark measures against is MAML's: same losses, same meta-gradient."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import toy
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+import limit
+from test_loop import seeded
+
+from metarun.tasks.task import Examples, Task
+
+
+def images() -> Task:
+    generator = torch.Generator().manual_seed(0)
+
+    def part(n: int) -> Examples:
+        x = torch.rand(3, 5 * n, 1, 28, 28, generator=generator, dtype=torch.float64)
+        return Examples(x, torch.arange(5).repeat_interleave(n).expand(3, -1).contiguous())
+
+    return Task(part(1), part(2))
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("kind", ["mlp", "conv4"])
+def test_it_is_maml(kind, steps, first_order):
+    numbers = {"inner_lr": 0.125, "inner_steps": steps, "first_order": first_order}
+    if kind == "mlp":
+        learner = seeded(lambda: toy.maml(toy.mlp(activation="relu"), **numbers))
+        batch = learner.cast(toy.sinusoid().draw("train", "episodes", 3, torch.Generator().manual_seed(0)))
+    else:
+        learner, batch = seeded(lambda: toy.maml(toy.conv4(), outputs=5, **numbers)), images()
+    losses = learner(batch)
+    wanted = torch.autograd.grad(losses.mean(), list(learner.parameters()))
+    forward = limit.mlp if kind == "mlp" else limit.conv4
+    parameters = list(learner.parameters())
+    found = limit.maml_losses(forward, parameters, *map(tuple, batch), 0.125, steps, first_order)
+    torch.testing.assert_close(found, losses, rtol=1e-10, atol=1e-12)
+    for slope, other in zip(torch.autograd.grad(found.mean(), parameters), wanted, strict=True):
+        torch.testing.assert_close(slope, other, rtol=1e-8, atol=1e-10)
