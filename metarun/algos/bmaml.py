@@ -118,7 +118,7 @@ class BMAML(Learner):
         both = Examples(*map(torch.cat, zip(task.support, task.query, strict=True)))
         *_, leader = self.walk(constants(follower), both, self.leader_steps, self.leader_lr)
         weights, _ = self.precisions.split(follower)
-        return torch.stack([(w - leader[name].detach()).square().sum() for name, w in weights.items()]).sum()
+        return torch.stack([(w - leader[name]).square().sum() for name, w in weights.items()]).sum()
 
     def start(self) -> Weights:
         """theta: weights and log precisions by name, `[M, ...]`."""

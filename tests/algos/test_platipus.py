@@ -21,7 +21,7 @@ NUMBERS |= {"likelihood_std": 0.5, "log_variance": [-9.0, -3.0], "train_samples"
 
 @pytest.fixture
 def learner(make):
-    """learner(kind): with variances that differ between parameters, and between prior and posterior."""
+    """learner(kind): with variances that differ between parameters; they and step sizes between prior and posterior."""
 
     def build(kind, **changes):
         ours = make(PLATIPUS, kind, **(NUMBERS | changes))
@@ -29,6 +29,7 @@ def learner(make):
         for variances in (ours.prior_variance, ours.posterior_variance):
             for raw in variances.parameters():
                 raw.data = torch.randn(raw.shape, generator=generator).double()
+        ours.log_gamma_q.data -= 0.5
         return ours
 
     return build
