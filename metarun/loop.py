@@ -149,8 +149,8 @@ class Training:
         try:
             yield
         except RuntimeError:
-            for name, generator in self.generators.items():
-                if self.whole:
+            if self.whole:
+                for name, generator in self.generators.items():
                     generator.set_state(before[name])
             raise
         self.iteration += 1

@@ -16,7 +16,6 @@ import several
 import torch
 
 from metarun.distributed import Alone, bounds, joined
-from metarun.ranks import Ranks, ranks
 from metarun.results import read_result
 
 RUN = (*commands.SMALL, "algo=maml", "data=sinusoid", "device.precision=float64", "run.meta_batch=5")
@@ -69,13 +68,6 @@ def test_alone_there_is_nothing_to_share():
     with joined(torch.device("cpu")) as world:
         assert type(world) is Alone and not torch.distributed.is_initialized()
     assert (world.rank, world.size, world.share([7], 7), world.total(0.5), world.any(True)) == (0, 1, [7], 0.5, True)
-
-
-def test_ranks_are_torchruns():
-    told = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost"}
-    assert ranks(told) == (3, 4, 1)
-    for name in told:  # a scheduler's own variables are not enough
-        assert ranks({k: v for k, v in told.items() if k != name}) == Ranks(0, 1, 0)
 
 
 @pytest.fixture(scope="module")

@@ -38,12 +38,13 @@ from torch import Tensor
 
 from metarun.algos.inner_loop import descend
 from metarun.algos.kfac import log_determinant, tap_layers
-from metarun.algos.learner import Backbone, Learner, Predictor, require_counts, require_positive
+from metarun.algos.learner import Backbone, Predictor, require_positive
+from metarun.algos.maml import MAML
 from metarun.backbones.norm import batch_norms
 from metarun.tasks.task import Examples, Task, TaskLoss
 
 
-class LLAMA(Learner):
+class LLAMA(MAML):
     """Learns an initialisation from which a few gradient steps solve a task, with curvature in its outer loss.
 
     Args:
@@ -55,7 +56,6 @@ class LLAMA(Learner):
         ValueError: steps that are no counts, or damping that is not above 0.
     """
 
-    inner_lr: Tensor
     eta: Tensor
     damping: Tensor
 
@@ -71,17 +71,13 @@ class LLAMA(Learner):
         eta: float,
         damping: float,
     ) -> None:
-        super().__init__(loss)
-        require_counts(inner_steps=inner_steps, eval_steps=eval_steps)
+        super().__init__(backbone, outputs, loss, inner_lr, inner_steps, eval_steps, first_order)
         require_positive(damping=damping)
-        self.net = backbone(outputs=outputs)
         self.taps = tap_layers(self.net)
         fixed = {id(p) for norm in batch_norms(self.net) for p in norm.parameters()}
         self.moving = [name for name, p in self.net.named_parameters() if id(p) not in fixed]
-        self.number("inner_lr", inner_lr)
         self.number("eta", eta)
         self.number("damping", damping)
-        self.inner_steps, self.eval_steps, self.first_order = inner_steps, eval_steps, first_order
 
     def trajectory(self, support: Examples, steps: int, noise: Any = ()) -> Iterator[Predictor]:
         del noise  # draws nothing

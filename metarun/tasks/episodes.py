@@ -296,9 +296,9 @@ class ImageTasks(TaskSet):
     def _shots(self, part: Part, generator: torch.Generator) -> int:
         """Shots of a batch, drawn where they are a range."""
         low, high = self._sizes(part)[1]
-        return low + int(
-            torch.randint(high - low + 1, (), generator=generator, device=self.device) if high > low else 0
-        )
+        if low == high:
+            return low
+        return low + int(torch.randint(high - low + 1, (), generator=generator, device=self.device))
 
     def describe(self) -> dict[str, Any]:
         return {
