@@ -62,6 +62,12 @@ def _at(rates: Tensor | Rates | Callable[[int], Rates], step: int, theta: dict[s
     return rates if isinstance(rates, Mapping) else rates(step)
 
 
+def named_pieces(theta: Tensor, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+    """Weights by name, of all coordinates `[P]` one after the other in the order of `shapes`."""
+    pieces = theta.split([shape.numel() for shape in shapes.values()])
+    return {name: piece.view(shape) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
+
+
 def mini_batches(tasks: int, n: int, steps: int, size: int | None, generator: torch.Generator) -> Any:
     """Rows `[tasks, steps, size]` of sets of n, one shuffle of a set after the other; (): no mini-batches."""
     if size is None:

@@ -44,6 +44,7 @@ from torch import Tensor, nn
 from torch.func import grad_and_value
 
 from metarun.algos.gradient_input import preprocess
+from metarun.algos.inner_loop import named_pieces
 from metarun.algos.learner import Backbone, Learner, Predictor, require_counts, require_positive
 from metarun.backbones.lstm_cell import LSTMCell
 from metarun.tasks.task import Examples, TaskLoss
@@ -136,7 +137,5 @@ class MetaLSTM(Learner):
         return self.loss(self._predictor(theta, support)(support.x), support.y)
 
     def _predictor(self, theta: Tensor, support: Examples) -> Predictor:
-        named = dict(self.net.named_parameters())
-        pieces = theta.split([parameter.numel() for parameter in named.values()])
-        shaped = {name: piece.view(named[name].shape) for name, piece in zip(named, pieces, strict=True)}
-        return self.network_predictor(self.net, shaped, support)
+        shapes = {name: parameter.shape for name, parameter in self.net.named_parameters()}
+        return self.network_predictor(self.net, named_pieces(theta, shapes), support)

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad_and_value
 
-from metarun.algos.inner_loop import mini_batches
+from metarun.algos.inner_loop import mini_batches, named_pieces
 from metarun.algos.learner import Backbone, Learner, Predictor, require_counts, require_positive
 from metarun.backbones.norm import batch_norms
 from metarun.tasks.task import Batch, Examples, Task, TaskLoss, stream_generator
@@ -113,9 +113,7 @@ class UpdateRule(Learner):
 
     def predictor(self, theta: Tensor, support: Examples) -> Predictor:
         """The network with the coordinates theta."""
-        pieces = theta.split([shape.numel() for shape in self.shapes.values()])
-        weights = {name: piece.view(shape) for (name, shape), piece in zip(self.shapes.items(), pieces, strict=True)}
-        return self.network_predictor(self.net, weights, support)
+        return self.network_predictor(self.net, named_pieces(theta, self.shapes), support)
 
 
 def _unlearn(net: nn.Module) -> None:

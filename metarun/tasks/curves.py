@@ -92,8 +92,12 @@ class Curves(TaskSet):
         if self.noise:
             shape = (tasks, *y.shape[1:])
             y = y + self.noise * torch.cat([torch.randn(shape, device=self.device, generator=g) for g in generators])
+        return self._task(stream, parameters, x, y)
+
+    def _task(self, stream: str, parameters: Tensor, x: Tensor, y: Tensor) -> Task:
+        """The first `shots` points are the support set; the stream `oracle` has the parameters beside x."""
         if stream == "oracle":
-            x = torch.cat([x, parameters.transpose(1, 2).expand(-1, points, -1)], dim=2)
+            x = torch.cat([x, parameters.transpose(1, 2).expand(-1, x.shape[1], -1)], dim=2)
         n = self.shots
         return Task(Examples(x[:, :n], y[:, :n]), Examples(x[:, n:], y[:, n:]))
 

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from metarun.tasks.curves import Range, check_count
 from metarun.tasks.sinusoid import Sinusoid
-from metarun.tasks.task import Batch, DataError, Examples, Part, Task, stream_generator
+from metarun.tasks.task import Batch, DataError, Part, stream_generator
 
 
 class FiniteSinusoid(Sinusoid):
@@ -69,10 +69,7 @@ class FiniteSinusoid(Sinusoid):
         else:
             parameters, x, y = self._points(tasks, self.shots + self.queries, generators)
             y[:, self.shots :] = self.curve(parameters, x[:, self.shots :])
-        if stream == "oracle":
-            x = torch.cat([x, parameters.transpose(1, 2).expand(-1, x.shape[1], -1)], dim=2)
-        n = self.shots
-        return Task(Examples(x[:, :n], y[:, :n]), Examples(x[:, n:], y[:, n:]))
+        return self._task(stream, parameters, x, y)
 
     def _points(self, tasks: int, points: int, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor, Tensor]:
         parameters, x = self._uniform(tasks, points, generators)
