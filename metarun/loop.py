@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from metarun.algos.learner import Learner, Stage, count_tasks, slice_tasks
 from metarun.distributed import Alone
+from metarun.gradients import Gradient, compiled_gradient_of, gradient_of
 from metarun.tasks.task import Batch, TaskSet, stream_generator
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
@@ -190,7 +191,7 @@ def fit(
     iterations: int,
     meta_batch: int,
     chunk: int | None = None,
-    program: Callable[..., Tensor] | None = None,
+    compiled: bool = False,
     world: Alone | None = None,
 ) -> Iterator[Step]:
     """Train until `iterations` outer steps are done in all, yielding after each.
@@ -204,7 +205,7 @@ def fit(
         iterations: the length of the whole training, which schedules and stages refer to.
         meta_batch: T, tasks in an outer step.
         chunk: at most so many tasks in one forward pass, to bound memory; the gradient is the same.
-        program: the learner compiled, if it is.
+        compiled: compile the step's gradient (metarun/gradients.py).
         world: the processes that share the tasks of a meta-batch; None: this is the only one.
 
     Raises:
@@ -214,7 +215,7 @@ def fit(
     learner = training.learner
     learner.train()
     world = world or Alone()
-    forward = world.wrap(learner, learner if program is None else program)
+    gradient = _gradient(learner, compiled, world)
     while learner.stages and training.iteration < iterations:
         started = time.perf_counter()
         stage = stage_at(learner.stages, training.iteration, iterations)
@@ -226,7 +227,7 @@ def fit(
             batch, noise = _draw(training, data, stage.stream, meta_batch)
             for objective in stage.objectives:
                 learner.zero_grad(set_to_none=True)
-                losses[objective] = loss = world.total(_backward(forward, batch, noise, objective, chunk, world))
+                losses[objective] = loss = world.total(_backward(gradient, batch, noise, objective, chunk, world))
                 if not math.isfinite(loss):
                     raise Diverged(training.iteration + 1, f"the loss became {loss}")
                 training.whole = False
@@ -249,18 +250,29 @@ def _draw(training: Training, data: TaskSet, stream: str, tasks: int) -> tuple[B
     return batch, learner.cast(learner.noise(batch, learner.inner_steps, training.generators["noise"]))
 
 
-def _backward(
-    program: Callable[..., Tensor], batch: Batch, noise: Any, objective: str, chunk: int | None, world: Alone
-) -> float:
+def _gradient(learner: Learner, compiled: bool, world: Alone) -> Gradient:
+    """`gradient(divisor, last, tasks, noise, objective)`; before the `last` processes do not wait for each other."""
+    if compiled and world.size == 1:
+        alone = compiled_gradient_of(learner, learner.parameters())
+        return lambda divisor, _last, *arguments: alone(divisor, *arguments)
+    forward = world.wrap(learner, torch.compile(learner, dynamic=False) if compiled else learner)
+    shared = gradient_of(forward)
+
+    def gradient(divisor: float, last: bool, *arguments: Any) -> Tensor:
+        with nullcontext() if last else world.unfinished(forward):
+            return shared(divisor / world.size, *arguments)  # the mean over processes is taken
+
+    return gradient
+
+
+def _backward(gradient: Gradient, batch: Batch, noise: Any, objective: str, chunk: int | None, world: Alone) -> float:
     """Accumulate the gradient of the mean loss over tasks, chunk by chunk; returns this process's part of that mean."""
     tasks = count_tasks(batch)
     total = 0.0
     parts = _chunks(world.share(batch, tasks), world.share(noise, tasks), chunk)
     for number, (part, part_noise) in enumerate(parts, 1):
-        with nullcontext() if number == len(parts) else world.unfinished(program):
-            loss = program(part, part_noise, objective).sum() / tasks
-            (loss * world.size).backward()  # of which the mean over processes is taken
-        total += loss.item()
+        losses = gradient(tasks, number == len(parts), part, part_noise, objective)
+        total += (losses.sum() / tasks).item()
     return total
 
 

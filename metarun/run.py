@@ -480,7 +480,7 @@ class Job:
             self.iterations,
             self.options.meta_batch,
             self.device.task_chunk,
-            torch.compile(self.learner, dynamic=False) if self.compiled else None,
+            self.compiled,
             self.world,
         )
 

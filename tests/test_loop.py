@@ -74,7 +74,7 @@ def test_chunks_and_the_loop_give_what_the_whole_batch_gives(make):
 def test_a_compiled_learner_that_draws_noise_gives_the_same_numbers():
     whole = train(seeded(toy.Noisy)).learner
     learner = seeded(toy.Noisy)
-    compiled = train(learner, program=torch.compile(learner, dynamic=False)).learner
+    compiled = train(learner, compiled=True).learner
     torch.testing.assert_close(weights(compiled), weights(whole), rtol=0, atol=1e-12)
 
 

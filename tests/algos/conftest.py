@@ -9,6 +9,7 @@ from torch import nn
 
 from metarun.backbones.conv4 import Conv4
 from metarun.backbones.mlp import MLP
+from metarun.gradients import compiled_gradient_of
 from metarun.tasks.synthetic import Synthetic
 from metarun.tasks.task import Examples, Task
 
@@ -77,6 +78,18 @@ def loss_and_gradient():
         losses = (learner if call is None else call)(batch)
         losses.mean().backward()
         return losses.detach(), torch.cat([p.grad.flatten() for p in learner.parameters()])
+
+    return compute
+
+
+@pytest.fixture
+def compiled_loss_and_gradient():
+    """`loss_and_gradient` as training compiles it."""
+
+    def compute(learner, batch, *noise):
+        learner.zero_grad()
+        losses = compiled_gradient_of(learner, learner.parameters())(len(batch.support.x), batch, *noise)
+        return losses, torch.cat([p.grad.flatten() for p in learner.parameters()])
 
     return compute
 

@@ -138,11 +138,11 @@ def test_both_rates_are_told_and_saved_and_a_resumed_run_is_the_unbroken_one(mak
         assert torch.equal(ours, theirs)
 
 
-def test_compiled_is_eager(make, draw, loss_and_gradient):
+def test_compiled_is_eager(make, draw, loss_and_gradient, compiled_loss_and_gradient):
     learner, batch = make(AlphaMAML, "mlp", **numbers(1)), draw("mlp")
     eager = loss_and_gradient(learner, batch)
     torch._dynamo.reset()
-    compiled = loss_and_gradient(learner, batch, torch.compile(learner, dynamic=False))
+    compiled = compiled_loss_and_gradient(learner, batch)
     torch.testing.assert_close(compiled, eager, rtol=1e-9, atol=1e-12)
 
 

@@ -79,11 +79,11 @@ def test_no_steps_is_plain_training(kind, first_order, make, draw, loss_and_grad
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_compiled_is_eager(kind, make, draw, loss_and_gradient):
+def test_compiled_is_eager(kind, make, draw, loss_and_gradient, compiled_loss_and_gradient):
     learner, batch = make(MAML, kind, **numbers(1)), draw(kind)
     eager = loss_and_gradient(learner, batch)
     torch._dynamo.reset()
-    compiled = loss_and_gradient(learner, batch, torch.compile(learner, dynamic=False))
+    compiled = compiled_loss_and_gradient(learner, batch)
     torch.testing.assert_close(compiled, eager, rtol=1e-9, atol=1e-12)
 
 

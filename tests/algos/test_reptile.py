@@ -171,13 +171,12 @@ def test_vmap_is_a_loop(kind, make, draw, loss_and_gradient):
     torch.testing.assert_close(one_by_one, together, **ROUNDING)
 
 
-def test_compiled_is_eager(make, draw, loss_and_gradient):
+def test_compiled_is_eager(make, draw, loss_and_gradient, compiled_loss_and_gradient):
     learner, batch = make(Reptile, "mlp", **numbers("adam", steps=2)), draw("mlp")
     noise = learner.noise(batch, 2, generator())
     eager = loss_and_gradient(learner, batch, lambda batch: learner(batch, noise))
     torch._dynamo.reset()
-    program = torch.compile(learner, dynamic=False)
-    compiled = loss_and_gradient(learner, batch, lambda batch: program(batch, noise))
+    compiled = compiled_loss_and_gradient(learner, batch, noise)
     torch.testing.assert_close(compiled, eager, rtol=1e-9, atol=1e-12)
 
 
