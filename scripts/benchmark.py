@@ -1,95 +1,124 @@
-"""How fast is metarun beside learn2learn: same weights, same tasks, same threads, one process at a time.
+"""How fast is metarun: beside learn2learn, beside the practical limit, learner by learner.
 
     python scripts/benchmark.py [--threads 2] [--quick] [--only NAME ...] [--data FOLDER] [--json FILE]
 
-Prints a Markdown table of medians. An outer step: zero the gradients, forward, backward, Adam. learn2learn's
-side is written as its examples are (examples/vision/maml_omniglot.py): clone, adapt, backward of each task's
-error, gradients over the number of tasks, step; its network is its own OmniglotCNN, its data the transforms
-of its own Omniglot benchmark over an image folder. Before anything is timed both sides compute losses and
-meta-gradient of the same tasks from the same weights, and the table says how far these differ.
+Prints Markdown. An outer step: zero the gradients, forward, backward, Adam. All sides: same weights, tasks, threads.
+
+First table: MAML, ANIL and ProtoNet, four sides in turn, each in a process of its own that is woken for a round and
+sleeps through the others'. `learn2learn` is written as its examples are (examples/vision/maml_omniglot.py): clone,
+adapt, backward of each task's error, gradients over the number of tasks, step; its networks are its own, its data the
+transforms of its own Omniglot benchmark over an image folder. `limit` is the same outer step written out by hand for
+the whole meta-batch (scripts/limit.py), eager. `eager` and `compiled` are metarun's. Before anything is timed all
+sides compute losses and meta-gradient of the same tasks from the same weights, and the table says how far these
+differ. The floor: floating-point operations of learn2learn's step, counted, over what matrix products reach here.
+
+Second table (`--only learners`): every learner's outer step as `metarun` makes it, eager, with its data.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
 import random
 import resource
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
+import traceback
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import limit
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from metarun.algos.anil import ANIL
+from metarun.algos.learner import Learner
 from metarun.algos.maml import MAML
+from metarun.algos.protonet import ProtoNet
 from metarun.backbones.conv4 import Conv4
 from metarun.backbones.mlp import MLP
+from metarun.device import keep_freed_memory
+from metarun.gradients import compiled_gradient_of, gradient_of
 from metarun.tasks.images import data_roots
 from metarun.tasks.omniglot import Omniglot
 from metarun.tasks.sinusoid import Sinusoid
 from metarun.tasks.task import Batch, Examples, Task
 
-WAYS, SHOTS = 5, 1
+SHOTS = 1
+SIDES = ("learn2learn", "limit", "eager", "compiled")
 
 
 class Row(NamedTuple):
     """One line of the table: what is timed, and by how much metarun is to be faster."""
 
     title: str
-    data: str  # sinusoid | noise (images of random pixels) | omniglot
+    algo: str  # maml | anil | protonet
+    data: str  # sinusoid | omniglot | miniimagenet; images of random pixels where no data is drawn
     tasks: int
-    inner_lr: float
-    steps: int
-    first_order: bool
+    ways: int
     queries: int  # per class; points of a sinusoid
-    times: str  # step | draw | both
-    bar: float | None  # learn2learn's time over ours, eager
-    compiled_bar: float | None = None
+    inner_lr: float = 0.0
+    steps: int = 0
+    first_order: bool = False
+    drawn: bool = False  # a new meta-batch is drawn for every step
+    bar: float | None = None  # learn2learn's time over the faster of ours
+    floor: float | None = None  # the faster of ours over the counted floor
 
     @property
     def sides(self) -> tuple[str, ...]:
-        return ("learn2learn", "eager") if self.times == "draw" else ("learn2learn", "eager", "compiled")
+        return ("learn2learn", "eager") if self.algo == "draw" else SIDES
 
 
+CONV = "Omniglot conv4-64, 5-way 1-shot, 32 tasks, 1 step"
 ROWS = {
-    "sinusoid-1": Row("sinusoid, 25 tasks, 1 step", "sinusoid", 25, 0.01, 1, False, 10, "step", 7, 15),
-    "sinusoid-5": Row("sinusoid, 25 tasks, 5 steps", "sinusoid", 25, 0.01, 5, False, 10, "step", 7, 24),
-    "conv4-1q": Row("conv4-64, 1 query, second order", "noise", 32, 0.4, 1, False, 1, "step", 1.7),
-    "conv4-1q-first": Row("conv4-64, 1 query, first order", "noise", 32, 0.4, 1, True, 1, "step", 1.7),
-    "conv4-15q": Row("conv4-64, 15 queries, second order", "noise", 32, 0.4, 1, False, 15, "step", None),
-    "end-to-end": Row("Omniglot data and step, 1 query", "omniglot", 32, 0.4, 1, False, 1, "both", 3),
-    "draw": Row("Omniglot data alone, 15 queries", "omniglot", 32, 0.4, 1, False, 15, "draw", 100),
-}
+    "sinusoid-1": Row("MAML, sinusoid, 25 tasks, 1 step", "maml", "sinusoid", 25, 1, 10, 0.01, 1, bar=30),
+    "sinusoid-5": Row("MAML, sinusoid, 25 tasks, 5 steps", "maml", "sinusoid", 25, 1, 10, 0.01, 5, bar=40),
+    "maml": Row(f"MAML, {CONV}, 1 query", "maml", "omniglot", 32, 5, 1, 0.4, 1, floor=3),
+    "fomaml": Row("the same, first order", "maml", "omniglot", 32, 5, 1, 0.4, 1, first_order=True),
+    "maml-15": Row(f"MAML, {CONV}, 15 queries", "maml", "omniglot", 32, 5, 15, 0.4, 1),
+    "maml-data": Row(f"MAML, {CONV}, 1 query, with data", "maml", "omniglot", 32, 5, 1, 0.4, 1, drawn=True, bar=5),
+    "anil-data": Row(f"ANIL, {CONV}, 1 query, with data", "anil", "omniglot", 32, 5, 1, 0.5, 1, drawn=True, bar=3),
+    "protonet-data": Row(
+        "ProtoNet, Omniglot conv4-64, 20-way 1-shot, 5 queries, with data",
+        "protonet", "omniglot", 1, 20, 5, drawn=True, bar=3,
+    ),
+    "mini": Row(
+        "MAML, mini-ImageNet conv4-32, 5-way 1-shot, 2 tasks, 5 steps, 5 queries",
+        "maml", "miniimagenet", 2, 5, 5, 0.01, 5,
+    ),
+    "draw": Row("Omniglot's data alone, 32 tasks, 15 queries", "draw", "omniglot", 32, 5, 15, drawn=True, bar=100),
+}  # fmt: skip
 
 
-# ------------------------------------------------------------------------------------------------- both sides
+# ------------------------------------------------------------------------------------------------- all sides
 
 
-def network(row: Row) -> nn.Module:
+def network(row: Row, outputs: int | None) -> nn.Module:
     """Our backbone, with the same weights in every process."""
     torch.manual_seed(0)
     if row.data == "sinusoid":
         return MLP(in_shape=(1,), outputs=1, hidden=[40, 40], activation="relu", norm="none", init="torch")
+    mini = row.data == "miniimagenet"
     return Conv4(
-        in_shape=(1, 28, 28),
-        outputs=WAYS,
-        filters=64,
+        in_shape=(3, 84, 84) if mini else (1, 28, 28),
+        outputs=outputs,
+        filters=32 if mini else 64,
         blocks=4,
-        downsample="stride",
-        features="mean",
+        downsample="max_pool" if mini else "stride",
+        features="flatten" if mini else "mean",
         norm="batch",
         init="torch",
     )
@@ -100,7 +129,7 @@ def task_loss(row: Row) -> Callable[..., Tensor]:
 
 
 def fixed_batch(row: Row) -> Task:
-    """The tasks that both sides are compared on, and that steps without a data pipeline are timed on."""
+    """The tasks that all sides are compared on, and that steps without a data pipeline are timed on."""
     generator = torch.Generator().manual_seed(1)
     if row.data == "sinusoid":
         data = Sinusoid(
@@ -117,10 +146,11 @@ def fixed_batch(row: Row) -> Task:
         batch = data.draw("train", "episodes", row.tasks, generator)
         assert isinstance(batch, Task)
         return batch
+    shape = (3, 84, 84) if row.data == "miniimagenet" else (1, 28, 28)
 
     def images(per_class: int) -> Examples:
-        x = torch.rand(row.tasks, WAYS * per_class, 1, 28, 28, generator=generator)
-        y = torch.arange(WAYS).repeat_interleave(per_class)
+        x = torch.rand(row.tasks, row.ways * per_class, *shape, generator=generator)
+        y = torch.arange(row.ways).repeat_interleave(per_class)
         return Examples(x, y.expand(row.tasks, -1).contiguous())
 
     return Task(images(SHOTS), images(row.queries))
@@ -131,51 +161,54 @@ class Side(NamedTuple):
 
     parameters: list[nn.Parameter]
     losses: Callable[[Any], Tensor]
-    step: Callable[[Any], Tensor]
     draw: Callable[[], Any]
+    adam: torch.optim.Optimizer
+
+    def step(self, batch: Any) -> None:
+        self.adam.zero_grad()
+        self.losses(batch)
+        self.adam.step()
+
+
+def adam(parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.Adam(parameters, lr=1e-3, fused=True)  # torch's on all sides
+
+
+def make_side(row: Row, side: str, data: str | None, folder: Path) -> Side:
+    if side == "learn2learn":
+        return learn2learn_side(row, folder)
+    draw = our_pipeline(row, data)
+    if side == "limit":
+        return limit_side(row, draw)
+    learner = our_learner(row)
+    gradient = compiled_gradient_of(learner, learner.parameters()) if side == "compiled" else gradient_of(learner)
+    parameters = list(learner.parameters())
+    return Side(parameters, partial(gradient, row.tasks), draw, adam(parameters))
 
 
 # ------------------------------------------------------------------------------------------------------- ours
 
 
-def metarun_side(row: Row, compiled: bool, data: str | None) -> Side:
-    learner = MAML(
-        backbone=lambda outputs: network(row),  # noqa: ARG005  (the network knows its width)
-        outputs=WAYS,
-        loss=task_loss(row),
-        inner_lr=row.inner_lr,
-        inner_steps=row.steps,
-        eval_steps=row.steps,
-        first_order=row.first_order,
-    )
-    forward = torch.compile(learner, dynamic=False) if compiled else learner
-    adam = torch.optim.Adam(learner.parameters(), lr=1e-3, fused=True)
-
-    def losses(batch: Task) -> Tensor:
-        adam.zero_grad()
-        values = forward(batch)
-        values.mean().backward()
-        return values.detach()
-
-    def step(batch: Task) -> Tensor:
-        values = losses(batch)
-        adam.step()
-        return values
-
-    return Side(list(learner.parameters()), losses, step, our_pipeline(row, data))
+def our_learner(row: Row) -> Learner:
+    backbone = partial(network, row)
+    if row.algo == "protonet":
+        return ProtoNet(backbone, row.ways, task_loss(row))
+    kind = ANIL if row.algo == "anil" else MAML
+    numbers = {"inner_lr": row.inner_lr, "inner_steps": row.steps, "eval_steps": row.steps}
+    return kind(backbone, row.ways, task_loss(row), **numbers, first_order=row.first_order)
 
 
 def our_pipeline(row: Row, data: str | None) -> Callable[[], Batch]:
-    if row.times == "step":
+    if not row.drawn:
         return lambda: fixed_batch(row)
     omniglot = Omniglot(
         root=data,
         split="maml",
         split_seed=0,
-        ways=WAYS,
+        ways=row.ways,
         shots=SHOTS,
         queries=row.queries,
-        train_ways=WAYS,
+        train_ways=row.ways,
         train_queries=row.queries,
         flat_batch=64,
         device="cpu",
@@ -184,17 +217,36 @@ def our_pipeline(row: Row, data: str | None) -> Callable[[], Batch]:
     return partial(omniglot.draw, "train", "episodes", row.tasks, torch.Generator().manual_seed(0))
 
 
+def limit_side(row: Row, draw: Callable[[], Batch]) -> Side:
+    """By hand (limit.py): weights of our backbone, tasks of our pipeline."""
+    parameters = list(network(row, None if row.algo == "protonet" else row.ways).parameters())
+    forward = {"sinusoid": limit.mlp, "omniglot": limit.conv4, "miniimagenet": limit.pooled}[row.data]
+
+    def losses(batch: Task) -> Tensor:
+        support, query = map(tuple, batch)
+        if row.algo == "protonet":
+            values = limit.protonet_losses(parameters, support, query)
+        elif row.algo == "anil":
+            values = limit.anil_losses(parameters, support, query, row.inner_lr, row.steps)
+        else:
+            values = limit.maml_losses(forward, parameters, support, query, row.inner_lr, row.steps, row.first_order)
+        values.mean().backward()
+        return values.detach()
+
+    return Side(parameters, losses, draw, adam(parameters))
+
+
 # ---------------------------------------------------------------------------------------------- learn2learn's
 
 
 def learn2learn_network(row: Row) -> nn.Module:
     """The network its users take, with the weights of ours."""
-    ours = network(row)
+    ours = network(row, row.ways)
     if row.data == "sinusoid":
         return ours
-    from learn2learn.vision.models import OmniglotCNN
+    from learn2learn.vision.models import MiniImagenetCNN, OmniglotCNN
 
-    theirs = OmniglotCNN(WAYS)
+    theirs = MiniImagenetCNN(row.ways) if row.data == "miniimagenet" else OmniglotCNN(row.ways)
     assert isinstance(ours, Conv4)
     with torch.no_grad():
         for number, block in enumerate(theirs.base, 1):
@@ -210,36 +262,53 @@ def in_our_order(row: Row, net: Any) -> list[nn.Parameter]:
     if row.data == "sinusoid":
         return list(net.parameters())
     layers = [layer for block in net.base for layer in (block.conv, block.normalize)]
-    return [p for layer in (*layers, net.classifier) for p in (layer.weight, layer.bias)]
+    layers += [] if row.algo == "protonet" else [net.classifier]
+    return [p for layer in layers for p in (layer.weight, layer.bias)]
+
+
+def learn2learn_error(row: Row, net: Any) -> Callable[[Examples, Examples], Tensor]:
+    """A task's error: MAML as in its maml_omniglot.py, ANIL as in anil_fc100.py, or its `PrototypicalClassifier`."""
+    import learn2learn as l2l
+
+    loss = task_loss(row)
+
+    def adapted(learner: Any, support: Examples, query: Examples) -> Tensor:
+        for _ in range(row.steps):
+            learner.adapt(loss(learner(support.x), support.y))
+        return loss(learner(query.x), query.y)
+
+    def prototypes(support: Examples, query: Examples) -> Tensor:
+        z = net.features(torch.cat([support.x, query.x]))
+        n = len(support.x)
+        return loss(l2l.nn.PrototypicalClassifier(z[:n], support.y)(z[n:]), query.y)
+
+    if row.algo == "protonet":
+        return prototypes
+    if row.algo == "anil":
+        head = l2l.algorithms.MAML(net.classifier, lr=row.inner_lr, first_order=row.first_order)
+        embed = lambda part: Examples(net.features(part.x), part.y)  # noqa: E731
+        return lambda support, query: adapted(head.clone(), embed(support), embed(query))
+    maml = l2l.algorithms.MAML(net, lr=row.inner_lr, first_order=row.first_order)
+    return lambda support, query: adapted(maml.clone(), support, query)
 
 
 def learn2learn_side(row: Row, folder: Path) -> Side:
-    import learn2learn as l2l
-
-    maml = l2l.algorithms.MAML(learn2learn_network(row), lr=row.inner_lr, first_order=row.first_order)
-    adam = torch.optim.Adam(maml.parameters(), lr=1e-3, fused=True)  # as ours: the optimizer is torch's on both sides
-    loss = task_loss(row)
+    """Its loop: a backward pass for each task, gradients over the number of tasks."""
+    net = learn2learn_network(row)
+    parameters, error = in_our_order(row, net), learn2learn_error(row, net)
 
     def losses(tasks: list[Task]) -> Tensor:
-        adam.zero_grad()
         errors = []
         for support, query in tasks:
-            learner = maml.clone()
-            for _ in range(row.steps):
-                learner.adapt(loss(learner(support.x), support.y))
-            error = loss(learner(query.x), query.y)
-            error.backward()
-            errors.append(error.detach())
-        for p in maml.parameters():
+            value = error(support, query)
+            value.backward()
+            errors.append(value.detach())
+        for p in parameters:
+            assert p.grad is not None
             p.grad.data.mul_(1.0 / len(tasks))
         return torch.stack(errors)
 
-    def step(tasks: list[Task]) -> Tensor:
-        values = losses(tasks)
-        adam.step()
-        return values
-
-    return Side(in_our_order(row, maml.module), losses, step, learn2learn_pipeline(row, folder))
+    return Side(parameters, losses, learn2learn_pipeline(row, folder), adam(parameters))
 
 
 def task_list(batch: Task) -> list[Task]:
@@ -254,7 +323,7 @@ def learn2learn_pipeline(row: Row, folder: Path) -> Callable[[], list[Task]]:
     But for RandomClassRotation, which rotates image by image through a sampling grid and would cost it more
     than all the rest; ours draws the rotated classes too.
     """
-    if row.times == "step":
+    if not row.drawn:
         return lambda: task_list(fixed_batch(row))
     import learn2learn as l2l
     from PIL import Image
@@ -281,14 +350,14 @@ def learn2learn_pipeline(row: Row, folder: Path) -> Callable[[], list[Task]]:
     taskset = l2l.data.Taskset(
         train,
         task_transforms=[
-            l2l.data.transforms.FusedNWaysKShots(train, n=WAYS, k=shots),
+            l2l.data.transforms.FusedNWaysKShots(train, n=row.ways, k=shots),
             l2l.data.transforms.LoadData(train),
             l2l.data.transforms.RemapLabels(train),
             l2l.data.transforms.ConsecutiveLabels(train),
         ],
         num_tasks=20000,
     )
-    in_support = torch.arange(WAYS * shots).remainder(shots) < SHOTS
+    in_support = torch.arange(row.ways * shots).remainder(shots) < SHOTS
 
     def draw() -> list[Task]:
         tasks = []
@@ -336,82 +405,219 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def measure(row: Row, side: str, seconds: float, data: str | None, folder: Path) -> dict[str, Any]:
-    """Losses and gradient of the fixed tasks, then the times (s) of at least five repetitions."""
-    fixed: Any = fixed_batch(row)
+class Worker:
+    """A function in a process of its own, that goes on where the caller says so: what it yields comes back.
+
+    Args:
+        function: called with `arguments`; an iterator, advanced once for each `next`.
+    """
+
+    def __init__(self, threads: int, function: Callable, *arguments: Any) -> None:
+        # Forked, for imports take seconds; no process has computed anything before it forks.
+        context = multiprocessing.get_context("fork")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, threads, function, arguments), daemon=False)
+        self.process.start()
+        theirs.close()
+
+    def next(self) -> Any:
+        """What it yields next.
+
+        Raises:
+            RuntimeError: it failed, or is gone.
+        """
+        self.pipe.send("go")
+        try:
+            told, value = self.pipe.recv()
+        except EOFError:
+            raise RuntimeError("a process of the benchmark ended without a word") from None
+        if not told:
+            raise RuntimeError(value)
+        return value
+
+    def end(self) -> None:
+        self.process.terminate()
+        self.process.join()
+
+
+def _serve(pipe: Connection, threads: int, function: Callable, arguments: tuple[Any, ...]) -> None:
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    values = function(*arguments)
+    while True:
+        try:
+            pipe.recv()
+            pipe.send((True, next(values)))
+        except (EOFError, KeyboardInterrupt):
+            return
+        except BaseException:
+            pipe.send((False, traceback.format_exc()))
+            return
+
+
+def timed(action: Callable[[], object], seconds: float, least: int) -> list[float]:
+    """Times (s) of at least so many repetitions, and of so many seconds in all."""
+    times: list[float] = []
+    while len(times) < least or sum(times) < seconds:
+        start = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def work(row: Row, side: str, seconds: float, data: str | None, folder: Path):
+    """First what a side computes on the fixed tasks, and what that cost; then, round by round, its times (s)."""
+    library = make_side(row, side, data, folder)
+    fixed: Any = task_list(fixed_batch(row)) if side == "learn2learn" else fixed_batch(row)
+    flops = 0
     if side == "learn2learn":
-        library, fixed = learn2learn_side(row, folder), task_list(fixed)
-    else:
-        library = metarun_side(row, side == "compiled", data)
-    before = peak_mb()
-    start = time.perf_counter()
+        with FlopCounterMode(display=False) as counter:
+            library.losses(fixed)
+        flops = counter.get_total_flops()
+        library.adam.zero_grad()
+    before, start = peak_mb(), time.perf_counter()
     losses = library.losses(fixed)
-    first_call = time.perf_counter() - start
-    gradient = torch.cat([p.grad.flatten() for p in library.parameters if p.grad is not None]).clone()
+    told = {"first_call": time.perf_counter() - start, "flops": flops, "losses": losses.tolist()}
+    gradient = torch.cat([p.grad.flatten() for p in library.parameters if p.grad is not None])
+    yield {**told, "gradient": gradient.tolist()}
 
     def once() -> None:
-        if row.times == "step":
-            library.step(fixed)
-        elif row.times == "draw":
-            library.draw()
-        else:
-            library.step(library.draw())
+        batch = library.draw() if row.drawn else fixed
+        if row.algo != "draw":
+            library.step(batch)
 
-    for _ in range(3):
+    for _ in range(2):
         once()
-    times: list[float] = []
-    while len(times) < 5 or sum(times) < seconds:
+    while True:
+        yield {"times": timed(once, seconds, 3), "peak_mb": peak_mb(), "growth_mb": peak_mb() - before}
+
+
+def matrix_rate():
+    """Floating-point operations a second of matrix products in float32, the median of many."""
+    a, b = torch.rand(1024, 1024), torch.rand(1024, 1024)
+    while True:
+        yield 2 * 1024**3 / statistics.median(timed(lambda: a @ b, 1.0, 10))
+
+
+def compare(name: str, args: argparse.Namespace, folder: Path, rate: float) -> dict[str, Any]:
+    """One row's sides, in turn, in several rounds."""
+    row = ROWS[name]
+    rounds, seconds = (1, 1.0) if args.quick else (3, 1.5)
+    workers = {side: Worker(args.threads, work, row, side, seconds, args.data, folder) for side in row.sides}
+    first, heard = {}, {side: [] for side in row.sides}
+    try:
+        for side, worker in workers.items():
+            print(f"{name}: {side}", file=sys.stderr)
+            first[side] = worker.next()
+        for _ in range(rounds):
+            for side, worker in workers.items():
+                heard[side].append(worker.next())
+    finally:
+        for worker in workers.values():
+            worker.end()
+    sides: dict[str, dict[str, Any]] = {}
+    referee = first["learn2learn"]
+    for side, told in first.items():
+        times = [t for each in heard[side] for t in each["times"]]
+        middle = statistics.median(times)
+        sides[side] = {
+            "median_ms": 1000 * middle,
+            "repetitions": len(times),
+            "first_call_seconds": told["first_call"],
+            "peak_mb": max(each["peak_mb"] for each in heard[side]),
+            "growth_mb": max(each["growth_mb"] for each in heard[side]),
+        }
+        for what in ("losses", "gradient"):
+            mine, theirs = torch.tensor(told[what]), torch.tensor(referee[what])
+            sides[side][f"{what}_relative_difference"] = float((mine - theirs).norm() / theirs.norm())
+    best = min(sides[side]["median_ms"] for side in ("eager", "compiled") if side in sides)
+    ratios = {"faster": sides["learn2learn"]["median_ms"] / best}
+    if "limit" in sides:
+        ratios |= {
+            "of_limit": best / sides["limit"]["median_ms"],
+            "of_limit_eager": sides["eager"]["median_ms"] / sides["limit"]["median_ms"],
+            "of_floor": best / (1000 * referee["flops"] / rate),
+        }
+    bars = {"bar": row.bar, "floor": row.floor}
+    return {"name": name, "title": row.title, "gflop": referee["flops"] / 1e9, **bars, **ratios, "sides": sides}
+
+
+# -------------------------------------------------------------------------------------------- every learner
+
+# What all learners are given alike: small enough that the heaviest takes seconds.
+FIVE = ["data.train_ways=5", "data.train_queries=5"]
+SETTINGS = {
+    "sinusoid": ["data=sinusoid", "run.meta_batch=25"],
+    "Omniglot conv4-64": ["data=omniglot", "data.split=small", *FIVE, "run.meta_batch=8"],
+    "mini-ImageNet conv4-32": ["data=miniimagenet", *FIVE, "run.meta_batch=2"],
+}
+
+
+def outer_steps(algo: str, setting: str, seconds: float, root: str | None):
+    """Times of an algorithm's outer steps as `metarun` makes them, once; or why there are none."""
+    from hydra import compose, initialize_config_dir
+
+    from metarun.conf_files import CONF
+    from metarun.loop import Training, fit
+    from metarun.run import Refused, build
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        own = [f"data.root={root}"] if root and setting != "sinusoid" else []
+        words = [f"algo={algo}", *SETTINGS[setting], "device=cpu", "tracker=none", *own]
+        try:
+            cfg = compose("config", words)
+            parts = build(cfg, {"algo": algo, "data": setting, "backbone": setting})
+            if not parts.learner.stages:
+                raise Refused("not trained")
+            parts.data.prepare()
+        except (Refused, FileNotFoundError) as error:
+            yield {"refused": str(error)}
+            return
+    training = Training.begin(parts.learner, parts.outer, torch.device("cpu"), 0)
+    drawing: list[float] = []
+    draw = parts.data.draw
+
+    def watched(*arguments: Any) -> Batch:
         start = time.perf_counter()
-        once()
-        times.append(time.perf_counter() - start)
-    compile_seconds = first_call - statistics.median(times) if side == "compiled" else 0.0
-    return {
-        "times": times,
-        "compile_seconds": compile_seconds,
-        "losses": losses,
-        "gradient": gradient,
-        "peak_mb": peak_mb(),
+        batch = draw(*arguments)
+        drawing.append(time.perf_counter() - start)
+        return batch
+
+    parts.data.draw = watched  # type: ignore[method-assign]
+    before, times = peak_mb(), []
+    for step in fit(training, parts.data, parts.outer, 10**6, cfg.run.meta_batch):
+        times.append(step.seconds)
+        enough = len(times) >= 4 and sum(times[1:]) > seconds
+        if enough or sum(times) > 6 * seconds:
+            break
+    steady = times[1:] or times
+    yield {
+        "step_ms": 1000 * statistics.median(steady),
+        "draw_ms": 1000 * statistics.median(drawing[1:] or drawing),
+        "first_ms": 1000 * times[0],
+        "repetitions": len(steady),
         "growth_mb": peak_mb() - before,
+        "inner_steps": parts.learner.inner_steps,
     }
 
 
-def in_a_process(name: str, side: str, seconds: float, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """`measure` in a process of its own, which sees `--threads` threads and nothing of the other side."""
-    out = folder / "out.pt"
-    command = [sys.executable, __file__, "--measure", name, side, str(seconds), str(folder), str(out)]
-    command += ["--threads", str(args.threads)] + (["--data", args.data] if args.data else [])
-    environment = os.environ | {"OMP_NUM_THREADS": str(args.threads)}
-    subprocess.run(command, check=True, env=environment, stdout=sys.stderr)
-    return torch.load(out, weights_only=True)
+def every_learner(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Each algorithm in each setting that it takes, one process after the other."""
+    from metarun.conf_files import names
 
-
-def compare(name: str, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """One row's sides, in turn, in several rounds."""
-    row = ROWS[name]
-    rounds, seconds = (1, 2.0) if args.quick else (3, 8.0)
-    runs: dict[str, list[dict[str, Any]]] = {side: [] for side in row.sides}
-    for _ in range(rounds):
-        for side in row.sides:
-            print(f"{name}: {side}", file=sys.stderr)
-            runs[side].append(in_a_process(name, side, seconds, args, folder))
-    referee = runs["learn2learn"][0]
-    sides = {}
-    for side, results in runs.items():
-        times = [t for result in results for t in result["times"]]
-        sides[side] = {
-            "median_ms": 1000 * statistics.median(times),
-            "repetitions": len(times),
-            "compile_seconds": results[0]["compile_seconds"],  # later rounds find it in the compiler's cache
-            "peak_mb": max(result["peak_mb"] for result in results),
-            "growth_mb": max(result["growth_mb"] for result in results),
-        }
-        for what in ("losses", "gradient"):
-            difference = (results[0][what] - referee[what]).norm() / referee[what].norm()
-            sides[side][f"{what}_relative_difference"] = float(difference)
-    for values in sides.values():
-        values["times_faster"] = sides["learn2learn"]["median_ms"] / values["median_ms"]
-    bars = {"bar": row.bar, "compiled_bar": row.compiled_bar}
-    return {"name": name, "title": row.title, **bars, "sides": sides}
+    seconds = 0.3 if args.quick else 0.8
+    found = []
+    for algo in names("algo"):
+        for setting in SETTINGS:
+            print(f"{algo}: {setting}", file=sys.stderr)
+            worker = Worker(args.threads, outer_steps, algo, setting, seconds, args.data)
+            try:
+                found.append({"algo": algo, "setting": setting, **worker.next()})
+            except RuntimeError as error:
+                found.append({"algo": algo, "setting": setting, "failed": str(error)})
+            finally:
+                worker.end()
+    return found
 
 
 # -------------------------------------------------------------------------------------------------- reporting
@@ -437,35 +643,61 @@ def conditions(threads: int) -> dict[str, Any]:
     }
 
 
-def verdict(times: float, bar: float | None) -> str:
-    """Times faster, and whether that reaches the bar."""
+def verdict(ratio: float, bar: float | None, most: bool = False) -> str:
+    """A ratio, and whether it reaches the bar, or `most` stays within it."""
     if bar is None:
-        return f"{times:.2f}x"
-    return f"{times:.2f}x ({'reaches' if times >= bar else 'BELOW'} {bar:g}x)"
+        return f"{ratio:.2f}x"
+    good = ratio <= bar if most else ratio >= bar
+    return f"{ratio:.2f}x ({('within' if most else 'reaches') if good else 'MISSES'} {bar:g}x)"
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown."""
+    """The first table, Markdown."""
     lines = [
-        "| what | learn2learn, ms | metarun, ms | faster | compiled, ms | faster | compile, s "
-        "| difference of losses, gradient | memory growth, MB: learn2learn, metarun, compiled |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| what | learn2learn, ms | limit, ms | eager, ms | compiled, ms | faster | of the limit (eager) "
+        "| of the floor | first call compiled, s | difference of losses, gradient | memory growth, MB: each side |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
         sides = row["sides"]
-        theirs, eager, compiled = sides["learn2learn"], sides["eager"], sides.get("compiled")
-        cells = [row["title"], f"{theirs['median_ms']:.2f}", f"{eager['median_ms']:.2f}"]
-        cells.append(verdict(eager["times_faster"], row["bar"]))
-        if compiled:
-            faster = verdict(compiled["times_faster"], row["compiled_bar"])
-            cells += [f"{compiled['median_ms']:.2f}", faster, f"{compiled['compile_seconds']:.0f}"]
+        cells = [row["title"], *[f"{sides[s]['median_ms']:.2f}" if s in sides else "" for s in SIDES]]
+        cells.append(verdict(row["faster"], row["bar"]))
+        if "limit" in sides:
+            cells.append(f"{verdict(row['of_limit'], 1.3, most=True)} ({row['of_limit_eager']:.2f}x)")
+            cells.append(verdict(row["of_floor"], row["floor"], most=True))
+            cells.append(f"{sides['compiled']['first_call_seconds']:.0f}")
         else:
             cells += ["", "", ""]
-        ours = [side for side in (eager, compiled) if side]
-        worst = [max(side[f"{what}_relative_difference"] for side in ours) for what in ("losses", "gradient")]
-        cells.append(", ".join(f"{value:.0e}" for value in worst))
-        cells.append(", ".join(f"{side['growth_mb']:.0f}" for side in (theirs, *ours)))
+        others = [side for name, side in sides.items() if name != "learn2learn"]
+        worst = [max(side[f"{what}_relative_difference"] for side in others) for what in ("losses", "gradient")]
+        cells.append("" if row["name"] == "draw" else ", ".join(f"{value:.0e}" for value in worst))
+        cells.append(", ".join(f"{side['growth_mb']:.0f}" for side in sides.values()))
         lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def learners_table(found: list[dict[str, Any]]) -> str:
+    """The second table, Markdown: of each setting the step with its data, the draw alone, the memory."""
+    of = {(each["algo"], each["setting"]): each for each in found}
+    algos = list(dict.fromkeys(each["algo"] for each in found))
+    head = [
+        "learner",
+        *[f"{setting}: step, ms (data; MB)" for setting in SETTINGS],
+        "times faster than learn2learn's own",
+    ]
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
+    for algo in algos:
+        cells, faster = [algo], []
+        for setting in SETTINGS:
+            each, theirs = of[algo, setting], of.get((f"learn2learn/{algo}", setting), {})
+            if "step_ms" in each:
+                cells.append(f"{each['step_ms']:.1f} ({each['draw_ms']:.1f}; {each['growth_mb']:.0f})")
+            else:
+                cells.append("FAILED" if "failed" in each else "")
+            if "step_ms" in theirs and "step_ms" in each:
+                faster.append(f"{theirs['step_ms'] / each['step_ms']:.1f}")
+        if any(cells[1:]):
+            lines.append("| " + " | ".join([*cells, ", ".join(faster)]) + " |")
     return "\n".join(lines)
 
 
@@ -473,33 +705,49 @@ def arguments() -> argparse.Namespace:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--threads", type=int, default=2, help="threads of every process (default 2)")
-    parser.add_argument("--quick", action="store_true", help="one round of 2 s, not three of 8 s")
-    parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS), help="rows to measure")
+    parser.add_argument("--quick", action="store_true", help="one round of each, shorter")
+    choices = [*ROWS, "learners"]
+    parser.add_argument(
+        "--only", nargs="+", choices=choices, default=choices, help="rows to measure; learners: all of them"
+    )
     parser.add_argument("--data", help="folder that holds Omniglot (else METARUN_DATA, else ./data)")
     parser.add_argument("--json", type=Path, help="write the results to this file")
-    parser.add_argument("--measure", nargs=5, help=argparse.SUPPRESS)  # how the script calls itself
     return parser.parse_args()
+
+
+def measure(args: argparse.Namespace, found: dict[str, Any]) -> None:
+    """Fill `found`; after every row it is written, so that a run cut short has left what it measured."""
+    import learn2learn  # noqa: F401  (once for all processes)
+
+    def write() -> None:
+        if args.json:
+            args.json.write_text(json.dumps(found, indent=2) + "\n")
+
+    rating = Worker(args.threads, matrix_rate)
+    found["conditions"]["gflops"] = round(rating.next() / 1e9, 1)
+    rating.end()
+    names = [name for name in args.only if name in ROWS]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        if any(ROWS[name].drawn for name in names):
+            lay_out_images(args.data, folder)
+        for name in names:
+            found["rows"].append(compare(name, args, folder, 1e9 * found["conditions"]["gflops"]))
+            write()
+    if "learners" in args.only:
+        found["learners"] = every_learner(args)
+        write()
 
 
 def main() -> None:
     args = arguments()
-    if args.measure:
-        name, side, seconds, folder, out = args.measure
-        torch.set_num_threads(args.threads)
-        torch.save(measure(ROWS[name], side, float(seconds), args.data, Path(folder)), out)
-        return
-    start = conditions(args.threads)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        if any(ROWS[name].data == "omniglot" for name in args.only):
-            lay_out_images(args.data, folder)
-        rows = []
-        for name in args.only:
-            rows.append(compare(name, args, folder))
-            if args.json:  # after every row, so that a run cut short has left what it measured
-                args.json.write_text(json.dumps({"conditions": start, "rows": rows}, indent=2) + "\n")
-    print(", ".join(f"{name} {value}" for name, value in start.items()))
-    print(f"\n{table(rows)}")
+    found: dict[str, Any] = {"conditions": conditions(args.threads), "rows": [], "learners": []}
+    measure(args, found)
+    print(", ".join(f"{name} {value}" for name, value in found["conditions"].items()))
+    if found["rows"]:
+        print(f"\n{table(found['rows'])}")
+    if found["learners"]:
+        print(f"\n{learners_table(found['learners'])}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""MAML's outer step written out by hand for a whole meta-batch: the practical limit that benchmark.py measures against.
+"""Outer steps written out by hand for a whole meta-batch: the practical limit that benchmark.py measures against.
 
-Every weight has a leading dimension of tasks; linear layers are batched matrix products, convolutions grouped ones,
-batch norm is one scale and one shift from `var_mean`. No vmap, no modules, no choices: what one would write who needed
-this one learner on this one network, and nothing else.
+MAML: every weight has a leading dimension of tasks; linear layers are batched matrix products, convolutions grouped
+ones. ANIL and ProtoNet: the images of all tasks go through plain convolutions. Batch norm is one scale and one shift
+from `var_mean`, each task's own. No vmap, no modules, no choices: what one would write who needed this one learner on
+this one network, and nothing else.
 """
 
 from __future__ import annotations
@@ -27,18 +28,49 @@ def mlp(weights: Weights, x: Tensor) -> Tensor:
 
 
 def conv4(weights: Weights, x: Tensor) -> Tensor:
-    """Class scores `[T, n, ways]` of images `[T, n, channels, h, w]`: blocks of strided convolution, norm and ReLU."""
+    """Class scores `[T, n, ways]` of images `[T, n, channels, h, w]`: strided blocks, mean over positions, linear."""
+    return linear(weights[-2:], blocks(weights[:-2], x).mean((3, 4)))
+
+
+def pooled(weights: Weights, x: Tensor) -> Tensor:
+    """The same of blocks that end in a max pooling, and of features as they are (mini-ImageNet's network)."""
+    return linear(weights[-2:], blocks(weights[:-2], x, pool=True).flatten(2))
+
+
+def linear(weights: Weights, z: Tensor) -> Tensor:
+    """`[T, n, out]` of z `[T, n, in]`."""
+    return torch.baddbmm(weights[1].unsqueeze(1), z, weights[0].transpose(1, 2))
+
+
+def blocks(weights: Weights, x: Tensor, pool: bool = False) -> Tensor:
+    """Feature maps `[T, n, filters, h, w]` of images: convolution, norm, ReLU; kernels are each task's own."""
     tasks, n = x.shape[:2]
     x = x.transpose(0, 1).flatten(1, 2)  # [n, T*channels, h, w]
-    for number in range(0, len(weights) - 2, 4):
+    for number in range(0, len(weights), 4):
         kernel, bias, scale, shift = weights[number : number + 4]
-        x = F.conv2d(x, kernel.flatten(0, 1), bias.flatten(), stride=2, padding=1, groups=tasks)
-        var, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
-        scale = scale.flatten() * torch.rsqrt(var + 1e-5)
-        shift = shift.flatten() - mean * scale
-        x = (x * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)).relu()
-    z = x.mean((2, 3)).view(n, tasks, -1).transpose(0, 1)
-    return torch.baddbmm(weights[-1].unsqueeze(1), z, weights[-2].transpose(1, 2))
+        x = F.conv2d(x, kernel.flatten(0, 1), bias.flatten(), stride=1 if pool else 2, padding=1, groups=tasks)
+        x = normalised(x.unsqueeze(0), scale.flatten(), shift.flatten()).squeeze(0)
+        if pool:
+            x = F.max_pool2d(x, 2)
+    return x.unflatten(1, (tasks, -1)).transpose(0, 1)
+
+
+def shared_blocks(weights: Weights, x: Tensor) -> Tensor:
+    """Features `[T, n, filters]` of images: strided blocks whose kernels all tasks share, mean over positions."""
+    tasks, n = x.shape[:2]
+    x = x.flatten(0, 1)
+    for number in range(0, len(weights), 4):
+        kernel, bias, scale, shift = weights[number : number + 4]
+        x = F.conv2d(x, kernel, bias, stride=2, padding=1)
+        x = normalised(x.unflatten(0, (tasks, n)), scale, shift).flatten(0, 1)
+    return x.mean((2, 3)).unflatten(0, (tasks, n))
+
+
+def normalised(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """x `[T, n, channels, h, w]` with statistics of each task's own, and a ReLU."""
+    var, mean = torch.var_mean(x, dim=(1, 3, 4), correction=0, keepdim=True)
+    scale = scale.view(-1, 1, 1) * torch.rsqrt(var + 1e-5)
+    return torch.addcmul(shift.view(-1, 1, 1) - mean * scale, x, scale).relu()
 
 
 def task_losses(forward: Forward, weights: Weights, x: Tensor, y: Tensor) -> Tensor:
@@ -66,3 +98,33 @@ def maml_losses(
         slopes = torch.autograd.grad(losses.sum(), weights, create_graph=not first_order)
         weights = [w - inner_lr * slope for w, slope in zip(weights, slopes, strict=True)]
     return task_losses(forward, weights, *query)
+
+
+def anil_losses(
+    parameters: Sequence[nn.Parameter],
+    support: tuple[Tensor, Tensor],
+    query: tuple[Tensor, Tensor],
+    inner_lr: float,
+    steps: int,
+) -> Tensor:
+    """Query losses `[T]` after so many steps of the last layer; second order."""
+    *body, weight, bias = parameters
+    tasks = len(support[0])
+    z, known = shared_blocks(body, query[0]), shared_blocks(body, support[0])
+    head = [p.expand(tasks, *p.shape) for p in (weight, bias)]
+    for _ in range(steps):
+        slopes = torch.autograd.grad(task_losses(linear, head, known, support[1]).sum(), head, create_graph=True)
+        head = [w - inner_lr * slope for w, slope in zip(head, slopes, strict=True)]
+    return task_losses(linear, head, z, query[1])
+
+
+def protonet_losses(
+    parameters: Sequence[nn.Parameter], support: tuple[Tensor, Tensor], query: tuple[Tensor, Tensor]
+) -> Tensor:
+    """Query losses `[T]` by squared distances to class means; classes lie one after the other, as many of each."""
+    n = support[0].shape[1]
+    z = shared_blocks(parameters, torch.cat([support[0], query[0]], 1))
+    ways = int(query[1].max()) + 1
+    means = z[:, :n].unflatten(1, (ways, -1)).mean(2)
+    scores = -torch.cdist(z[:, n:], means).square()
+    return F.cross_entropy(scores.flatten(0, 1), query[1].flatten(), reduction="none").view_as(query[1]).mean(1)
