@@ -17,6 +17,7 @@ from rich.text import Text
 from metarun.results import decimals_of
 
 REFRESH_SECONDS = 0.2
+MOST_ROWS = 21  # of the table of adaptation steps
 
 
 class Speed(ProgressColumn):
@@ -176,10 +177,13 @@ def setting(result: Mapping[str, Any]) -> str:
 
 
 def curve_table(result: Mapping[str, Any], console: Console) -> Table:
-    """The headline metric after each number of adaptation steps."""
+    """The headline metric after each number of adaptation steps; of a long curve, which has its figure, a few."""
     table = estimates_table("adaptation steps", result.get("metric") or "")
-    for row in result.get("steps") or []:
-        add_estimate(table, str(row["step"]), result["metric"], row, console)
+    rows = result.get("steps") or []
+    few = {0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, result.get("step"), len(rows) - 1}
+    for row in rows:
+        if len(rows) <= MOST_ROWS or row["step"] in few:
+            add_estimate(table, str(row["step"]), result["metric"], row, console)
     return table
 
 

@@ -129,6 +129,15 @@ def test_result_names_everything_within_80_columns(make):
         assert "\x1b" not in shown
 
 
+@pytest.mark.parametrize(("steps", "rows"), [(20, range(21)), (60, [0, 1, 2, 5, 10, 20, 33, 50, 60])])
+def test_a_long_curve_is_shown_at_a_few_steps_with_the_headline_s_and_the_last(steps, rows):
+    console = terminal()
+    curve = [{"step": step, "mean": 0.5, "ci95": 0.003, "median": 0.5} for step in range(steps + 1)]
+    print_result({**RESULT, "steps": curve, "step": 33}, None, console)
+    shown = [line.split() for line in text(console).splitlines() if "50.00% ± 0.30" in line]
+    assert [int(words[0]) for words in shown] == list(rows)
+
+
 def test_result_in_ascii():
     console = Console(file=io.TextIOWrapper(io.BytesIO(), encoding="ascii"), width=80)
     print_result(RESULT, None, console)
