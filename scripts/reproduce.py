@@ -77,8 +77,8 @@ LITTLE = ["run.val_tasks=100", "run.validate_every=500", "device.threads=1"]
 SHARED = ["run.iterations=3000", "algo.pretrain_share=0.6666"]  # a thousand outer steps on tasks
 REPRODUCED = ROOT / "outputs" / "reproduce"
 RATES = {
-    "sgd": (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
-    "nag": (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3),
+    "sgd": (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
+    "nag": (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
     "rmsprop": (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 1.0),
     "adam": (0.003, 0.01, 0.03, 0.1, 0.3, 0.5, 1.0, 3.0),
 }
@@ -92,7 +92,7 @@ PROBLEMS = {
 
 
 def optimizing(problem: str) -> list[Cell]:
-    """The learned optimizer on a problem, and hand-made ones at eight rates each."""
+    """The learned optimizer on a problem, and hand-made ones at eight or ten rates each."""
     words, rules = PROBLEMS[problem]
     learned = [*words, "algo=l2l_optimizer", "device.threads=1"]
     if (source := problem.partition("-")[0]) != problem:
@@ -165,7 +165,7 @@ TARGETS: dict[str, list[Cell]] = {
         Cell("meta_lstm sinusoid", ["data=sinusoid", "algo=meta_lstm", "device.threads=1"], [0]),
         Cell("meta_lstm 5-way 5-shot", [*SMALL, "algo=meta_lstm", "data.shots=5", "run.iterations=600"], [0]),
     ],
-    # the learned optimizer, hand-made ones at eight rates each, and the learned one on other networks than its own
+    # the learned optimizer, hand-made ones at eight or ten rates each, and the learned one on other networks than its own
     "optimizers": [cell for problem in PROBLEMS for cell in optimizing(problem)],
     # sinusoids and lines: PLATIPUS from MAML's weights
     "ambiguous": [
@@ -248,6 +248,9 @@ def row(cell: Cell, results: list[dict[str, Any]]) -> str:
     steps = sorted({r["step"] for r in results} | {s["step"] for s in results[0]["steps"] if s["step"] in (0, 1, 10)})
     for step in steps:
         rows = [next(s for s in r["steps"] if s["step"] == step) for r in results]
+        if any(s["mean"] is None for s in rows):
+            columns.append(f"step {step}: not finite")
+            continue
         each = ", ".join(f"{s['mean']:.3f} ± {s['ci95']:.3f}" for s in rows)
         columns.append(f"step {step}: **{statistics.mean(s['mean'] for s in rows):.3f}** ({each})")
     first = results[0]
