@@ -12,7 +12,8 @@ the whole meta-batch (scripts/limit.py), eager. `eager` and `compiled` are metar
 sides compute losses and meta-gradient of the same tasks from the same weights, and the table says how far these
 differ. The floor: floating-point operations of learn2learn's step, counted, over what matrix products reach here.
 
-Second table (`--only learners`): every learner's outer step as `metarun` makes it, eager, with its data.
+Second table (`--only learners`): every learner's outer step as `metarun` makes it, eager, with its data. Third
+(`--only memory`): memory against meta-batch, inner steps and chunks.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from metarun.algos.anil import ANIL
-from metarun.algos.learner import Learner
+from metarun.algos.learner import Learner, slice_tasks
 from metarun.algos.maml import MAML
 from metarun.algos.protonet import ProtoNet
 from metarun.backbones.conv4 import Conv4
@@ -620,6 +621,39 @@ def every_learner(args: argparse.Namespace) -> list[dict[str, Any]]:
     return found
 
 
+# -------------------------------------------------------------------------------------------------- memory
+
+
+def growing(tasks: int, steps: int, chunk: int):
+    """Memory (MB) and time (s) of an outer step of MAML with conv4-64 and 5 queries, in chunks of so many tasks."""
+    row = ROWS["maml"]._replace(tasks=tasks, steps=steps, queries=5)
+    batch = fixed_batch(row)
+    learner = our_learner(row)
+    gradient = gradient_of(learner)
+    before = peak_mb()
+
+    def step() -> None:
+        learner.zero_grad()
+        for at in range(0, tasks, chunk):
+            gradient(tasks, slice_tasks(batch, at, at + chunk))
+
+    seconds = statistics.median(timed(step, 0.5, 2))
+    yield {"tasks": tasks, "inner_steps": steps, "chunk": chunk, "growth_mb": peak_mb() - before, "ms": 1000 * seconds}
+
+
+def memory(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Against the meta-batch, inner steps, and `device.task_chunk`."""
+    found = []
+    for steps in (1, 5):
+        for tasks in (4, 16, 32):
+            for chunk in sorted({4, tasks}, reverse=True):
+                print(f"memory: {tasks} tasks, {steps} steps, chunks of {chunk}", file=sys.stderr)
+                worker = Worker(args.threads, growing, tasks, steps, chunk)
+                found.append(worker.next())
+                worker.end()
+    return found
+
+
 # -------------------------------------------------------------------------------------------------- reporting
 
 
@@ -701,15 +735,25 @@ def learners_table(found: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def memory_table(found: list[dict[str, Any]]) -> str:
+    """The third table, Markdown."""
+    lines = [
+        "| MAML, conv4-64, 5 queries: tasks | inner steps | tasks in a chunk | memory, MB | ms |",
+        "|---:|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {f['tasks']} | {f['inner_steps']} | {f['chunk']} | {f['growth_mb']:.0f} | {f['ms']:.0f} |" for f in found
+    ]
+    return "\n".join(lines)
+
+
 def arguments() -> argparse.Namespace:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--threads", type=int, default=2, help="threads of every process (default 2)")
     parser.add_argument("--quick", action="store_true", help="one round of each, shorter")
-    choices = [*ROWS, "learners"]
-    parser.add_argument(
-        "--only", nargs="+", choices=choices, default=choices, help="rows to measure; learners: all of them"
-    )
+    choices = [*ROWS, "learners", "memory"]
+    parser.add_argument("--only", nargs="+", choices=choices, default=choices, help="rows and tables to measure")
     parser.add_argument("--data", help="folder that holds Omniglot (else METARUN_DATA, else ./data)")
     parser.add_argument("--json", type=Path, help="write the results to this file")
     return parser.parse_args()
@@ -736,18 +780,19 @@ def measure(args: argparse.Namespace, found: dict[str, Any]) -> None:
             write()
     if "learners" in args.only:
         found["learners"] = every_learner(args)
-        write()
+    if "memory" in args.only:
+        found["memory"] = memory(args)
+    write()
 
 
 def main() -> None:
     args = arguments()
-    found: dict[str, Any] = {"conditions": conditions(args.threads), "rows": [], "learners": []}
+    found: dict[str, Any] = {"conditions": conditions(args.threads), "rows": [], "learners": [], "memory": []}
     measure(args, found)
     print(", ".join(f"{name} {value}" for name, value in found["conditions"].items()))
-    if found["rows"]:
-        print(f"\n{table(found['rows'])}")
-    if found["learners"]:
-        print(f"\n{learners_table(found['learners'])}")
+    for what, show in (("rows", table), ("learners", learners_table), ("memory", memory_table)):
+        if found[what]:
+            print(f"\n{show(found[what])}")
 
 
 if __name__ == "__main__":

@@ -165,7 +165,7 @@ TARGETS: dict[str, list[Cell]] = {
         Cell("meta_lstm sinusoid", ["data=sinusoid", "algo=meta_lstm", "device.threads=1"], [0]),
         Cell("meta_lstm 5-way 5-shot", [*SMALL, "algo=meta_lstm", "data.shots=5", "run.iterations=600"], [0]),
     ],
-    # the learned optimizer, hand-made ones at eight or ten rates each, and the learned one on other networks than its own
+    # the learned optimizer, hand-made ones at eight or ten rates each, and the learned one on networks new to it
     "optimizers": [cell for problem in PROBLEMS for cell in optimizing(problem)],
     # sinusoids and lines: PLATIPUS from MAML's weights
     "ambiguous": [
