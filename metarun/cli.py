@@ -31,6 +31,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from metarun import grid
 from metarun.conf_files import CONF, GROUPS, names
+from metarun.imports import import_for
 from metarun.ranks import ranks
 from metarun.results import write_json
 
@@ -149,9 +150,10 @@ def record_failure(cell: Cell, facts: dict[str, Any]) -> None:
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _job(cfg: DictConfig) -> float | None:
     """One run."""
+    cell = cell_of(cfg)
+    import_for(cfg.tracker)
     from metarun.run import Refused, follow, run, saved_config  # imports torch, which --help must not wait for
 
-    cell = cell_of(cfg)
     try:
         if ranks().rank and cfg.run.resume:
             cell.folder = Path(cfg.run.resume)  # Hydra's is a place of this process's own

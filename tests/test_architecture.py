@@ -20,6 +20,7 @@ LAYERS = {
     "gradients": (),
     "distributed": ("metarun.algos", "metarun.tasks", "metarun.ranks"),
     "ranks": (),
+    "imports": (),
     "metrics": ("metarun.algos", "metarun.tasks"),
     "calibration": ("metarun.metrics", "metarun.results"),
     "evaluate": ("metarun.algos", "metarun.tasks", "metarun.backbones", "metarun.results", "metarun.metrics"),

@@ -1,0 +1,70 @@
+"""What a run imports, in which order, and that the collector of garbage rests meanwhile."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import commands
+import pytest
+from hydra import compose, initialize_config_dir
+
+from metarun.conf_files import CONF
+from metarun.imports import packages
+
+PROGRAM = """
+import gc, sys
+from metarun import cli
+
+def watched(tracker):
+    before = gc.get_stats()
+    imported(tracker)
+    assert gc.get_stats() == before, "the collector ran while torch was imported"
+    assert gc.isenabled() and gc.get_freeze_count() > 100_000
+    frozen = gc.get_freeze_count()
+    imported(tracker)  # for the next cell
+    assert gc.get_freeze_count() == frozen
+
+imported, cli.import_for = cli.import_for, watched
+try:
+    cli.main()
+finally:
+    print("imported", *sys.modules)
+"""
+UNUSED = {"wandb", "torchvision", "learn2learn", "sklearn", "scipy", "pandas", "plotly", "polars", "IPython"}
+UNUSED |= {"matplotlib.pyplot", "torch.utils.tensorboard"}
+
+
+def imported_for(*overrides: str) -> list[str]:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return list(packages(compose("config", list(overrides)).tracker))
+
+
+def test_wandb_comes_before_torch_and_matplotlib():
+    names = imported_for()
+    assert names[:2] == ["wandb", "wandb.apis.public"]
+    assert names[-1] == "metarun.run"
+    assert imported_for("tracker.mode=online") == names
+
+
+@pytest.mark.parametrize("tracker", ["tracker=none", "tracker=jsonl", "tracker.mode=disabled"])
+def test_without_wandb_it_is_not_imported(tracker):
+    assert imported_for(tracker) == [name for name in imported_for() if not name.startswith("wandb")]
+
+
+def test_a_short_run_imports_what_it_uses_while_the_collector_rests(tmp_path):
+    ended = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *commands.SMALL, "run.iterations=2", "hydra.run.dir=run"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(commands.ROOT), "MPLCONFIGDIR": str(tmp_path / "fonts")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "leaked" not in ended.stderr  # Triton's complaint, see `import_for`
+    assert "font" not in (tmp_path / "run" / "metarun.log").read_text()  # matplotlib's of its cache, made anew here
+    loaded = ended.stdout.partition("imported ")[2].split()
+    assert {"torch", "matplotlib.figure"} <= set(loaded)
+    assert not UNUSED & set(loaded)
