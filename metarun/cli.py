@@ -151,7 +151,7 @@ def record_failure(cell: Cell, facts: dict[str, Any]) -> None:
 def _job(cfg: DictConfig) -> float | None:
     """One run."""
     cell = cell_of(cfg)
-    import_for(cfg.tracker)
+    import_for(cfg)
     from metarun.run import Refused, follow, run, saved_config  # imports torch, which --help must not wait for
 
     try:

@@ -15,8 +15,8 @@ from importlib import import_module
 from typing import Any
 
 
-def import_for(tracker: Mapping[str, Any]) -> None:
-    """Import what a run with this tracker needs; the first time in a process only.
+def import_for(cfg: Mapping[str, Any]) -> None:
+    """Import what a run needs, the first time in a process only; never fails: whoever needs it says what is wrong.
 
     Torch's compiler, which any optimizer imports, is not among it: Triton complains at the end of a process where its
     objects were not collected.
@@ -26,8 +26,8 @@ def import_for(tracker: Mapping[str, Any]) -> None:
     collects = gc.isenabled()
     gc.disable()
     try:
-        for name in packages(tracker):
-            with suppress(Exception):  # whoever needs it says what is wrong with it
+        with suppress(Exception):
+            for name in packages(cfg["tracker"]):
                 import_module(name)
     finally:
         gc.freeze()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -11,19 +12,19 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from metarun.conf_files import CONF
-from metarun.imports import packages
+from metarun.imports import import_for, packages
 
 PROGRAM = """
 import gc, sys
 from metarun import cli
 
-def watched(tracker):
+def watched(cfg):
     before = gc.get_stats()
-    imported(tracker)
+    imported(cfg)
     assert gc.get_stats() == before, "the collector ran while torch was imported"
     assert gc.isenabled() and gc.get_freeze_count() > 100_000
     frozen = gc.get_freeze_count()
-    imported(tracker)  # for the next cell
+    imported(cfg)  # for the next cell
     assert gc.get_freeze_count() == frozen
 
 imported, cli.import_for = cli.import_for, watched
@@ -51,6 +52,16 @@ def test_wandb_comes_before_torch_and_matplotlib():
 @pytest.mark.parametrize("tracker", ["tracker=none", "tracker=jsonl", "tracker.mode=disabled"])
 def test_without_wandb_it_is_not_imported(tracker):
     assert imported_for(tracker) == [name for name in imported_for() if not name.startswith("wandb")]
+
+
+@pytest.mark.parametrize(
+    "cfg", [{}, {"tracker": None}, {"tracker": {"_target_": "metarun.tracking.weights_and_biases.W"}}]
+)
+def test_a_configuration_without_sense_is_left_for_the_run_to_refuse(monkeypatch, cfg):
+    monkeypatch.delitem(sys.modules, "metarun.run", raising=False)
+    monkeypatch.setattr(gc, "freeze", lambda: None)
+    import_for(cfg)
+    assert gc.isenabled() and "metarun.run" not in sys.modules
 
 
 def test_a_short_run_imports_what_it_uses_while_the_collector_rests(tmp_path):
