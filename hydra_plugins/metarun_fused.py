@@ -9,6 +9,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn
+from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
@@ -20,6 +21,9 @@ class FusedConf:
 
     _target_: str = "hydra_plugins.metarun_fused.FusedLauncher"
     max_replicas: int = 64  # at most so many runs in one program, to bound memory
+    # At most so many of these in one forward and backward pass, to bound memory; null: all of them; auto, a rule:
+    # convolutional networks on a CPU one at a time, all others all at once.
+    replica_chunk: Any = "auto"
 
 
 class FusedLauncher(Launcher):
@@ -27,19 +31,31 @@ class FusedLauncher(Launcher):
 
     Args:
         max_replicas: at most so many in one.
+        replica_chunk: at most so many of these in one forward and backward pass; None: all, `auto`: a rule.
+
+    Raises:
+        HydraException: one of them is no such number.
     """
 
-    def __init__(self, max_replicas: int) -> None:
-        self.max_replicas = max_replicas
+    def __init__(self, max_replicas: int, replica_chunk: int | str | None) -> None:
+        self.max_replicas, self.replica_chunk = max_replicas, replica_chunk
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        if self.max_replicas < 1:
+            raise HydraException(f"hydra.launcher.max_replicas must be at least 1; got {self.max_replicas}")
+        chunk = self.replica_chunk
+        if chunk not in (None, "auto") and not (type(chunk) is int and chunk >= 1):
+            raise HydraException(
+                f"hydra.launcher.replica_chunk must be a whole number of at least 1, auto, or null; got {chunk!r}"
+            )
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from metarun.fused import launch  # imports torch, and every start of metarun imports this module
+        from metarun.fused import Sizes, launch  # imports torch, and every start of metarun imports this module
 
         context: Any = self.hydra_context
-        return launch(context, self.config, self.max_replicas, job_overrides, initial_job_idx)
+        sizes = Sizes(self.max_replicas, self.replica_chunk)
+        return launch(context, self.config, sizes, job_overrides, initial_job_idx)
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="fused", node=FusedConf, provider="metarun")

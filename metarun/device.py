@@ -78,6 +78,24 @@ class Device:
             return bool(self.compile)
         return steady and compile_pays(learner, iterations, replicas)
 
+    def replicas_at_once(self, learner: Learner, replicas: int, wanted: int | str | None = "auto") -> int:
+        """How many fused replicas go through one forward and backward pass: 1 to all of them.
+
+        Args:
+            learner: one of them.
+            replicas: how many there are.
+            wanted: at most so many; None: all; `auto`, a rule: on a CPU convolutional networks go one by one. Mapped
+                over replicas, each with weights of its own, a convolution is one in groups, which fill a GPU.
+        """
+        if wanted == "auto":
+            wanted = 1 if self.torch_device.type == "cpu" and is_convolutional(learner) else None
+        return replicas if wanted is None else min(int(wanted), replicas)
+
+
+def is_convolutional(module: nn.Module) -> bool:
+    """Whether there is a convolution of images in it."""
+    return any(isinstance(part, nn.Conv2d) for part in module.modules())
+
 
 def _find(name: str) -> torch.device:
     if name == "auto":
@@ -103,7 +121,7 @@ def compile_pays(learner: Learner, iterations: int, replicas: int = 1) -> bool:
     """
     if not learner.vectorized or not learner.stages or shutil.which("c++") is None:
         return False
-    kind = "convolutional" if any(isinstance(module, nn.Conv2d) for module in learner.modules()) else "other"
+    kind = "convolutional" if is_convolutional(learner) else "other"
     if kind == "convolutional" and not (learner.inner_steps or learner.eval_steps):
         kind = "embedding"
     return iterations * (1 + 0.1 * (replicas - 1)) >= COMPILE_FROM[kind]

@@ -5,16 +5,21 @@ like), where its parameters start (`algo.initial_rates`, `backbone.init`), `opti
 vary (`TaskSet.varies`), the published figure, the tracker. All others run one after the other. Each cell keeps a
 folder, metrics, checkpoints and `result.json` of its own.
 
+One outer step of a program takes its replicas through the forward and backward pass together, or chunk by chunk
+(`hydra.launcher.replica_chunk`). By the rule `auto` convolutional networks on a CPU go one replica at a time, as
+separate runs would, and share the data set, the process and its start.
+
 A sweep that stopped goes on as with every launcher (metarun/grid.py).
 """
 
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra.core.utils import JobReturn, configure_log, run_job, setup_globals
 from hydra.types import HydraContext
@@ -33,18 +38,25 @@ class CannotFuse(Exception):
     """The program of several replicas did not run; each can still run alone."""
 
 
+class Sizes(NamedTuple):
+    """Cells in one program, and replicas in one forward and backward pass: `auto` is the device's rule, None all."""
+
+    most: int
+    chunk: int | str | None
+
+
 # ---------------------------------------------------------------------------------------------- from Hydra's side
 
 
 def launch(
-    context: HydraContext, config: DictConfig, most: int, job_overrides: Sequence[Sequence[str]], first: int
+    context: HydraContext, config: DictConfig, sizes: Sizes, job_overrides: Sequence[Sequence[str]], first: int
 ) -> list[JobReturn]:
     """What a Hydra launcher does: run every cell, and return what each came to.
 
     Args:
         context: Hydra's.
         config: the multirun's configuration.
-        most: cells in one program.
+        sizes: of programs.
         job_overrides: of each cell.
         first: number of the first cell.
     """
@@ -67,7 +79,7 @@ def launch(
         )
         _ = returned.return_value  # raises what the job raised
         returns.append(returned)
-    results = run_cells(cells, most)
+    results = run_cells(cells, sizes)
     for returned, cell, result in zip(returns, cells, results, strict=True):
         returned.return_value = settle(cell, result)
     return returns
@@ -76,7 +88,7 @@ def launch(
 # ------------------------------------------------------------------------------------------- who runs with whom
 
 
-def run_cells(cells: list[Cell], most: int) -> list[dict[str, Any]]:
+def run_cells(cells: list[Cell], sizes: Sizes) -> list[dict[str, Any]]:
     """Every cell's result, with its exit status beside it. Groups run in the order of their first cells."""
     results: dict[int, dict[str, Any]] = {}
     groups: dict[str, list[int]] = {}
@@ -89,9 +101,9 @@ def run_cells(cells: list[Cell], most: int) -> list[dict[str, Any]]:
             continue
         groups.setdefault(_program_key(cell, parts[number]), []).append(number)
     for numbers in groups.values():
-        for at in range(0, len(numbers), most):
-            chosen = numbers[at : at + most]
-            found = _run_group([cells[n] for n in chosen], [parts[n] for n in chosen])
+        for at in range(0, len(numbers), sizes.most):
+            chosen = numbers[at : at + sizes.most]
+            found = _run_group([cells[n] for n in chosen], [parts[n] for n in chosen], sizes.chunk)
             results |= dict(zip(chosen, found, strict=True))
             if any(result["exit_status"] > 128 for result in found):
                 rest = {"exit_status": found[0]["exit_status"], "mean": None}
@@ -116,11 +128,11 @@ def _program_key(cell: Cell, parts: Parts) -> str:
     return json.dumps(plain, sort_keys=True)
 
 
-def _run_group(cells: list[Cell], parts: list[Parts]) -> list[dict[str, Any]]:
+def _run_group(cells: list[Cell], parts: list[Parts], chunk: int | str | None) -> list[dict[str, Any]]:
     """The results of cells of one key: together where that can be, else one after the other."""
     if len(cells) > 1 and not cells[0].cfg.run.evaluate:
         try:
-            results = _run_together(cells, parts)
+            results = _run_together(cells, parts, chunk)
             whys = [result.get("refusal") for result in results]
             for number, (cell, why) in enumerate(zip(cells, whys, strict=True)):
                 if why is not None:  # said once for all
@@ -140,7 +152,7 @@ def _run_group(cells: list[Cell], parts: list[Parts]) -> list[dict[str, Any]]:
     return results
 
 
-def _run_together(cells: list[Cell], parts: list[Parts]) -> list[dict[str, Any]]:
+def _run_together(cells: list[Cell], parts: list[Parts], chunk: int | str | None) -> list[dict[str, Any]]:
     shared: dict[str, TaskSet] = {}
     for cell, own in zip(cells, parts, strict=True):  # one data set in memory for all that draw from it
         own.data = shared.setdefault(json.dumps(OmegaConf.to_container(cell.cfg.data, resolve=True)), own.data)
@@ -159,7 +171,7 @@ def _run_together(cells: list[Cell], parts: list[Parts]) -> list[dict[str, Any]]
         # A process may be killed between two checkpoints: those who stand at the same iteration go on together.
         for iteration in sorted({jobs[r].training.iteration for r in waiting}):
             members = [r for r in waiting if jobs[r].training.iteration == iteration]
-            for r, result in zip(members, Program([jobs[r] for r in members], caught).run(), strict=True):
+            for r, result in zip(members, Program([jobs[r] for r in members], caught, chunk).run(), strict=True):
                 results[r] = result
     return [result for result in results if result is not None]
 
@@ -173,16 +185,19 @@ class Program:
     Args:
         jobs: at the same iteration, of one `_program_key`.
         caught: signals that came.
+        chunk: replicas in one forward and backward pass; None: all, `auto`: as the device's rule says.
     """
 
-    def __init__(self, jobs: list[Job], caught: list[int]) -> None:
+    def __init__(self, jobs: list[Job], caught: list[int], chunk: int | str | None) -> None:
         self.jobs, self.caught = jobs, caught
         self.results: dict[int, dict[str, Any]] = {}
         self.middle = _median(jobs)
         first = jobs[0]
         self.options, self.device, self.iterations = first.options, first.device, first.iterations
+        self.size = self.device.replicas_at_once(first.learner, len(jobs), chunk)
+        passes = self.iterations * math.ceil(len(jobs) / self.size)
         self.compiled = any(job.training.iteration and job.compiled for job in jobs) or (
-            not first.training.iteration and self.device.compiles(first.learner, self.iterations, len(jobs))
+            not first.training.iteration and self.device.compiles(first.learner, passes, self.size)
         )
         for job in jobs:
             job.caught, job.compiled, job.replicas = caught, self.compiled, len(jobs)
@@ -200,7 +215,8 @@ class Program:
         try:
             for job in self.jobs:
                 job.open()
-            self.replicas = Replicas([j.training for j in self.jobs], [j.data for j in self.jobs], self.jobs[0].outer)
+            trainings, data = [job.training for job in self.jobs], [job.data for job in self.jobs]
+            self.replicas = Replicas(trainings, data, self.jobs[0].outer, self.size)
             self._train()
             self._test()
         except CannotFuse:
@@ -274,11 +290,13 @@ class Program:
         first = self.jobs[0]
         scores = None
         if judges(first.data.kind, steps.batch):
-            scores = self.replicas.score(steps.batch, steps.noise, first.learner.inner_steps, curve=False)
+            scores = self.replicas.score(
+                self.alive, steps.batch, steps.noise, first.learner.inner_steps, False, self.device.task_chunk
+            )
         told = {name: value.tolist() for name, value in self.replicas.inspect().items()}
 
         def line(job: Job, r: int) -> None:
-            metric = None if scores is None else float(scores[job.data.metric][r, :, -1].mean())
+            metric = None if scores is None else float(scores[r][job.data.metric][:, -1].mean())
             job.log(steps.iteration, metric, {name: values[r] for name, values in told.items()})
 
         self._each(line)
@@ -290,6 +308,7 @@ class Program:
             self.jobs[0].learner.eval_steps,
             curve=False,
             on_block=self.jobs[0].stop_if_asked,
+            chunk=self.device.task_chunk,
         )
         self.replicas.hand_out()
         self._each(lambda job, r: job.take_validation(iteration, scores[r].estimate().mean))
@@ -309,8 +328,9 @@ class Program:
                 progress.update(done)
                 self.jobs[0].stop_if_asked()
 
+            options, chunk = self.options, self.device.task_chunk
             scores = self.replicas.evaluate(
-                "test", self.options.eval_tasks, self.options.curve_steps, on_block=on_block
+                "test", options.eval_tasks, options.curve_steps, on_block=on_block, chunk=chunk
             )
 
         def report(job: Job, r: int) -> None:

@@ -5,8 +5,17 @@ optimizer steps the stacks. Each replica keeps a learner, optimizers and generat
 views of its slot in the stacks: it is saved, resumed and judged like a training of its own, and its numbers are
 those of one, to rounding.
 
-Each replica's own: initial weights, tasks, noise, numbers, outer learning rate, gradient clipping, NaN guard.
-Shared: the program, the iteration, the shapes.
+Each replica's own: initial weights, tasks, noise, numbers, outer learning rate, gradient clipping, NaN guard, running
+statistics. Shared: the program, the iteration, the shapes.
+
+Any learner can be fused whose tasks go through `vmap`, whose state is parameters and buffers that change in the outer
+step only, and whose optimizers are element-wise (`why_alone`): any number of inner steps, first or second order, every
+mode of batch norm, networks with convolutions.
+
+Chunks bound memory: of tasks, as everywhere, and of replicas. A forward and backward pass takes one chunk of replicas;
+gradients gather in the stacks, and the optimizer steps all at once. A chunk of one is not mapped over replicas: it
+costs what a training of its own costs, where on a CPU a mapped convolution, which goes in groups, may cost more; so
+`Device.replicas_at_once` has a rule.
 """
 
 from __future__ import annotations
@@ -25,7 +34,7 @@ from torch.func import functional_call, vmap
 from torch.utils import _pytree as pytree
 
 from metarun.algos.learner import Learner
-from metarun.backbones.norm import batch_norms
+from metarun.backbones.norm import BatchNorm, batch_norms
 from metarun.evaluate import Evaluation, batch_metrics, evaluate_by, longest
 from metarun.loop import OuterOptimizer, Training, stage_at, steps_group
 from metarun.tasks.task import Batch, Part, TaskSet
@@ -35,6 +44,8 @@ ELEMENT_WISE = (
     *(torch.optim.Adam, torch.optim.AdamW, torch.optim.Adamax, torch.optim.NAdam, torch.optim.RAdam),
     *(torch.optim.SGD, torch.optim.RMSprop, torch.optim.Adagrad),
 )
+
+Statistics = list[list[tuple[Tensor, Tensor]]]  # of each norm in mode `running`: mean and variance `[n, channels]`
 
 COUNTS = ("step", "mu_product")  # what these optimizers keep of the number of steps: one for all entries, and replicas
 
@@ -48,8 +59,6 @@ def why_alone(training: Training) -> str | None:
         return "it goes task after task"
     if not learner.replicable:
         return "it changes state outside the outer step"
-    if any(norm.mode == "running" for norm in batch_norms(learner)):
-        return "its batch norm keeps running statistics"
     for optimizer in training.optimizers.values():
         if not isinstance(optimizer, ELEMENT_WISE):
             return f"{type(optimizer).__name__} does not step each entry by itself"
@@ -86,6 +95,16 @@ class Method(nn.Module):
         return function(*args)
 
 
+class Chunk(NamedTuple):
+    """Replicas that go through the program together: which, and a learner whose tensors are their slots of the stacks.
+
+    Its parameters `[members, ...]` are leaves, so that gradients are the chunk's alone; its `after_step` is theirs.
+    """
+
+    members: slice
+    learner: Learner
+
+
 class Replicas:
     """R trainings in one program. While it lives, the trainings' learners hold views of its stacks.
 
@@ -93,12 +112,15 @@ class Replicas:
         trainings: of learners of one class and shape, all at the same iteration, none with a reason in `why_alone`.
         data: each training's tasks; the same object where they are the same.
         outer: schedule, clipping and optimizer of all of them.
+        size: at most so many replicas in one forward and backward pass; None: all.
 
     Raises:
-        ValueError: no training, different iterations, or one that cannot be fused.
+        ValueError: no training, different iterations, one that cannot be fused, or a size below 1.
     """
 
-    def __init__(self, trainings: Sequence[Training], data: Sequence[TaskSet], outer: OuterOptimizer) -> None:
+    def __init__(
+        self, trainings: Sequence[Training], data: Sequence[TaskSet], outer: OuterOptimizer, size: int | None = None
+    ) -> None:
         if not trainings or len(trainings) != len(data):
             raise ValueError("replicas need at least one training, and a task set for each")
         if len({training.iteration for training in trainings}) > 1:
@@ -106,13 +128,22 @@ class Replicas:
         for training in trainings:
             if (reason := why_alone(training)) is not None:
                 raise ValueError(f"cannot be fused: {reason}")
+        if size is not None and size < 1:
+            raise ValueError(f"replicas go through the program at least one at a time; got {size}")
         self.trainings, self.data, self.outer = list(trainings), list(data), outer
+        self.size = min(size or len(trainings), len(trainings))
         self.alive = set(range(len(trainings)))
         self.learner = copy.deepcopy(trainings[0].learner)  # its tensors become the stacks
+        self._chunks = [Chunk(slice(0, len(self)), self.learner)]
+        if self.size < len(self):
+            self._chunks = [
+                Chunk(slice(at, at + self.size), copy.deepcopy(self.learner)) for at in range(0, len(self), self.size)
+            ]
         self._stack()
         self.optimizers = outer.build(self.learner)
         self._rates = {name: self._initial_rates(name) for name in self.optimizers}
         self._take_state()
+        self._gathered: list[tuple[Learner, Statistics, int]] = []
 
     def __len__(self) -> int:
         return len(self.trainings)
@@ -124,17 +155,23 @@ class Replicas:
     # -------------------------------------------------------------------------------------------- the stacks
 
     def _stack(self) -> None:
-        """Stack parameters and buffers, and make each learner's own tensors views of its slot."""
-        for kind in ("named_parameters", "named_buffers"):
-            own = [dict(getattr(training.learner, kind)()) for training in self.trainings]
-            for name, tensor in getattr(self.learner, kind)():
-                tensor.data = torch.stack([tensors[name].detach() for tensors in own])
-                for r, tensors in enumerate(own):
-                    tensors[name].data = tensor.data[r]
+        """Stack parameters and buffers, and make the tensors of each learner, and each chunk's, views of the slots."""
+        own = [tensors_of(training.learner) for training in self.trainings]
+        parts = [(chunk.members, tensors_of(chunk.learner)) for chunk in self._chunks]
+        for name, tensor in self.state().items():
+            tensor.data = torch.stack([tensors[name].detach() for tensors in own])
+            for r, tensors in enumerate(own):
+                tensors[name].data = tensor.data[r]
+            for members, tensors in parts:
+                tensors[name].data = tensor.data[members]
 
     def state(self) -> dict[str, Tensor]:
         """Parameters and buffers by name, `[R, ...]`."""
-        return {**dict(self.learner.named_parameters()), **dict(self.learner.named_buffers())}
+        return tensors_of(self.learner)
+
+    def living_chunks(self) -> list[Chunk]:
+        """The chunks with a replica that is alive."""
+        return [chunk for chunk in self._chunks if self.alive & set(range(len(self))[chunk.members])]
 
     def _pairs(self, name: str) -> Iterator[tuple[list[nn.Parameter], nn.Parameter]]:
         """The replicas' parameters and their stack, for each parameter of the optimizer `name`."""
@@ -193,15 +230,19 @@ class Replicas:
 
     # -------------------------------------------------------------------------------------------- the program
 
-    def program(self) -> Callable[..., Tensor]:
-        """Meta-losses `[R, T]` of `(state, batch, noise, objective)`; may be compiled."""
-        learner = self.learner
+    def program(self) -> Callable[..., tuple[Tensor, Statistics]]:
+        """Meta-losses `[n, T]` and gathered statistics of `(state, batch, noise, objective)` of n replicas.
 
-        def losses(state: dict[str, Tensor], batch: Batch, noise: Any, objective: str) -> Tensor:
-            def one(state: dict[str, Tensor], batch: Batch, noise: Any) -> Tensor:
-                return functional_call(learner, state, (batch, noise, objective))
+        It may be compiled.
+        """
+        learner, norms = self.learner, running_norms(self.learner)
 
-            return vmap(one, randomness="error")(state, batch, noise)
+        def losses(state: dict[str, Tensor], batch: Batch, noise: Any, objective: str) -> tuple[Tensor, Statistics]:
+            def one(state: dict[str, Tensor], batch: Batch, noise: Any) -> tuple[Tensor, Statistics]:
+                losses = functional_call(learner, state, (batch, noise, objective))
+                return losses, [norm.hand_over() for norm in norms]
+
+            return over_replicas(one, state, batch, noise)
 
         return losses
 
@@ -233,6 +274,55 @@ class Replicas:
             yield data, [r for r, own in enumerate(self.data) if own is data]
 
     # ------------------------------------------------------------------------------------------- the outer step
+
+    def backward(
+        self,
+        program: Callable[..., tuple[Tensor, Statistics]],
+        batch: Batch,
+        noise: Any,
+        objective: str,
+        chunk: int | None,
+    ) -> list[float]:
+        """Accumulate each replica's gradient of its mean loss over tasks, chunk by chunk; returns those means.
+
+        Args:
+            program: as `program` gives it.
+            batch, noise: `[R, T, ...]`.
+            objective: of the stage.
+            chunk: at most so many tasks of each replica in one forward pass.
+        """
+        tasks = pytree.tree_leaves(batch)[0].shape[1]
+        size = chunk or tasks
+        total = torch.zeros(len(self), dtype=torch.float64)
+        for members, learner in self.living_chunks():
+            for at in range(0, tasks, size):
+                rows = (members, slice(at, at + size))
+                part, part_noise = pytree.tree_map(lambda leaf, rows=rows: leaf[rows], (batch, noise))
+                losses, statistics = program(tensors_of(learner), part, part_noise, objective)
+                means = losses.sum(1) / tasks
+                means.sum().backward()
+                total[members] += means.detach().double().cpu()
+                self._gathered.append((learner, statistics, losses.shape[1]))
+            self._collect(members, learner)
+        return total.tolist()
+
+    def _collect(self, members: slice, learner: Learner) -> None:
+        """Move a chunk's gradients into the stacks'; those of the only chunk are there."""
+        for stack, slots in zip(self.learner.parameters(), learner.parameters(), strict=True):
+            if slots is not stack and slots.grad is not None:
+                if stack.grad is None:
+                    stack.grad = torch.zeros_like(stack)
+                stack.grad[members] = slots.grad
+                slots.grad = None
+
+    def after_step(self) -> None:
+        """As `Learner.after_step`, of all replicas: on the slots of a chunk together, element by element."""
+        for learner, statistics, tasks in self._gathered:
+            for norm, found in zip(running_norms(learner), statistics, strict=True):
+                norm.gathered += [(mean, var, tasks) for mean, var in found]
+        self._gathered.clear()
+        for chunk in self._chunks:
+            chunk.learner.after_step()
 
     def step(self, name: str, factor: float) -> None:
         """Clip each replica's gradients and step the optimizer `name` at `factor` times the initial rates."""
@@ -267,30 +357,50 @@ class Replicas:
 
     # --------------------------------------------------------------------------------------------- evaluation
 
-    def score(self, batch: Batch, noise: Any, steps: int, curve: bool, members: list[int] | None = None) -> dict:
-        """Metrics of replicas, `[R, T, columns]`, as `evaluate_batch` gives them for one.
+    def score(
+        self,
+        members: Sequence[int],
+        batch: Batch,
+        noise: Any,
+        steps: int,
+        curve: bool,
+        chunk: int | None = None,
+        shared: bool = False,
+    ) -> dict[int, dict[str, np.ndarray]]:
+        """Metrics of replicas, `[T, columns]` each, as `evaluate_batch` gives them.
 
         Args:
-            batch, noise: each replica's own, `[R, T, ...]`; or with `members` the same for all of these, `[T, ...]`.
-            steps, curve: as in `evaluate_batch`.
-            members: which replicas; None: all.
+            members: which replicas.
+            batch, noise: each replica's own, `[R, T, ...]`, of all; or `shared`: the same for all, `[T, ...]`.
+            steps, curve, chunk: as in `evaluate_batch`.
+            shared: see `batch`.
         """
-        state = self.state()
-        if members is not None:
-            state = {name: tensor[members] for name, tensor in state.items()}
         method, kind = Method(self.learner), self.data[0].kind
 
         def one(state: dict[str, Tensor], batch: Batch, noise: Any) -> dict[str, Tensor]:
             inside = {f"learner.{name}": tensor for name, tensor in state.items()}
             return functional_call(method, inside, (batch_metrics, self.learner, kind, batch, noise, steps, curve))
 
-        own = 0 if members is None else None
+        def of_some(some: Sequence[int], at: slice) -> dict[str, Tensor]:
+            state = {name: torch.stack([tensor[r] for r in some]) for name, tensor in self.state().items()}
+            if shared:
+                part = pytree.tree_map(lambda leaf: leaf[at], (batch, noise))
+                return over_replicas(lambda state: one(state, *part), state)
+            return over_replicas(one, state, *pytree.tree_map(lambda leaf: leaf[some, at], (batch, noise)))
+
+        tasks = pytree.tree_leaves(batch)[0].shape[0 if shared else 1]
+        size = chunk or tasks
+        found: dict[int, dict[str, np.ndarray]] = {}
         was_training = self.learner.training
         self.learner.eval()
         with torch.no_grad():
-            values = vmap(one, in_dims=(0, own, own), randomness="error")(state, batch, noise)
+            for first in range(0, len(members), self.size):
+                some = members[first : first + self.size]
+                parts = [of_some(some, slice(at, at + size)) for at in range(0, tasks, size)]
+                values = {name: torch.cat([p[name] for p in parts], 1).double().cpu().numpy() for name in parts[0]}
+                found |= {r: {name: v[place] for name, v in values.items()} for place, r in enumerate(some)}
         self.learner.train(was_training)
-        return {name: value.double().cpu().numpy() for name, value in values.items()}
+        return found
 
     def evaluate(
         self,
@@ -299,21 +409,25 @@ class Replicas:
         steps: int,
         curve: bool = True,
         on_block: Callable[[int], object] = lambda _done: None,
-    ) -> list[Evaluation]:
-        """`metarun.evaluate.evaluate` of every replica, on held-out tasks that all with the same data share."""
+        chunk: int | None = None,
+    ) -> dict[int, Evaluation]:
+        """`metarun.evaluate.evaluate` of every living replica, on held-out tasks that all with the same data share."""
         steps = longest(self.learner, steps)
         found: dict[int, Evaluation] = {}
-        for data, members in self._by_data():
+        for data, all_members in self._by_data():
+            if not (members := [r for r in all_members if r in self.alive]):
+                continue
 
             def score(batch: Batch, noise: Any, members: list[int] = members) -> dict[str, np.ndarray]:
                 self.learner.ways = self.trainings[members[0]].learner.ways
-                return self.score(batch, noise, steps, curve, members)
+                each = self.score(members, batch, noise, steps, curve, chunk, shared=True)
+                return {name: np.stack([each[r][name] for r in members]) for name in each[members[0]]}
 
             # Noise is drawn by a learner that knows its own shapes, not by the stack of all.
             together = evaluate_by(score, self.trainings[members[0]].learner, data, part, tasks, steps, on_block)
             for place, r in enumerate(members):
                 found[r] = replace(together, values={n: v[place] for n, v in together.values.items()})
-        return [found[r] for r in range(len(self))]
+        return found
 
     def inspect(self) -> dict[str, Tensor]:
         """Each replica's `inspect`, `[R]` by name."""
@@ -355,31 +469,36 @@ def fit_together(
         failed: dict[int, float] = {}
         for objective in stage.objectives:
             learner.zero_grad(set_to_none=True)
-            losses[objective] = values = _backward(replicas, program, batch, noise, objective, chunk)
+            losses[objective] = values = replicas.backward(program, batch, noise, objective, chunk)
             failed |= replicas.guard(values)
             for name in replicas.optimizers:
                 if steps_group(objective, name):
                     replicas.step(name, factor)
+        replicas.after_step()
         for r in replicas.alive:
             replicas.trainings[r].iteration += 1
         yield Steps(done + 1, losses, batch, noise, failed, time.perf_counter() - started)
 
 
-def _backward(
-    replicas: Replicas, program: Callable[..., Tensor], batch: Batch, noise: Any, objective: str, chunk: int | None
-) -> list[float]:
-    """Accumulate each replica's gradient of its mean loss over tasks; returns those means."""
-    tasks = pytree.tree_leaves(batch)[0].shape[1]
-    size = chunk or tasks
-    total = torch.zeros(len(replicas), dtype=torch.float64)
-    for at in range(0, tasks, size):
-        part, part_noise = batch, noise
-        if size < tasks:
-            part, part_noise = pytree.tree_map(lambda leaf, at=at: leaf[:, at : at + size], (batch, noise))
-        means = program(replicas.state(), part, part_noise, objective).sum(1) / tasks
-        means.sum().backward()
-        total += means.detach().double().cpu()
-    return total.tolist()
+def over_replicas(f: Callable, *stacks: Any) -> Any:
+    """`f` of each replica; every leaf of the arguments and of the result leads with their number.
+
+    One alone is not mapped, which would only cost.
+    """
+    if pytree.tree_leaves(stacks)[0].shape[0] > 1:
+        return vmap(f, randomness="error")(*stacks)
+    result = f(*pytree.tree_map(lambda leaf: leaf.squeeze(0), stacks))
+    return pytree.tree_map(lambda leaf: leaf.unsqueeze(0), result)
+
+
+def tensors_of(learner: Learner) -> dict[str, Tensor]:
+    """Its parameters and buffers by name."""
+    return {**dict(learner.named_parameters()), **dict(learner.named_buffers())}
+
+
+def running_norms(learner: Learner) -> list[BatchNorm]:
+    """Its batch norms that keep running statistics."""
+    return [norm for norm in batch_norms(learner) if norm.mode == "running"]
 
 
 def _along(values: Tensor, like: Tensor) -> Tensor:

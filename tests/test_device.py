@@ -52,6 +52,15 @@ def test_compile_auto_follows_a_rule(monkeypatch):
     assert Device(**(GOOD | {"compile": True})).compiles(tiny, 1)
 
 
+def test_how_many_replicas_at_once_follows_a_rule():
+    device, convolutional = Device(**GOOD), toy.maml(toy.conv4(), outputs=5)
+    assert device.replicas_at_once(toy.maml(), 8) == 8
+    assert device.replicas_at_once(convolutional, 8) == 1
+    device.torch_device = torch.device("cuda")
+    assert device.replicas_at_once(convolutional, 8) == 8
+    assert [device.replicas_at_once(convolutional, 8, wanted) for wanted in (None, 3, 64)] == [8, 3, 8]
+
+
 def test_freed_memory_is_kept():
     """After a few rounds large tensors take the pages that others left, without a page fault; in its own process."""
     if not sys.platform.startswith("linux"):

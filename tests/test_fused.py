@@ -13,6 +13,8 @@ from commands import SMALL, metarun, small, start
 
 from metarun import checkpoint, run
 from metarun.checkpoint import load
+from metarun.device import Device
+from metarun.replicas import Replicas
 from metarun.results import read_result
 from metarun.tracking.jsonl import read_metrics
 
@@ -121,6 +123,56 @@ def test_no_more_than_so_many_in_one(tmp_path):
     outcome = sweep("algo=maml", "seed=0,1,2", "run.iterations=8", "hydra.launcher.max_replicas=2", folder=tmp_path)
     assert outcome.status == 0, outcome.err
     assert sorted(r["replicas"] for r in results(tmp_path / "sweep")) == [1, 2, 2]
+
+
+def spied(monkeypatch) -> list[int]:
+    """Replicas in one forward and backward pass, of each program."""
+    seen: list[int] = []
+    begin = Replicas.__init__
+
+    def spy(self, *arguments):
+        begin(self, *arguments)
+        seen.append(self.size)
+
+    monkeypatch.setattr(Replicas, "__init__", spy)
+    return seen
+
+
+def test_chunks_of_replicas_leave_what_cells_leave_alone(tmp_path, monkeypatch, alone):
+    seen = spied(monkeypatch)
+    assert sweep(*GRID, "hydra.launcher.replica_chunk=3", folder=tmp_path).status == 0
+    assert seen == [3]
+    for number in range(4):
+        assert_same_cell(tmp_path / "sweep" / str(number), alone / str(number))
+
+
+PICTURES = (
+    "data=synthetic",
+    "algo=protonet",
+    "data.ways=3",
+    "data.queries=2",
+    "backbone.filters=4",
+    "backbone.blocks=2",
+)
+
+
+@pytest.mark.parametrize(("chunk", "size"), [("auto", 1), ("null", 2), ("2", 2), ("64", 2)])
+def test_convolutions_go_one_by_one_on_a_cpu_unless_told_otherwise(chunk, size, tmp_path, monkeypatch):
+    seen, asked = spied(monkeypatch), []
+    monkeypatch.setattr(Device, "compiles", lambda _, learner, *how, **steady: asked.append(how))
+    quick = ("run.iterations=4", "run.eval_tasks=2", "run.val_tasks=2", "run.validate_every=2", "device=cpu")
+    outcome = sweep(*PICTURES, *quick, "seed=0,1", f"hydra.launcher.replica_chunk={chunk}", folder=tmp_path)
+    assert outcome.status == 0, outcome.err
+    assert seen == [size] and [r["replicas"] for r in results(tmp_path / "sweep")] == [2, 2]
+    assert asked[-1] == (4 * 2 // size, size)  # passes of the program, and replicas in each
+
+
+@pytest.mark.parametrize(("key", "value"), [("max_replicas", "0"), ("replica_chunk", "0"), ("replica_chunk", "some")])
+def test_a_size_that_is_none_is_refused_by_name_before_anything_starts(key, value, tmp_path):
+    outcome = sweep("algo=maml", "seed=0,1", f"hydra.launcher.{key}={value}", folder=tmp_path)
+    assert outcome.status == 2
+    assert f"hydra.launcher.{key} must be" in outcome.err and value in outcome.err
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_changes_the_program_is_not_fused(tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -11,10 +11,13 @@ import torch
 import toy
 from test_contract import parts_of
 from torch import nn
+from torch.utils import _pytree as pytree
 
+from metarun.algos.maml_pp import MAMLPlusPlus
 from metarun.algos.mtnet import MTNet
+from metarun.algos.protonet import ProtoNet
 from metarun.conf_files import names
-from metarun.evaluate import evaluate
+from metarun.evaluate import evaluate, evaluate_batch
 from metarun.loop import Diverged, OuterOptimizer, Training, fit
 from metarun.replicas import Replicas, fit_together, why_alone
 from metarun.tasks.task import Examples, Task
@@ -199,7 +202,8 @@ def test_scores_are_those_of_each_alone():
     replicas = together(how)
     list(fit_together(replicas, 5, 3))
     scores = replicas.evaluate("val", 30, 4)
-    for training, ours in zip(replicas.trainings, scores, strict=True):
+    assert list(scores) == [0, 1, 2]
+    for training, ours in zip(replicas.trainings, scores.values(), strict=True):
         theirs = evaluate(training.learner, data, "val", 30, 4)
         np.testing.assert_allclose(ours.values["mse"], theirs.values["mse"], rtol=1e-9)
         assert (ours.episodes, ours.step) == (theirs.episodes, theirs.step)
@@ -215,16 +219,23 @@ def test_what_each_tells_of_itself():
             torch.testing.assert_close(told[name][r], value.detach())
 
 
-def test_compiled_is_eager():
+COMPILED = {
+    "mtnet": lambda rate: MTNet(toy.mlp(hidden=[8]), 1, nn.functional.mse_loss, True, "row", 1.0, rate, 1, 1),
+    "maml, running statistics": lambda rate: toy.maml(toy.mlp(hidden=[8], norm="running"), inner_lr=rate),
+}
+
+
+@pytest.mark.parametrize("kind", COMPILED)
+def test_compiled_is_eager(kind):
     torch._dynamo.reset()
+    how = outer(torch.optim.SGD)
 
     def fresh() -> Replicas:
         runs = []
         for seed in (0, 1):
             torch.manual_seed(seed)
-            learner = MTNet(toy.mlp(hidden=[8]), 1, nn.functional.mse_loss, True, "row", 1.0, 0.05 + seed, 1, 1)
-            runs.append(begin(learner.double(), outer(), seed))
-        return Replicas(runs, [toy.sinusoid()] * 2, outer())
+            runs.append(begin(COMPILED[kind](0.05 + seed / 10).double(), how, seed))
+        return Replicas(runs, [toy.sinusoid()] * 2, how)
 
     eager, compiled = fresh(), fresh()
     list(fit_together(eager, 4, 3))
@@ -238,7 +249,6 @@ def test_compiled_is_eager():
     [
         (lambda: toy.Recurrent(), outer(), "task after task"),
         (lambda: toy.maml(), outer(partial(torch.optim.LBFGS, max_iter=1)), "LBFGS does not step each entry"),
-        (lambda: toy.maml(toy.mlp(norm="running")), outer(), "running statistics"),
     ],
 )
 def test_who_cannot_be_fused_says_why(learner, how, reason):
@@ -253,25 +263,133 @@ def test_replicas_stand_at_one_iteration():
         Replicas([begin(toy.maml(), how, 0), ahead], [toy.sinusoid()] * 2, how)
 
 
+# ------------------------------------------------------------------------------- convolutions, and chunks of replicas
+
+
 class Pictures(toy.Blobs):
     """Images of noise with classes by turns."""
 
     def draw(self, part, stream, tasks, generator):
-        x = torch.rand(tasks, 9, 1, 16, 16, generator=generator)
+        x = torch.rand(tasks, 9, 1, 12, 12, generator=generator)
         y = torch.arange(9).remainder(3).expand(tasks, 9)
         return Task(Examples(x[:, :3], y[:, :3]), Examples(x[:, 3:], y[:, 3:]))
 
 
-def test_conv4_with_batch_norm():
-    how, data = outer(torch.optim.SGD, 0.1), Pictures()  # Adam would blow up the rounding of a bias before the norm
+def conv(norm: str = "batch"):
+    return toy.conv4((1, 12, 12), blocks=2, norm=norm)
 
-    def fresh(seed):
-        torch.manual_seed(seed)
-        return begin(toy.maml(toy.conv4((1, 16, 16)), outputs=3, inner_lr=0.1, inner_steps=2).double(), how, seed)
 
-    runs = [fresh(seed) for seed in (0, 1)]
-    list(fit_together(Replicas(runs, [data] * 2, how), 3, 2))
-    for seed, training in enumerate(runs):
-        own = fresh(seed)
-        list(fit(own, data, how, 3, 2))
-        assert_same_learner(training.learner, own.learner, 1e-9)
+def image_maml(norm: str = "batch", steps: int = 1, first_order: bool = False):
+    return lambda rate: toy.maml(conv(norm), 3, inner_lr=rate, inner_steps=steps, first_order=first_order)
+
+
+def protonet(norm: str):
+    return lambda rate: ProtoNet(conv(norm), 3, nn.functional.cross_entropy, temperature=rate)
+
+
+LEARNERS = {
+    "maml": image_maml(),
+    "maml, 3 steps": image_maml(steps=3),
+    "maml, first order": image_maml(first_order=True),
+    "maml, first order, 3 steps": image_maml(steps=3, first_order=True),
+    "maml, the support set's statistics": image_maml("support"),
+    "maml, running statistics": image_maml("running", steps=2),
+    "maml++, running statistics of each step": lambda rate: MAMLPlusPlus(
+        conv("running"), 3, nn.functional.cross_entropy, rate, 1e-3, 2, 2, 0.5, 0.0
+    ),
+    "protonet": protonet("batch"),
+    "protonet, running statistics": protonet("running"),
+}
+IMAGE_CELLS = [(0, 0.4), (1, 0.4), (2, 0.05)]  # seed; inner rate, or temperature
+SGD = partial(torch.optim.SGD, momentum=0.9)  # Adam would blow up the rounding of a bias before the norm
+
+
+def image_training(make, seed: int, rate: float, how: OuterOptimizer) -> Training:
+    torch.manual_seed(seed)
+    return begin(make(rate).double(), how, seed)
+
+
+def image_replicas(make, how: OuterOptimizer, size: int | None, cells=IMAGE_CELLS) -> Replicas:
+    runs = [image_training(make, *cell, how) for cell in cells]
+    return Replicas(runs, [Pictures()] * len(runs), how, size)
+
+
+@cache
+def images_alone(kind: str) -> list[tuple[Training, list[float]]]:
+    how, runs = outer(SGD, 0.05, clip=0.2), []
+    for cell in IMAGE_CELLS:
+        training = image_training(LEARNERS[kind], *cell, how)
+        runs.append((training, [step.loss for step in fit(training, Pictures(), how, 6, 3)]))
+    return runs
+
+
+CHUNKS = [(None, None), (None, 2), (2, 2), (1, None)]  # of replicas, of tasks
+
+
+@pytest.mark.parametrize(("size", "chunk"), CHUNKS)
+@pytest.mark.parametrize("kind", LEARNERS)
+def test_networks_with_convolutions_are_those_of_separate_runs_in_chunks_or_whole(kind, size, chunk):
+    replicas = image_replicas(LEARNERS[kind], outer(SGD, 0.05, clip=0.2), size)
+    losses = [[s.loss(r) for r in range(3)] for s in fit_together(replicas, 6, 3, chunk)]
+    for r, (training, expected) in enumerate(images_alone(kind)):
+        assert [row[r] for row in losses] == pytest.approx(expected, rel=1e-12)
+        assert_same_learner(replicas.trainings[r].learner, training.learner, 1e-12)
+    assert len({round(row, 6) for row in losses[-1]}) == 3
+
+
+def test_running_statistics_did_move():
+    """What the test above compares is no initial value, and each replica has its own."""
+    states = [t.learner.state_dict() for t, _ in images_alone("protonet, running statistics")]
+    first, second, _ = (state["net.blocks.norm1.running_mean"] for state in states)
+    assert first.abs().min() > 1e-3 and (first - second).abs().min() > 1e-4
+
+
+@pytest.mark.parametrize(("size", "chunk"), CHUNKS)
+@pytest.mark.parametrize("kind", ["maml", "protonet, running statistics"])
+def test_scores_in_chunks_are_those_of_each_alone(kind, size, chunk):
+    replicas = image_replicas(LEARNERS[kind], outer(SGD, 0.05), size)
+    *_, last = fit_together(replicas, 3, 3)
+    ours = replicas.evaluate("val", 5, 2, chunk=chunk)
+    own_tasks = replicas.score([0, 2], last.batch, last.noise, 1, False, chunk)
+    assert list(own_tasks) == [0, 2]
+    for r, training in enumerate(replicas.trainings):
+        theirs = evaluate(training.learner, Pictures(), "val", 5, 2)
+        for name, values in theirs.values.items():
+            np.testing.assert_allclose(ours[r].values[name], values, rtol=1e-9, err_msg=name)
+        if r in own_tasks:
+            batch = pytree.tree_map(lambda leaf, r=r: leaf[r], last.batch)
+            training.learner.eval()
+            expected = evaluate_batch(training.learner, "classification", batch, (), 1, curve=False)
+            np.testing.assert_allclose(own_tasks[r]["nll"], expected["nll"], rtol=1e-9)
+
+
+@pytest.mark.parametrize("size", [None, 2, 1])
+def test_one_that_diverges_keeps_its_statistics_and_hurts_no_other_in_its_chunk(size):
+    how, cells = outer(SGD, 0.05, clip=0.2), [(0, 0.4), (1, 1e300), (2, 0.4)]
+    make = image_maml("running")
+    replicas = image_replicas(make, how, size, cells)
+    seen = list(fit_together(replicas, 6, 3))
+    assert replicas.alive == {0, 2} and [list(s.failed) for s in seen if s.failed] == [[1]]
+    assert list(replicas.evaluate("val", 2, 1)) == [0, 2]
+    for r, training in enumerate(replicas.trainings):
+        own = image_training(make, *cells[r], how)
+        if r == 1:
+            with pytest.raises(Diverged) as diverged:
+                list(fit(own, Pictures(), how, 6, 3))
+            assert seen[diverged.value.iteration - 1].failed
+        else:
+            list(fit(own, Pictures(), how, 6, 3))
+        assert_same_learner(training.learner, own.learner, 1e-12)
+
+
+def test_a_chunk_whose_replicas_are_dead_is_left_out(monkeypatch):
+    replicas = image_replicas(image_maml(), outer(SGD, 0.05), 1, [(0, 0.4), (1, 1e300), (2, 0.4)])
+    program, calls = replicas.program(), []
+    monkeypatch.setattr(replicas, "program", lambda: lambda *a: calls.append(1) or program(*a))
+    failed_at = [s.iteration for s in fit_together(replicas, 6, 3) if s.failed]
+    assert len(calls) == 3 * failed_at[0] + 2 * (6 - failed_at[0])
+
+
+def test_a_chunk_holds_a_replica_at_least():
+    with pytest.raises(ValueError, match="at least one at a time; got 0"):
+        image_replicas(image_maml(), outer(), 0)

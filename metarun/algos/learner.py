@@ -179,7 +179,10 @@ class Learner(nn.Module, ABC):
         return losses
 
     def after_step(self) -> None:
-        """Follows each outer step: running statistics take in what the step's forward passes gathered."""
+        """Follows each outer step: running statistics take in what the step's forward passes gathered.
+
+        Fused replicas have it done to stacks `[R, ...]` of their tensors, entry by entry.
+        """
         for norm in batch_norms(self):
             norm.take_in()
 

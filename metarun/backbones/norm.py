@@ -99,6 +99,12 @@ class BatchNorm(nn.Module):
         """Keep the statistics `[T, channels]` of a chunk of tasks until the step is over."""
         self.gathered.append((mean.detach().mean(0), var.detach().mean(0), len(mean)))
 
+    def hand_over(self) -> list[tuple[Tensor, Tensor]]:
+        """What was gathered, without the numbers of tasks, and forget it: out of `vmap`, where nothing can be kept."""
+        found = [(mean, var) for mean, var, _ in self.gathered]
+        self.gathered.clear()  # the very list: a compiled program would fill it with what it held on the way
+        return found
+
     def take_in(self) -> None:
         """Move the running statistics towards the mean over all tasks of the step, however it was chunked."""
         if not self.gathered:
