@@ -199,13 +199,13 @@ class Replicas:
                     }
 
     def hand_out(self) -> None:
-        """Give each living replica's optimizers their part of the state: before it is saved."""
+        """Give each living replica's optimizers a copy of their part of the state: before it is saved."""
         for name, optimizer in self.optimizers.items():
             for own, stack in self._pairs(name):
                 state = optimizer.state.get(stack, {})
                 for r in self.alive:
                     self.trainings[r].optimizers[name].state[own[r]] = {
-                        key: value[r] if isinstance(value, Tensor) and key not in COUNTS else value
+                        key: value[r].clone() if isinstance(value, Tensor) and key not in COUNTS else value
                         for key, value in state.items()
                     }
 

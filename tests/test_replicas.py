@@ -390,6 +390,29 @@ def test_a_chunk_whose_replicas_are_dead_is_left_out(monkeypatch):
     assert len(calls) == 3 * failed_at[0] + 2 * (6 - failed_at[0])
 
 
+@pytest.mark.parametrize("size", [None, 2, 1])
+def test_what_is_saved_is_a_replicas_own_and_goes_on_in_any_memory_format(size):
+    """A fused Adam reads weights and its own moments in the order of memory, whatever their strides say."""
+    how, make = outer(), protonet("none")
+    unbroken = image_training(make, 1, 0.4, how)
+    list(fit(unbroken, Pictures(), how, 8, 3))
+    first = image_replicas(make, how, size)
+    for steps in fit_together(first, 8, 3):
+        if steps.iteration == 4:
+            break
+    first.hand_out()
+    for training in first.trainings:
+        weight = training.learner.net.blocks.conv2.weight
+        assert weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
+        for state in training.optimizers["meta"].state.values():
+            assert state["exp_avg"].untyped_storage().nbytes() == state["exp_avg"].nbytes  # not all replicas'
+    again = Replicas(copy.deepcopy(first.trainings), [Pictures()] * 3, how, size)
+    list(fit_together(again, 8, 3))
+    assert_same_learner(again.trainings[1].learner, unbroken.learner)
+    list(fit(first.trainings[1], Pictures(), how, 8, 3))
+    assert_same_learner(first.trainings[1].learner, unbroken.learner)
+
+
 def test_a_chunk_holds_a_replica_at_least():
     with pytest.raises(ValueError, match="at least one at a time; got 0"):
         image_replicas(image_maml(), outer(), 0)
