@@ -163,6 +163,8 @@ def _run_together(cells: list[Cell], parts: list[Parts], chunk: int | str | None
         ]
     except Refused as error:  # one of them cannot start from what it names: alone, the others still can
         raise CannotFuse(str(error)) from error
+    if not parts[0].data.steady:
+        raise CannotFuse("their tasks differ in size")
     if (reason := why_alone(jobs[0].training)) is not None:
         raise CannotFuse(reason)
     results: list[dict[str, Any] | None] = [job.begin() for job in jobs]

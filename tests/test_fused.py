@@ -167,6 +167,14 @@ def test_convolutions_go_one_by_one_on_a_cpu_unless_told_otherwise(chunk, size, 
     assert asked[-1] == (4 * 2 // size, size)  # passes of the program, and replicas in each
 
 
+def test_tasks_that_differ_in_size_from_step_to_step_are_not_stacked(tmp_path):
+    quick = ("run.iterations=2", "run.eval_tasks=2", "run.val_tasks=2")
+    outcome = sweep(*PICTURES, *quick, "data.train_shots=[1,9]", "seed=0,1", folder=tmp_path)
+    assert outcome.status == 0, outcome.err
+    assert "2 runs go one after the other, since their tasks differ in size" in outcome.err
+    assert [r["replicas"] for r in results(tmp_path / "sweep")] == [1, 1]
+
+
 @pytest.mark.parametrize(("key", "value"), [("max_replicas", "0"), ("replica_chunk", "0"), ("replica_chunk", "some")])
 def test_a_size_that_is_none_is_refused_by_name_before_anything_starts(key, value, tmp_path):
     outcome = sweep("algo=maml", "seed=0,1", f"hydra.launcher.{key}={value}", folder=tmp_path)
