@@ -37,14 +37,12 @@ def compiled_gradient_of(losses: Losses, parameters: Iterable[nn.Parameter]) -> 
         parameters: those without a part in the losses keep the `.grad` that they have.
     """
     trained = [p for p in parameters if p.requires_grad]
-    if hasattr(torch._dynamo.config, "trace_autograd_ops"):  # without it the program breaks in two before the gradient
-        torch._dynamo.config.trace_autograd_ops = True
 
     def together(divisor: float, *arguments: object) -> tuple[Tensor, tuple[Tensor | None, ...]]:
         values = losses(*arguments)
         return values.detach(), torch.autograd.grad(values.sum() / divisor, trained, allow_unused=True)
 
-    program = torch.compile(together, dynamic=False)
+    program = compiled_with_gradient(together)
 
     def add(divisor: float, *arguments: object) -> Tensor:
         values, gradients = program(divisor, *arguments)
@@ -58,3 +56,10 @@ def compiled_gradient_of(losses: Losses, parameters: Iterable[nn.Parameter]) -> 
         return values
 
     return add
+
+
+def compiled_with_gradient(function: Callable) -> Callable:
+    """A function that calls `torch.autograd.grad`, compiled as one program."""
+    if hasattr(torch._dynamo.config, "trace_autograd_ops"):  # without it the program breaks in two before the gradient
+        torch._dynamo.config.trace_autograd_ops = True
+    return torch.compile(function, dynamic=False)

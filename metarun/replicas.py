@@ -36,6 +36,7 @@ from torch.utils import _pytree as pytree
 from metarun.algos.learner import Learner
 from metarun.backbones.norm import BatchNorm, batch_norms
 from metarun.evaluate import Evaluation, batch_metrics, evaluate_by, longest
+from metarun.gradients import compiled_with_gradient
 from metarun.loop import OuterOptimizer, Training, stage_at, steps_group
 from metarun.tasks.task import Batch, Part, TaskSet
 
@@ -93,6 +94,20 @@ class Method(nn.Module):
 
     def forward(self, function: Callable, *args: Any) -> Any:
         return function(*args)
+
+
+class Passed(NamedTuple):
+    """What n replicas made of a chunk of tasks: meta-losses `[n, T]`, what their norms gathered, gradients `[n, ...]`.
+
+    A gradient is that of each replica's mean over all of its tasks, by name; None: no part in the losses.
+    """
+
+    losses: Tensor
+    statistics: Statistics
+    gradient: dict[str, Tensor | None]
+
+
+Program = Callable[..., Passed]
 
 
 class Chunk(NamedTuple):
@@ -230,21 +245,24 @@ class Replicas:
 
     # -------------------------------------------------------------------------------------------- the program
 
-    def program(self) -> Callable[..., tuple[Tensor, Statistics]]:
-        """Meta-losses `[n, T]` and gathered statistics of `(state, batch, noise, objective)` of n replicas.
+    def program(self) -> Program:
+        """What n replicas do with a chunk of tasks, a `Passed` of `(state, batch, noise, objective, tasks in all)`.
 
-        It may be compiled.
+        It may be compiled (metarun/gradients.py).
         """
         learner, norms = self.learner, running_norms(self.learner)
+        trained = [name for name, parameter in learner.named_parameters() if parameter.requires_grad]
 
-        def losses(state: dict[str, Tensor], batch: Batch, noise: Any, objective: str) -> tuple[Tensor, Statistics]:
+        def step(state: dict[str, Tensor], batch: Batch, noise: Any, objective: str, tasks: int) -> Passed:
             def one(state: dict[str, Tensor], batch: Batch, noise: Any) -> tuple[Tensor, Statistics]:
                 losses = functional_call(learner, state, (batch, noise, objective))
                 return losses, [norm.hand_over() for norm in norms]
 
-            return over_replicas(one, state, batch, noise)
+            losses, statistics = over_replicas(one, state, batch, noise)
+            slopes = torch.autograd.grad(losses.sum() / tasks, [state[n] for n in trained], allow_unused=True)
+            return Passed(losses.detach(), statistics, dict(zip(trained, slopes, strict=True)))
 
-        return losses
+        return step
 
     def draw(self, stream: str, tasks: int) -> tuple[Batch, Any]:
         """Each replica's tasks and noise, `[R, T, ...]`, from its own generators."""
@@ -277,7 +295,7 @@ class Replicas:
 
     def backward(
         self,
-        program: Callable[..., tuple[Tensor, Statistics]],
+        program: Program,
         batch: Batch,
         noise: Any,
         objective: str,
@@ -298,22 +316,21 @@ class Replicas:
             for at in range(0, tasks, size):
                 rows = (members, slice(at, at + size))
                 part, part_noise = pytree.tree_map(lambda leaf, rows=rows: leaf[rows], (batch, noise))
-                losses, statistics = program(tensors_of(learner), part, part_noise, objective)
-                means = losses.sum(1) / tasks
-                means.sum().backward()
-                total[members] += means.detach().double().cpu()
+                losses, statistics, gradient = program(tensors_of(learner), part, part_noise, objective, tasks)
+                total[members] += (losses.sum(1) / tasks).double().cpu()
                 self._gathered.append((learner, statistics, losses.shape[1]))
-            self._collect(members, learner)
+                self._collect(members, gradient)
         return total.tolist()
 
-    def _collect(self, members: slice, learner: Learner) -> None:
-        """Move a chunk's gradients into the stacks'; those of the only chunk are there."""
-        for stack, slots in zip(self.learner.parameters(), learner.parameters(), strict=True):
-            if slots is not stack and slots.grad is not None:
+    def _collect(self, members: slice, gradient: dict[str, Tensor | None]) -> None:
+        """Add a chunk's gradients `[members, ...]` to the stacks'."""
+        stacks = dict(self.learner.named_parameters())
+        for name, slope in gradient.items():
+            if slope is not None:
+                stack = stacks[name]
                 if stack.grad is None:
                     stack.grad = torch.zeros_like(stack)
-                stack.grad[members] = slots.grad
-                slots.grad = None
+                stack.grad[members] += slope
 
     def after_step(self) -> None:
         """As `Learner.after_step`, of all replicas: on the slots of a chunk together, element by element."""
@@ -455,7 +472,7 @@ def fit_together(
     learner, outer = replicas.learner, replicas.outer
     program = replicas.program()
     if compiled:
-        program = torch.compile(program, dynamic=False)
+        program = compiled_with_gradient(program)
     for training in replicas.trainings:
         training.learner.train()
     learner.train()
