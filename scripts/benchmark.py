@@ -247,10 +247,13 @@ def learn2learn_network(row: Row) -> nn.Module:
         return ours
     from learn2learn.vision.models import MiniImagenetCNN, OmniglotCNN
 
-    theirs = MiniImagenetCNN(row.ways) if row.data == "miniimagenet" else OmniglotCNN(row.ways)
+    if row.data == "miniimagenet":
+        theirs = MiniImagenetCNN(row.ways, hidden_size=32, embedding_size=32 * 25)
+    else:
+        theirs = OmniglotCNN(row.ways)
     assert isinstance(ours, Conv4)
     with torch.no_grad():
-        for number, block in enumerate(theirs.base, 1):
+        for number, block in enumerate(conv_blocks(theirs), 1):
             for layer, name in ((block.conv, "conv"), (block.normalize, "norm")):
                 weights = ours.blocks.get_submodule(f"{name}{number}").state_dict()
                 layer.load_state_dict(weights, strict=False)  # its running statistics are not used
@@ -258,11 +261,16 @@ def learn2learn_network(row: Row) -> nn.Module:
     return theirs
 
 
+def conv_blocks(net: Any) -> Any:
+    """Of its image networks."""
+    return net.base if hasattr(net, "base") else net.features
+
+
 def in_our_order(row: Row, net: Any) -> list[nn.Parameter]:
     """Its parameters in the order of ours: its blocks register the norm before the convolution."""
     if row.data == "sinusoid":
         return list(net.parameters())
-    layers = [layer for block in net.base for layer in (block.conv, block.normalize)]
+    layers = [layer for block in conv_blocks(net) for layer in (block.conv, block.normalize)]
     layers += [] if row.algo == "protonet" else [net.classifier]
     return [p for layer in layers for p in (layer.weight, layer.bias)]
 
