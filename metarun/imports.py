@@ -18,8 +18,8 @@ from typing import Any
 def import_for(cfg: Mapping[str, Any]) -> None:
     """Import what a run needs, the first time in a process only; never fails: whoever needs it says what is wrong.
 
-    Torch's compiler, which any optimizer imports, is not among it: Triton complains at the end of a process where its
-    objects were not collected.
+    Torch's compiler, which any optimizer imports, is collected again: Triton complains at the end of a process where
+    its objects were not.
     """
     if "metarun.run" in sys.modules:
         return
@@ -29,8 +29,9 @@ def import_for(cfg: Mapping[str, Any]) -> None:
         with suppress(Exception):
             for name in packages(cfg["tracker"]):
                 import_module(name)
+            gc.freeze()
+            import_module("torch._dynamo")
     finally:
-        gc.freeze()
         if collects:
             gc.enable()
 

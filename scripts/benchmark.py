@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import platform
@@ -422,7 +423,7 @@ class Worker:
     """
 
     def __init__(self, threads: int, function: Callable, *arguments: Any) -> None:
-        # Forked, for imports take seconds; no process has computed anything before it forks.
+        # Forked, for imports take seconds. This process computes nothing, whose threads a fork would not have.
         context = multiprocessing.get_context("fork")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, threads, function, arguments), daemon=False)
@@ -537,8 +538,10 @@ def compare(name: str, args: argparse.Namespace, folder: Path, rate: float) -> d
             "growth_mb": max(each["growth_mb"] for each in heard[side]),
         }
         for what in ("losses", "gradient"):
-            mine, theirs = torch.tensor(told[what]), torch.tensor(referee[what])
-            sides[side][f"{what}_relative_difference"] = float((mine - theirs).norm() / theirs.norm())
+            # Not by torch: a process that has computed on several threads must not fork.
+            sides[side][f"{what}_relative_difference"] = math.dist(told[what], referee[what]) / math.hypot(
+                *referee[what]
+            )
     best = min(sides[side]["median_ms"] for side in ("eager", "compiled") if side in sides)
     ratios = {"faster": sides["learn2learn"]["median_ms"] / best}
     if "limit" in sides:
