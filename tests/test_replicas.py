@@ -8,6 +8,7 @@ from functools import cache, partial
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import toy
 from test_contract import parts_of
 from torch import nn
@@ -19,7 +20,7 @@ from metarun.algos.protonet import ProtoNet
 from metarun.conf_files import names
 from metarun.evaluate import evaluate, evaluate_batch
 from metarun.loop import Diverged, OuterOptimizer, Training, fit
-from metarun.replicas import Replicas, fit_together, why_alone
+from metarun.replicas import Replicas, fit_together, stacked, why_alone
 from metarun.tasks.task import Examples, Task
 
 ADAM = partial(torch.optim.Adam, fused=True)
@@ -388,6 +389,16 @@ def test_a_chunk_whose_replicas_are_dead_is_left_out(monkeypatch):
     monkeypatch.setattr(replicas, "program", lambda: lambda *a: calls.append(1) or program(*a))
     failed_at = [s.iteration for s in fit_together(replicas, 6, 3) if s.failed]
     assert len(calls) == 3 * failed_at[0] + 2 * (6 - failed_at[0])
+
+
+def test_slots_lie_in_memory_as_the_weights_of_their_own_do():
+    """Strides of a size of one too: by them torch chooses the layout of a convolution's output."""
+    weights = [torch.randn(8, 1, 3, 3).to(memory_format=torch.channels_last) for _ in range(2)]
+    for weight, slot in zip(weights, stacked(weights), strict=True):
+        assert torch.equal(slot, weight) and slot.stride() == weight.stride() == (9, 1, 3, 1)
+    x = torch.randn(2, 1, 6, 6)
+    channels_last = [F.conv2d(x, w).is_contiguous(memory_format=torch.channels_last) for w in stacked(weights)]
+    assert channels_last == [True, True]
 
 
 @pytest.mark.parametrize("size", [None, 2, 1])
