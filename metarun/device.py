@@ -15,7 +15,7 @@ from metarun.algos.learner import Learner
 from metarun.ranks import ranks
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
-COMPILE_FROM = {"embedding": 300, "convolutional": 4_000, "other": 40_000}  # iterations, see compile_pays
+COMPILE_FROM = {"embedding": 300, "convolutional": 2_500, "other": 15_000}  # iterations, see compile_pays
 
 
 @dataclass
@@ -113,10 +113,11 @@ def _find(name: str) -> torch.device:
 
 
 def compile_pays(learner: Learner, iterations: int, replicas: int = 1) -> bool:
-    """Whether compilation, some 30 seconds on two cores, is earned back by a margin.
+    """Whether compilation is earned back by a margin.
 
-    Measured on two cores: a compiled outer step of the sinusoid's network saves about 1 ms, one of conv4 on Omniglot
-    about 20 ms; where nothing is unrolled it saves more than half (conv4 with pooling, 360 images: .60 to .23 s). In
+    Measured on two cores (REPLICATION.md): MAML on the sinusoid takes 4 to 7 seconds to compile and saves 2 ms a step,
+    with five inner steps 15 to 26 seconds and 7 ms; conv4 on Omniglot about 20 seconds and 20 to 35 ms. Where nothing
+    is unrolled it saves half (conv4 with pooling, 360 images: .60 to .23 s). What costs more to compile saves more. In
     a program of several replicas each one more adds a tenth to what is saved.
     """
     if not learner.vectorized or not learner.stages or shutil.which("c++") is None:

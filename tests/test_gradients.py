@@ -62,6 +62,29 @@ def test_gradients_can_be_changed_in_place(gradients):
     torch.testing.assert_close(found["shift"], torch.full((3,), 0.5, dtype=torch.float64))
 
 
+def test_a_gradient_lies_in_memory_as_its_parameter():
+    """Of a network in channels last; a fused Adam would step the wrong entries."""
+
+    def trained(compiled: bool) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Tanh(), nn.Conv2d(4, 3, 3)).double()
+        net = net.to(memory_format=torch.channels_last)
+        adam = torch.optim.Adam(net.parameters(), lr=0.1, fused=True)
+        scores = lambda x: net(x).square().mean((1, 2, 3))  # noqa: E731
+        gradient = compiled_gradient_of(scores, net.parameters()) if compiled else gradient_of(scores)
+        x = torch.randn(3, 2, 6, 6, dtype=torch.float64)
+        for _ in range(3):
+            adam.zero_grad()
+            gradient(3, x)
+            adam.step()
+        assert all(p.grad.stride() == p.stride() for p in net.parameters())
+        return [p.detach() for p in net.parameters()]
+
+    torch._dynamo.reset()
+    for ours, theirs in zip(trained(compiled=True), trained(compiled=False), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+
+
 def test_the_gradient_is_traced_with_the_losses(monkeypatch):
     """One graph, in which autograd has nothing left to do."""
     p = parameters()
