@@ -472,7 +472,7 @@ def fit_together(
     learner, outer = replicas.learner, replicas.outer
     program = replicas.program()
     if compiled:
-        program = compiled_with_gradient(program)
+        program = compiled_with_gradient(program, learner.progress.device)
     for training in replicas.trainings:
         training.learner.train()
     learner.train()

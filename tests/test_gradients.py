@@ -89,7 +89,7 @@ def test_the_gradient_is_traced_with_the_losses(monkeypatch):
     """One graph, in which autograd has nothing left to do."""
     p = parameters()
     graphs = []
-    backend = lambda graph, _inputs: graphs.append(graph) or graph  # noqa: E731
+    backend = lambda graph, _inputs, **_options: graphs.append(graph) or graph  # noqa: E731
     compile_ = torch.compile
     monkeypatch.setattr(torch, "compile", lambda f, **how: compile_(f, **how, backend=backend))
     torch._dynamo.reset()
