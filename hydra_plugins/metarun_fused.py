@@ -1,4 +1,4 @@
-"""`hydra/launcher=fused`: Hydra takes launchers only from a package of this name; the work is metarun/fused.py's.
+"""`hydra/launcher=fused`: Hydra takes launchers only from a package of this name; the work is metarun/fused/launcher.py's.
 
 No `from __future__ import annotations` here: Hydra loads the module under no name, where dataclasses cannot find it.
 """
@@ -23,7 +23,7 @@ class FusedConf:
     max_replicas: int = 64  # at most so many runs in one program, to bound memory
     # At most so many of these in one forward and backward pass, to bound memory; null: all of them; auto, a rule:
     # convolutional networks on a CPU one at a time, all others all at once (on two threads null saves MAML 10 %).
-    replica_chunk: Any = "auto"
+    replica_micro_batch: Any = "auto"
 
 
 class FusedLauncher(Launcher):
@@ -37,24 +37,27 @@ class FusedLauncher(Launcher):
         HydraException: one of them is no such number.
     """
 
-    def __init__(self, max_replicas: int, replica_chunk: int | str | None) -> None:
-        self.max_replicas, self.replica_chunk = max_replicas, replica_chunk
+    def __init__(self, max_replicas: int, replica_micro_batch: int | str | None) -> None:
+        self.max_replicas, self.replica_micro_batch = max_replicas, replica_micro_batch
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         if self.max_replicas < 1:
             raise HydraException(f"hydra.launcher.max_replicas must be at least 1; got {self.max_replicas}")
-        chunk = self.replica_chunk
+        chunk = self.replica_micro_batch
         if chunk not in (None, "auto") and not (type(chunk) is int and chunk >= 1):
             raise HydraException(
-                f"hydra.launcher.replica_chunk must be a whole number of at least 1, auto, or null; got {chunk!r}"
+                f"hydra.launcher.replica_micro_batch must be a whole number of at least 1, auto, or null; got {chunk!r}"
             )
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from metarun.fused import Sizes, launch  # imports torch, and every start of metarun imports this module
+        from metarun.fused.launcher import (  # imports torch, and every start of metarun imports this module
+            Sizes,
+            launch,
+        )
 
         context: Any = self.hydra_context
-        sizes = Sizes(self.max_replicas, self.replica_chunk)
+        sizes = Sizes(self.max_replicas, self.replica_micro_batch)
         return launch(context, self.config, sizes, job_overrides, initial_job_idx)
 
 

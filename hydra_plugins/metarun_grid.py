@@ -42,7 +42,7 @@ class GridSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        from metarun.grid import sweep
+        from metarun.sweeps.grid import sweep
 
         params = [f"{key}={value}" for key, value in (self.params or {}).items()]
         return sweep(self.context, self.multirun, self.launcher, [*params, *arguments], self.max_batch_size)

@@ -1,4 +1,4 @@
-"""`hydra/sweeper=optuna`: a search instead of a grid; the work is metarun/search.py's.
+"""`hydra/sweeper=optuna`: a search instead of a grid; the work is metarun/sweeps/optuna_search.py's.
 
 No `from __future__ import annotations` here: Hydra loads the module under no name, where dataclasses cannot find it.
 """
@@ -50,9 +50,9 @@ class OptunaSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        from metarun.search import Options, search
+        from metarun.sweeps.optuna_search import OptunaConfig, search
 
-        return search(self.context, self.multirun, self.launcher, arguments, Options(**self.options))
+        return search(self.context, self.multirun, self.launcher, arguments, OptunaConfig(**self.options))
 
 
 ConfigStore.instance().store(group="hydra/sweeper", name="optuna", node=OptunaConf, provider="metarun")

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from metarun.algos.learner import Learner
+    from metarun.learner.learner import Learner
 
 
 def load(path: str | Path) -> Learner:
-    """The trained learner of a run's folder, in evaluation mode; see `metarun.run.load`."""
-    from metarun.run import load as load_run  # torch takes seconds to import, the command line must not
+    """The trained learner of a run's folder, in evaluation mode; see `metarun.experiment.build.load`."""
+    from metarun.experiment.build import load as load_run  # torch takes seconds; the command line must not wait
 
     return load_run(path)

@@ -1,6 +1,6 @@
 """The `metarun` command."""
 
-from metarun.cli import main
+from metarun.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -47,17 +47,17 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from metarun.algos.anil import ANIL
-from metarun.algos.learner import Learner, slice_tasks
 from metarun.algos.maml import MAML
 from metarun.algos.protonet import ProtoNet
 from metarun.backbones.conv4 import Conv4
 from metarun.backbones.mlp import MLP
-from metarun.device import keep_freed_memory
-from metarun.gradients import compiled_gradient_of, gradient_of
-from metarun.tasks.images import data_roots
-from metarun.tasks.omniglot import Omniglot
-from metarun.tasks.sinusoid import Sinusoid
-from metarun.tasks.task import Batch, Examples, Task
+from metarun.data.omniglot import Omniglot
+from metarun.data.sinusoid import Sinusoid
+from metarun.images.store import data_roots
+from metarun.learner.learner import Learner, slice_tasks
+from metarun.tasks import Batch, Examples, Task
+from metarun.training.device import keep_freed_memory
+from metarun.training.gradients import compiled_gradient_of, gradient_of
 
 SHOTS = 1
 SIDES = ("learn2learn", "limit", "eager", "compiled")
@@ -139,13 +139,13 @@ def fixed_batch(row: Row) -> Task:
             phase=(0.0, 3.14159),
             frequency=(1.0, 1.0),
             x=(-5.0, 5.0),
-            noise=0.0,
+            random_inputs=0.0,
             shots=10,
             queries=row.queries,
             train_queries=row.queries,
             device="cpu",
         )
-        batch = data.draw("train", "episodes", row.tasks, generator)
+        batch = data.sample("train", "episodes", row.tasks, generator)
         assert isinstance(batch, Task)
         return batch
     shape = (3, 84, 84) if row.data == "miniimagenet" else (1, 28, 28)
@@ -205,14 +205,14 @@ def our_pipeline(row: Row, data: str | None) -> Callable[[], Batch]:
         return lambda: fixed_batch(row)
     omniglot = Omniglot(
         root=data,
-        split="maml",
+        partition="maml",
         split_seed=0,
         ways=row.ways,
         shots=SHOTS,
         queries=row.queries,
         train_ways=row.ways,
         train_queries=row.queries,
-        flat_batch=64,
+        batch_size=64,
         device="cpu",
     )
     omniglot.prepare()
@@ -492,7 +492,7 @@ def work(row: Row, side: str, seconds: float, data: str | None, folder: Path):
     yield {**told, "gradient": gradient.tolist()}
 
     def once() -> None:
-        batch = library.draw() if row.drawn else fixed
+        batch = library.sample() if row.drawn else fixed
         if row.algo != "draw":
             library.step(batch)
 
@@ -559,9 +559,9 @@ def compare(name: str, args: argparse.Namespace, folder: Path, rate: float) -> d
 # What all learners are given alike: small enough that the heaviest takes seconds.
 FIVE = ["data.train_ways=5", "data.train_queries=5"]
 SETTINGS = {
-    "sinusoid": ["data=sinusoid", "run.meta_batch=25"],
-    "Omniglot conv4-64": ["data=omniglot", "data.split=small", *FIVE, "run.meta_batch=8"],
-    "mini-ImageNet conv4-32": ["data=miniimagenet", *FIVE, "run.meta_batch=2"],
+    "sinusoid": ["data=sinusoid", "run.meta_batch_size=25"],
+    "Omniglot conv4-64": ["data=omniglot", "data.partition=small", *FIVE, "run.meta_batch_size=8"],
+    "mini-ImageNet conv4-32": ["data=miniimagenet", *FIVE, "run.meta_batch_size=2"],
 }
 
 
@@ -569,9 +569,10 @@ def outer_steps(algo: str, setting: str, seconds: float, root: str | None):
     """Times of an algorithm's outer steps as `metarun` makes them, once; or why there are none."""
     from hydra import compose, initialize_config_dir
 
-    from metarun.conf_files import CONF
-    from metarun.loop import Training, fit
-    from metarun.run import Refused, build
+    from metarun.experiment.build import build
+    from metarun.experiment.choices import CONF
+    from metarun.experiment.errors import ConfigError
+    from metarun.training.loop import TrainState, fit
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         own = [f"data.root={root}"] if root and setting != "sinusoid" else []
@@ -580,14 +581,14 @@ def outer_steps(algo: str, setting: str, seconds: float, root: str | None):
             cfg = compose("config", words)
             parts = build(cfg, {"algo": algo, "data": setting, "backbone": setting})
             if not parts.learner.stages:
-                raise Refused("not trained")
+                raise ConfigError("not trained")
             parts.data.prepare()
-        except (Refused, FileNotFoundError) as error:
+        except (ConfigError, FileNotFoundError) as error:
             yield {"refused": str(error)}
             return
-    training = Training.begin(parts.learner, parts.outer, torch.device("cpu"), 0)
+    training = TrainState.create(parts.learner, parts.meta_optimizer, torch.device("cpu"), 0)
     drawing: list[float] = []
-    draw = parts.data.draw
+    draw = parts.data.sample
 
     def watched(*arguments: Any) -> Batch:
         start = time.perf_counter()
@@ -595,19 +596,19 @@ def outer_steps(algo: str, setting: str, seconds: float, root: str | None):
         drawing.append(time.perf_counter() - start)
         return batch
 
-    parts.data.draw = watched  # type: ignore[method-assign]
+    parts.data.sample = watched  # type: ignore[method-assign]
     before, times = peak_mb(), []
-    for step in fit(training, parts.data, parts.outer, 10**6, cfg.run.meta_batch):
+    for step in fit(training, parts.data, parts.meta_optimizer, 10**6, cfg.run.meta_batch_size):
         times.append(step.seconds)
         enough = len(times) >= 4 and sum(times[1:]) > seconds
         if enough or sum(times) > 6 * seconds:
             break
-    steady = times[1:] or times
+    fixed_shapes = times[1:] or times
     yield {
-        "step_ms": 1000 * statistics.median(steady),
+        "step_ms": 1000 * statistics.median(fixed_shapes),
         "draw_ms": 1000 * statistics.median(drawing[1:] or drawing),
         "first_ms": 1000 * times[0],
-        "repetitions": len(steady),
+        "repetitions": len(fixed_shapes),
         "growth_mb": peak_mb() - before,
         "inner_steps": parts.learner.inner_steps,
     }
@@ -615,7 +616,7 @@ def outer_steps(algo: str, setting: str, seconds: float, root: str | None):
 
 def every_learner(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Each algorithm in each setting that it takes, one process after the other."""
-    from metarun.conf_files import names
+    from metarun.experiment.choices import names
 
     seconds = 0.3 if args.quick else 0.8
     found = []
@@ -653,7 +654,7 @@ def growing(tasks: int, steps: int, chunk: int):
 
 
 def memory(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Against the meta-batch, inner steps, and `device.task_chunk`."""
+    """Against the meta-batch, inner steps, and `device.task_micro_batch`."""
     found = []
     for steps in (1, 5):
         for tasks in (4, 16, 32):

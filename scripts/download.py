@@ -1,8 +1,8 @@
-"""Download a data set: the same as `python -m metarun.tasks.download`."""
+"""Download a data set: the same as `python -m metarun.data.download`."""
 
 import sys
 
-from metarun.tasks.download import main
+from metarun.data.download import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -29,10 +29,16 @@ class Cell(NamedTuple):
     seeds: list[int]
 
 
-SINUSOID = ["data=sinusoid", "run.iterations=12000", "run.meta_batch=25", "device.threads=1"]
+SINUSOID = ["data=sinusoid", "run.iterations=12000", "run.meta_batch_size=25", "device.threads=1"]
 OMNIGLOT = ["data=omniglot", "algo=maml"]
 # A small Omniglot whose test alphabets are unseen, conv4 with 32 filters, 200 held-out episodes (systems.md, table Z.1)
-SMALL = ["data=omniglot", "data.split=small", "backbone.filters=32", "run.eval_tasks=200", "optimizer.clip=1"]
+SMALL = [
+    "data=omniglot",
+    "data.partition=small",
+    "backbone.filters=32",
+    "run.eval_tasks=200",
+    "optimizer.max_grad_norm=1",
+]
 SMALL += ["run.validate_every=500", "run.val_tasks=60", "device.threads=1"]
 
 
@@ -49,9 +55,9 @@ def small(algo: str, ways: int, shots: int, iterations: int, *more: str) -> Cell
     return Cell(name, [*SMALL, f"algo={algo}", *sizes, *SCHEDULE, *more], [0, 1, 2])
 
 
-SCHEDULE = ["optimizer.schedule=cosine", "optimizer.halve_every=null", "run.meta_batch=1", "data.train_queries=15"]
+SCHEDULE = ["optimizer.schedule=cosine", "optimizer.halve_every=null", "run.meta_batch_size=1", "data.train_queries=15"]
 # The whole of Omniglot, Vinyals' split, 5-way 1-shot: about 15 minutes each on one thread beside another run.
-FULL = ["data=omniglot", "data.split=vinyals", "optimizer.schedule=cosine", "optimizer.halve_every=null"]
+FULL = ["data=omniglot", "data.partition=vinyals", "optimizer.schedule=cosine", "optimizer.halve_every=null"]
 FULL += ["optimizer.lr=0.001", "run.val_tasks=200", "run.validate_every=500", "device.threads=1"]
 
 
@@ -99,7 +105,7 @@ def optimizing(problem: str) -> list[Cell]:
         learned = [f"run.evaluate={REPRODUCED / 'optimizers' / f'{source}_learned_seed0'}", *words[1:]]
     cells = [Cell(f"{problem} learned", learned, [0])]
     for rule in rules:
-        own = [*words, "algo=hand_optimizer", f"algo.inner_optimizer={rule}", "device.threads=1"]
+        own = [*words, "algo=tuned_optimizer", f"algo.inner_optimizer={rule}", "device.threads=1"]
         cells += [Cell(f"{problem} {rule} {rate}", [*own, f"algo.inner_lr={rate}"], [0]) for rate in RATES[rule]]
     return cells
 
@@ -117,7 +123,7 @@ TARGETS: dict[str, list[Cell]] = {
         small("relation", 5, 5, 1500, "data.train_queries=10"),
         small("imp", 5, 1, 2000, *ANY),
         small("imp", 5, 5, 1000, *ANY, "data.train_queries=10"),
-        small("gnn", 5, 1, 2500, "run.meta_batch=4", "data.train_queries=3"),
+        small("gnn", 5, 1, 2500, "run.meta_batch_size=4", "data.train_queries=3"),
         small("siamese", 5, 1, 2000),
         small("r2d2", 5, 1, 2000, *ANY, "data.train_shots=1", "algo.regularization=50"),
         small("r2d2", 5, 5, 1000, *ANY, "data.train_shots=5", "data.train_queries=10", "algo.regularization=50"),
@@ -127,7 +133,7 @@ TARGETS: dict[str, list[Cell]] = {
         small("lr_d2", 5, 5, 1000, *ANY, "data.train_shots=5", "data.train_queries=10"),
         small("metaoptnet", 5, 5, 1000, "data.train_shots=5", "data.train_queries=10"),
         small("metaoptnet", 5, 5, 1000, "data.train_shots=5", "data.train_queries=10", "algo.variant=ridge"),
-        small("versa", 5, 1, 2000, "algo.dimension=32", "run.meta_batch=1"),
+        small("versa", 5, 1, 2000, "algo.dimension=32", "run.meta_batch_size=1"),
     ],
     # MAML's sinusoid, K = 10, alpha 0.01: what meta-learning adds to each thing one could do without it
     "sinusoid": [
@@ -145,14 +151,14 @@ TARGETS: dict[str, list[Cell]] = {
         full("lr_d2", 8000, "data.train_shots=1"),
         full("metaoptnet", 1500, "data.train_shots=5"),
         full("metaoptnet", 1500, "data.train_shots=5", "algo.variant=ridge"),
-        full("versa", 2800, "run.meta_batch=4"),
-        full("metaoptnet", 3000, *ANY, "data.train_shots=1", "run.meta_batch=1")._replace(
+        full("versa", 2800, "run.meta_batch_size=4"),
+        full("metaoptnet", 3000, *ANY, "data.train_shots=1", "run.meta_batch_size=1")._replace(
             name="metaoptnet 20-way tasks"
         ),
     ],
     # classes of three characters each, two examples of every character (Allen et al. 2019: super-classes)
     "superclasses": [
-        small(algo, 5, 2, 1000, "data.merged=3", "data.train_queries=5", "data.queries=5")
+        small(algo, 5, 2, 1000, "data.classes_per_way=3", "data.train_queries=5", "data.queries=5")
         for algo in ("protonet", "imp")
     ],
     # with a memory, and learned update rules (systems.md, sections 13, 28 to 30)
@@ -191,19 +197,21 @@ TARGETS: dict[str, list[Cell]] = {
     ],
     # calibration on the small Omniglot, as many tasks for each
     "bayes": [
-        Cell(f"{algo} 5-way 1-shot", [*SMALL, f"algo={algo}", "run.iterations=800", "run.meta_batch=4"], [0])
+        Cell(f"{algo} 5-way 1-shot", [*SMALL, f"algo={algo}", "run.iterations=800", "run.meta_batch_size=4"], [0])
         for algo in ("maml", "platipus", "llama", "emaml", "bmaml")
     ],
     # meta-transfer learning beside what it starts from, 544 training classes
     "transfer": [
         *[
             Cell(
-                f"{algo} 5-way 1-shot", [*SMALL, f"algo={algo}", "algo.concepts=544", "run.iterations=3000"], [0, 1, 2]
+                f"{algo} 5-way 1-shot",
+                [*SMALL, f"algo={algo}", "algo.base_classes=544", "run.iterations=3000"],
+                [0, 1, 2],
             )
             for algo in ("pretrain", "baseline", "baseline_pp")
         ],
-        Cell("mtl 5-way 1-shot", [*SMALL, "algo=mtl", "algo.concepts=544", *SHARED], [0]),
-        Cell("maml 5-way 1-shot", [*SMALL, "algo=maml", "run.iterations=1000", "run.meta_batch=8"], [0]),
+        Cell("mtl 5-way 1-shot", [*SMALL, "algo=mtl", "algo.base_classes=544", *SHARED], [0]),
+        Cell("maml 5-way 1-shot", [*SMALL, "algo=maml", "run.iterations=1000", "run.meta_batch_size=8"], [0]),
     ],
     # about 40 minutes each on two cores
     "omniglot": [
@@ -284,14 +292,14 @@ def optimizers(folder: Path) -> str:
 
 def draw_optimizers(curves: dict[str, dict[int, float]], problem: str, path: Path) -> None:
     """Loss against step, the first curve thicker."""
-    from metarun import figures
+    from metarun.report.style import label, new_figure
 
-    with figures.new_figure(path, (5.0, 3.4)) as figure:
+    with new_figure(path, (5.0, 3.4)) as figure:
         axes = figure.subplots()
         for number, (name, curve) in enumerate(curves.items()):
             axes.plot(list(curve), list(curve.values()), label=name, linewidth=1.2 if number else 2.4)
         axes.set_yscale("log")
-        figures.label(axes, "step", f"loss, {problem}")
+        label(axes, "step", f"loss, {problem}")
         axes.legend(frameon=False, fontsize=8)
 
 

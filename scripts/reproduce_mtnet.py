@@ -229,23 +229,23 @@ def subspace(cell: dict[str, Any]) -> Subspace:
     import torch
 
     import metarun
-    from metarun.tasks.polynomial import Polynomial
-    from metarun.tasks.task import stream_generator
+    from metarun.data.polynomial import Polynomial
+    from metarun.sampling import stream_generator
 
     learner = metarun.load(cell["folder"])
     config = {key: value for key, value in cell["config"]["data"].items() if key != "_target_"}
     generator = stream_generator("cpu", "subspace")
     batch, _ = Polynomial(**config, device="cpu").curves(200, 100, generator)
-    noise = learner.noise(batch, 1, generator)
+    random_inputs = learner.random_inputs(batch, 1, generator)
 
-    def change(task: Any, noise: Any) -> torch.Tensor:
-        before, after = (predictor(task.query.x) for predictor in learner.trajectory(task.support, 1, noise))
+    def change(task: Any, random_inputs: Any) -> torch.Tensor:
+        before, after = (predictor(task.query.x) for predictor in learner.trajectory(task.support, 1, random_inputs))
         assert isinstance(before, torch.Tensor) and isinstance(after, torch.Tensor)
         return (after - before).squeeze(1)
 
     with torch.no_grad():
-        singular = torch.linalg.svdvals(learner.over_tasks(change, batch, noise))
-        told = learner.inspect()
+        singular = torch.linalg.svdvals(learner.map_tasks(change, batch, random_inputs))
+        told = learner.diagnostics()
     masks = {name.removeprefix("mask/"): float(v) for name, v in told.items() if name.startswith("mask/")}
     return Subspace(cell["config"]["data"]["order"], masks, (singular / singular.sum())[:4].tolist(), cell["mean"])
 
@@ -266,7 +266,7 @@ def subspace_table(found: dict[str, list[Subspace]]) -> str:
 
 
 def lines_of(prefix: str, alphas: Sequence[str], published: bool, **wanted: Any) -> list[Any]:
-    from metarun.figures import Line
+    from metarun.report.sweep_figures import Line
 
     lines = []
     for algo in ROBUST:
@@ -278,7 +278,7 @@ def lines_of(prefix: str, alphas: Sequence[str], published: bool, **wanted: Any)
 
 
 def draw(found: dict[str, list[Subspace]]) -> None:
-    from metarun.figures import bars, sensitivity
+    from metarun.report.sweep_figures import bars, sensitivity
 
     for algo in ROBUST:  # the first seed's function on six sinusoids, before and after 1 and 10 steps
         for cell in sinusoid_cells(algo, 10)[:1]:

@@ -11,7 +11,9 @@ import torch
 ROOT = Path(__file__).parents[1]
 
 
-LONGEST = ("test_launch.py", "test_run.py", "test_fused.py")  # minutes each
+pytest_plugins = ["learner_fixtures"]
+
+LONGEST = ("test_launchers.py", "test_session.py", "test_launcher.py")  # minutes each
 
 
 def pytest_configure() -> None:

@@ -13,10 +13,11 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
-from metarun.algos.learner import Learner
-from metarun.conf_files import CONF, describe, names
-from metarun.run import Options, Refused, build
-from metarun.tasks.task import TaskSet
+from metarun.experiment.build import RunConfig, build
+from metarun.experiment.choices import CONF, describe, names
+from metarun.experiment.errors import ConfigError
+from metarun.learner.learner import Learner
+from metarun.tasks import TaskSet
 
 ALGOS, DATA, BACKBONES = names("algo"), names("data"), names("backbone")
 SETTINGS = sorted(path for path in (CONF / "setting").rglob("*.yaml"))
@@ -59,8 +60,8 @@ def own_arguments_of(cls: Any) -> set[str]:
 
 def fits(algo: str, data: str) -> bool:
     learner, tasks = class_of("algo", algo), class_of("data", data)
-    streams = {stage.stream for stage in learner.stages} | {learner.stream_on(tasks)}
-    return tasks.kind in learner.takes and streams <= set(tasks.offers)
+    streams = {stage.stream for stage in learner.stages} | {learner.evaluation_stream_for(tasks)}
+    return tasks.kind in learner.task_types and streams <= set(tasks.streams)
 
 
 # One for all that offer the same kind of task and streams, and another image size: all pairs would take a minute more.
@@ -71,7 +72,7 @@ PAIRED = ("sinusoid", "omniglot", "miniimagenet", "omniglot_pairs")
 def test_every_data_set_is_like_one_that_is_paired(data):
     tasks = class_of("data", data)
     paired = [class_of("data", name) for name in PAIRED]
-    assert any(tasks.kind == like.kind and set(tasks.offers) <= set(like.offers) for like in paired)
+    assert any(tasks.kind == like.kind and set(tasks.streams) <= set(like.streams) for like in paired)
 
 
 @pytest.mark.parametrize("data", PAIRED)
@@ -84,9 +85,9 @@ def test_every_pair_is_built_or_refused_with_data_that_fit(algo, data):
         parts = build(cfg, choices)
         assert isinstance(parts.learner, Learner)
         assert isinstance(parts.data, TaskSet)
-        parts.outer.build(parts.learner)
+        parts.meta_optimizer.build(parts.learner)
     else:
-        with pytest.raises(Refused, match=f"algo={algo} cannot run on data={data}") as refusal:
+        with pytest.raises(ConfigError, match=f"algo={algo} cannot run on data={data}") as refusal:
             build(cfg, choices)
         fitting = str(refusal.value).split("It runs on ")[1].rstrip(".").split(", ")
         assert fitting == [name for name in DATA if fits(algo, name)]
@@ -123,7 +124,7 @@ def test_a_trackers_keys_are_its_constructors_arguments(name):
 
 
 def test_the_run_group_is_what_the_run_reads():
-    assert set(composed()[0].run) == set(signature(Options).parameters)
+    assert set(composed()[0].run) == set(signature(RunConfig).parameters)
 
 
 @pytest.mark.parametrize("change", ["+{0}.bogus=1", "~{0}.{1}"], ids=["unknown", "missing"])
@@ -133,7 +134,7 @@ def test_the_run_group_is_what_the_run_reads():
 )
 def test_an_unknown_and_a_missing_argument_are_refused_by_name(change, group, key):
     cfg, choices = composed(change.format(group, key), "tracker=none")
-    with pytest.raises(Refused, match="bogus" if "bogus" in change else key):
+    with pytest.raises(ConfigError, match="bogus" if "bogus" in change else key):
         build(cfg, choices)
 
 

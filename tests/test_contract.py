@@ -5,73 +5,44 @@ Each runs on the first small data set that it takes; nothing here names an algor
 
 from __future__ import annotations
 
-from functools import cache
-
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import get_class
-from omegaconf import DictConfig, OmegaConf
+from small import components_of
 from torch.utils import _pytree as pytree
 
-from metarun.algos.learner import Learner, slice_tasks
-from metarun.conf_files import CONF, describe, names
-from metarun.evaluate import evaluate_batch
-from metarun.metrics import METRICS
-from metarun.run import Parts, Refused, build
-from metarun.tasks.task import Batch, stream_generator
+from metarun.evaluation.evaluate import evaluate_batch
+from metarun.evaluation.metrics import METRICS
+from metarun.experiment.choices import describe, names
+from metarun.learner.learner import Learner, slice_tasks
+from metarun.sampling import stream_generator
+from metarun.tasks import Batch
 
-SMALL = {
-    "sinusoid": ["data.train_queries=5", "data.queries=5"],
-    "synthetic": ["data.ways=3", "data.shots=2", "data.queries=2", "backbone=mlp", "backbone.hidden=[16]"],
-}
 TASKS = 3
-
-
-@cache
-def configured(algo: str) -> tuple[DictConfig, dict[str, str]]:
-    """The configuration of an algorithm on the first small data set that it takes; composing takes most time."""
-    for data, overrides in SMALL.items():
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            common = ["device=cpu", "device.precision=float64", "tracker=none"]
-            cfg = compose("config", [f"algo={algo}", f"data={data}", *overrides, *common], return_hydra_config=False)
-        choices = {"algo": algo, "data": data, "backbone": "mlp"}
-        try:
-            build(cfg, choices)
-        except Refused:
-            continue
-        return cfg, choices
-    raise AssertionError(f"algo={algo} runs on none of {', '.join(SMALL)}: add a small data set that it takes")
-
-
-@cache
-def parts_of(algo: str, seed: int = 0) -> Parts:
-    cfg, choices = configured(algo)
-    return build(OmegaConf.merge(cfg, {"seed": seed}), choices)  # type: ignore[arg-type]
 
 
 def make(algo: str, seed: int = 0) -> tuple[Learner, Batch, object, int]:
     """A fresh learner, a batch of tasks of its evaluation stream, its noise, and a number of steps."""
-    parts_of.cache_clear()  # learners change under test
-    parts = parts_of(algo, seed)
-    learner = parts.learner
-    stream = learner.stream_on(parts.data)
+    components_of.cache_clear()  # learners change under test
+    components = components_of(algo, seed)
+    learner = components.learner
+    stream = learner.evaluation_stream_for(components.data)
     stream = "episodes" if stream == "sequences" else stream  # what follows sequences can adapt to a support set too
-    batch = parts.data.draw("train", stream, TASKS, stream_generator("cpu", "contract"))
+    batch = components.data.sample("train", stream, TASKS, stream_generator("cpu", "contract"))
     steps = max(learner.eval_steps, learner.inner_steps)
-    batch = learner.cast(batch)
-    noise = learner.cast(learner.noise(batch, steps, stream_generator("cpu", "contract noise")))
-    return learner, batch, noise, steps
+    batch = learner.to_dtype(batch)
+    random_inputs = learner.to_dtype(learner.random_inputs(batch, steps, stream_generator("cpu", "contract noise")))
+    return learner, batch, random_inputs, steps
 
 
 def training_batches(algo: str, learner: Learner) -> list[tuple[Batch, object]]:
     """Batches of all its stages' streams, for what it trains on may hold more than what it is tested on; with noise."""
     drawn = []
     for stage in learner.stages:
-        batch = parts_of(algo).data.draw("train", stage.stream, TASKS, stream_generator("cpu", "contract"))
-        batch = learner.cast(batch)
-        noise = learner.noise(batch, learner.inner_steps, stream_generator("cpu", "contract noise"))
-        drawn.append((batch, learner.cast(noise)))
+        batch = components_of(algo).data.sample("train", stage.stream, TASKS, stream_generator("cpu", "contract"))
+        batch = learner.to_dtype(batch)
+        random_inputs = learner.random_inputs(batch, learner.inner_steps, stream_generator("cpu", "contract noise"))
+        drawn.append((batch, learner.to_dtype(random_inputs)))
     return drawn
 
 
@@ -79,8 +50,8 @@ def one(tree, t: int):
     return pytree.tree_map(lambda leaf: leaf[t], tree)
 
 
-def predictions(learner: Learner, batch, noise, steps: int) -> list[torch.Tensor]:
-    made = [p(batch.query.x) for p in learner.trajectory(batch.support, steps, noise)]
+def predictions(learner: Learner, batch, random_inputs, steps: int) -> list[torch.Tensor]:
+    made = [p(batch.query.x) for p in learner.trajectory(batch.support, steps, random_inputs)]
     return [leaf for leaf in pytree.tree_leaves(made) if leaf is not None]  # a distribution has several tensors
 
 
@@ -93,53 +64,53 @@ every_algorithm = pytest.mark.parametrize("algo", names("algo"))
 
 @every_algorithm
 def test_adapting_leaves_the_meta_parameters_alone(algo):
-    learner, batch, noise, steps = make(algo)
+    learner, batch, random_inputs, steps = make(algo)
     before = {name: value.clone() for name, value in learner.state_dict().items()}
-    learner.adapt(one(batch, 0).support, one(noise, 0))(one(batch, 0).query.x)
-    evaluate_batch(learner, parts_of(algo).data.kind, batch, noise, steps)
+    learner.adapt(one(batch, 0).support, one(random_inputs, 0))(one(batch, 0).query.x)
+    evaluate_batch(learner, components_of(algo).data.kind, batch, random_inputs, steps)
     assert all(torch.equal(value, before[name]) for name, value in learner.state_dict().items())
 
 
 @every_algorithm
 def test_a_batch_of_tasks_gives_what_single_tasks_give(algo):
-    learner, batch, noise, steps = make(algo)
+    learner, batch, random_inputs, steps = make(algo)
 
-    def query_predictions(task, noise):
-        return predictions(learner, task, noise, steps)
+    def query_predictions(task, random_inputs):
+        return predictions(learner, task, random_inputs, steps)
 
-    together = learner.over_tasks(query_predictions, batch, noise)
+    together = learner.map_tasks(query_predictions, batch, random_inputs)
     for t in range(TASKS):
-        for whole, single in zip(together, query_predictions(one(batch, t), one(noise, t)), strict=True):
+        for whole, single in zip(together, query_predictions(one(batch, t), one(random_inputs, t)), strict=True):
             torch.testing.assert_close(whole[t], single, rtol=1e-9, atol=1e-10)
 
 
 @every_algorithm
 def test_the_same_task_and_noise_twice_give_the_same_answer(algo):
-    learner, batch, noise, steps = make(algo)
-    first, again = (predictions(learner, one(batch, 0), one(noise, 0), steps) for _ in range(2))
+    learner, batch, random_inputs, steps = make(algo)
+    first, again = (predictions(learner, one(batch, 0), one(random_inputs, 0), steps) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
 @every_algorithm
 def test_the_order_of_the_support_set_is_irrelevant(algo):
-    learner, batch, noise, steps = make(algo)
-    if learner.ordered:
+    learner, batch, random_inputs, steps = make(algo)
+    if learner.order_sensitive:
         pytest.skip("it looks at the support set in its order")
     task = one(batch, 0)
     order = torch.randperm(len(task.support.y), generator=torch.Generator().manual_seed(3))
     shuffled = task._replace(support=pytree.tree_map(lambda leaf: leaf[order], task.support))
-    for a, b in zip(*(predictions(learner, t, one(noise, 0), steps) for t in (task, shuffled)), strict=True):
+    for a, b in zip(*(predictions(learner, t, one(random_inputs, 0), steps) for t in (task, shuffled)), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
 
 
 @every_algorithm
 def test_adapting_helps_on_the_support_set(algo):
-    learner, batch, noise, steps = make(algo)
+    learner, batch, random_inputs, steps = make(algo)
     if not steps:
         pytest.skip("it takes no adaptation steps: there is no before and after to compare")
-    before, *_, after = learner.trajectory(one(batch, 0).support, steps, one(noise, 0))
+    before, *_, after = learner.trajectory(one(batch, 0).support, steps, one(random_inputs, 0))
     x, y = one(batch, 0).support
-    kind = parts_of(algo).data.kind
+    kind = components_of(algo).data.kind
     name = "mse" if kind == "regression" else "nll"  # the task loss, also of samples
     found = [METRICS[kind](predict(x), y, learner.residual_variance)[name] for predict in (before, after)]
     assert found[1] < found[0]
@@ -152,8 +123,8 @@ def test_the_meta_gradient_reaches_every_meta_parameter(algo):
         assert all(p.grad is None for p in learner.parameters())
         return  # it is not trained
     learner.train()
-    for batch, noise in training_batches(algo, learner):
-        learner(batch, noise).sum().backward()
+    for batch, random_inputs in training_batches(algo, learner):
+        learner(batch, random_inputs).sum().backward()
     untouched = [n for n, p in learner.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
     assert not untouched
 
@@ -163,14 +134,16 @@ def test_the_meta_gradient_reaches_every_meta_parameter(algo):
 )
 def test_what_is_told_later_changes_no_earlier_score(algo):
     learner, *_ = make(algo)
-    batch = learner.cast(parts_of(algo).data.draw("train", "sequences", TASKS, stream_generator("cpu", "contract")))
-    scores = learner.follow(batch)
+    batch = learner.to_dtype(
+        components_of(algo).data.sample("train", "sequences", TASKS, stream_generator("cpu", "contract"))
+    )
+    scores = learner.predict_sequence(batch)
     n = batch.y.shape[1]
     for at in (0, n // 2, n - 2):
         later = batch._replace(y=batch.y.clone(), x=batch.x.clone())
         later.y[:, at:] = (later.y[:, at:] + 1) % learner.ways  # its own label too: it is told one step late
         later.x[:, at + 1 :] += 1
-        other = learner.follow(later)
+        other = learner.predict_sequence(later)
         torch.testing.assert_close(other[:, : at + 1], scores[:, : at + 1])
         assert (other[:, at + 1] - scores[:, at + 1]).abs().max() > 1e-6
 
@@ -194,7 +167,7 @@ def test_numbers_are_buffers_that_are_not_saved(algo):
 @every_algorithm
 def test_slices_of_a_batch_are_batches(algo):
     learner, *_ = make(algo)
-    for batch, noise in training_batches(algo, learner):
-        whole = learner(batch, noise).detach()
-        part = learner(slice_tasks(batch, 1, 3), slice_tasks(noise, 1, 3)).detach()
+    for batch, random_inputs in training_batches(algo, learner):
+        whole = learner(batch, random_inputs).detach()
+        part = learner(slice_tasks(batch, 1, 3), slice_tasks(random_inputs, 1, 3)).detach()
         torch.testing.assert_close(part, whole[1:3], rtol=1e-9, atol=1e-10)

@@ -12,7 +12,7 @@ import sys
 import pytest
 from commands import ROOT, SMALL
 
-from metarun.results import read_result
+from metarun.run_folder import read_result
 
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 FILES = dict(re.findall(r"```(?:python|yaml) (\S+)\n(.*?)```", TEXT, re.S))

@@ -21,7 +21,7 @@ def test_stages_and_flat_batches_learn_to_classify():
     data = toy.Blobs()
     # Blobs lie along the first axis; the second is noise a hundred times as large, which must be learned away.
     data.stretch = torch.tensor([1.0, 100.0])
-    before, after = toy.score(toy.Pretrained(), data, 600, toy.adam(lr=1e-2), meta_batch=8)
+    before, after = toy.score(toy.Pretrained(), data, 600, toy.adam(lr=1e-2), meta_batch_size=8)
     assert before < 0.6
     assert after > 0.75
 

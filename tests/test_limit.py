@@ -11,9 +11,8 @@ import toy
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 import limit
-from test_loop import seeded
 
-from metarun.tasks.task import Examples, Task
+from metarun.tasks import Examples, Task
 
 
 def images() -> Task:
@@ -32,10 +31,10 @@ def images() -> Task:
 def test_it_is_maml(kind, steps, first_order):
     numbers = {"inner_lr": 0.125, "inner_steps": steps, "first_order": first_order}
     if kind == "mlp":
-        learner = seeded(lambda: toy.maml(toy.mlp(activation="relu"), **numbers))
-        batch = learner.cast(toy.sinusoid().draw("train", "episodes", 3, torch.Generator().manual_seed(0)))
+        learner = toy.seeded(lambda: toy.maml(toy.mlp(activation="relu"), **numbers))
+        batch = learner.to_dtype(toy.sinusoid().sample("train", "episodes", 3, torch.Generator().manual_seed(0)))
     else:
-        learner, batch = seeded(lambda: toy.maml(toy.conv4(), outputs=5, **numbers)), images()
+        learner, batch = toy.seeded(lambda: toy.maml(toy.conv4(), outputs=5, **numbers)), images()
     losses = learner(batch)
     wanted = torch.autograd.grad(losses.mean(), list(learner.parameters()))
     forward = limit.mlp if kind == "mlp" else limit.conv4

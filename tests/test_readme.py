@@ -11,9 +11,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from metarun.conf_files import CONF, GROUPS, names
+from metarun.experiment.build import build
+from metarun.experiment.choices import CONF, GROUPS, names
 from metarun.report.main import parser
-from metarun.run import build
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -11,7 +11,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from metarun.conf_files import CONF
+from metarun.experiment.choices import CONF
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 import reproduce_mtnet as script
@@ -29,7 +29,7 @@ def test_a_command_has_the_cells_it_counts_and_they_compose(sweep):
     for cell in (cells[0], cells[-1]):
         with initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = compose("config", list(cell))
-        assert cfg.run.meta_batch == 4 and cfg.algo.inner_steps == 1
+        assert cfg.run.meta_batch_size == 4 and cfg.algo.inner_steps == 1
         assert cfg.run.iterations == (20000 if sweep.name.startswith("init") else 60000)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from commands import ROOT, SMALL
 
-from metarun.results import read_result
+from metarun.run_folder import read_result
 
 
 def call(*words: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
@@ -54,7 +54,7 @@ def installed(wheel, tmp_path_factory) -> Path:
     # A .pth in a .pth's folder is not read, so the checkout, an editable install there, stays invisible.
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     command = environment / "bin" / "metarun"
-    command.write_text(f"#!{environment / 'bin' / 'python'}\nfrom metarun.cli import main\nmain()\n")
+    command.write_text(f"#!{environment / 'bin' / 'python'}\nfrom metarun.cli.main import main\nmain()\n")
     command.chmod(0o755)
     return environment / "bin"
 
@@ -63,7 +63,7 @@ def test_the_wheel_carries_conf_and_nothing_of_the_checkout(wheel):
     with zipfile.ZipFile(wheel) as archive:
         files = set(archive.namelist())
         (entry_points,) = (name for name in files if name.endswith("entry_points.txt"))
-        assert "metarun = metarun.cli:main" in archive.read(entry_points).decode()
+        assert "metarun = metarun.cli.main:main" in archive.read(entry_points).decode()
     inside = {f"metarun/conf/{path.relative_to(ROOT / 'conf')}" for path in (ROOT / "conf").rglob("*.yaml")}
     assert inside <= files
     assert "hydra_plugins/metarun_fused.py" in files
@@ -72,7 +72,9 @@ def test_the_wheel_carries_conf_and_nothing_of_the_checkout(wheel):
 
 
 def test_an_installed_metarun_runs_from_another_folder_with_the_conf_inside(installed, tmp_path):
-    where = call(installed / "python", "-c", "import metarun.conf_files as c; print(c.__file__, c.CONF)", cwd=tmp_path)
+    where = call(
+        installed / "python", "-c", "import metarun.experiment.choices as c; print(c.__file__, c.CONF)", cwd=tmp_path
+    )
     assert str(ROOT) not in where.stdout
     assert where.stdout.split()[1] == str(Path(where.stdout.split()[0]).parent / "conf")
     printed = call(installed / "metarun", "--help", cwd=tmp_path).stdout

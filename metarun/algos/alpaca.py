@@ -36,8 +36,9 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from metarun.algos.learner import Backbone, Gaussian, Learner, Predictor, count_tasks, require_positive
-from metarun.tasks.task import Batch, Examples, Kind, Task, TaskLoss
+from metarun.learner.learner import Backbone, Learner, count_tasks, require_positive
+from metarun.learner.prediction import Gaussian, Predictor
+from metarun.tasks import Batch, Examples, Kind, Task, TaskLoss
 
 JITTER = 1e-4
 
@@ -55,7 +56,7 @@ class ALPaCA(Learner):
         ValueError: a noise variance that is not above 0, or a backbone whose features are no vectors.
     """
 
-    takes: ClassVar[tuple[Kind, ...]] = ("regression",)
+    task_types: ClassVar[tuple[Kind, ...]] = ("regression",)
     noise_variance: Tensor
 
     def __init__(self, backbone: Backbone, outputs: int, loss: TaskLoss, noise_variance: float) -> None:
@@ -68,9 +69,9 @@ class ALPaCA(Learner):
         width = last[-1].out_features
         self.K0 = nn.Parameter(nn.init.xavier_uniform_(torch.empty(width, outputs)))
         self.L = nn.Parameter(nn.init.xavier_uniform_(torch.empty(width, width)))
-        self.number("noise_variance", noise_variance)
+        self.register_hyperparameter("noise_variance", noise_variance)
 
-    def noise(self, batch: Batch, steps: int, generator: torch.Generator) -> Any:
+    def random_inputs(self, batch: Batch, steps: int, generator: torch.Generator) -> Any:
         """Which support examples are seen in training, `[T, n]` of 0 and 1: the first k, k of 0 to n alike."""
         del steps
         support = cast(Task, batch).support
@@ -78,21 +79,21 @@ class ALPaCA(Learner):
         k = torch.randint(n + 1, (count_tasks(batch), 1), generator=generator, device=device)
         return (torch.arange(n, device=device) < k).to(torch.float32)
 
-    def adapt(self, support: Examples, noise: Any = ()) -> Predictor:
+    def adapt(self, support: Examples, random_inputs: Any = ()) -> Predictor:
         """The posterior predictive after the whole support set; `noise` is for training."""
-        del noise
+        del random_inputs
         return self.posterior(support, torch.ones_like(support.y[:, 0]))
 
-    def meta_loss(self, task: Task, noise: Any = ()) -> Tensor:
+    def meta_loss(self, task: Task, random_inputs: Any = ()) -> Tensor:
         """Mean negative log-likelihood of the queries after the examples that `noise` shows; () shows all."""
-        seen = noise if isinstance(noise, Tensor) else torch.ones_like(task.support.y[:, 0])
+        seen = random_inputs if isinstance(random_inputs, Tensor) else torch.ones_like(task.support.y[:, 0])
         prediction = cast(Gaussian, self.posterior(task.support, seen)(task.query.x))
         square = (task.query.y - prediction.mean).square() / prediction.variance
         return 0.5 * (square + (2 * pi * prediction.variance).log()).mean()
 
     def posterior(self, support: Examples, seen: Tensor) -> Predictor:
         """The predictive distribution after the support examples with `seen [n]` 1; those with 0 do not count."""
-        features = self.network_predictor(self.net, dict(self.net.named_parameters()), support)
+        features = self.functional_predictor(self.net, dict(self.net.named_parameters()), support)
         phi = cast(Tensor, features(support.x)) * seen[:, None]
         prior = self.prior_precision()
         root = torch.linalg.cholesky_ex(phi.T @ phi + prior).L

@@ -40,9 +40,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metarun.algos.inner_loop import descend
-from metarun.algos.learner import Backbone, Learner, Predictor, require_counts
-from metarun.tasks.task import Examples, TaskLoss
+from metarun.learner.gradient_descent import descend
+from metarun.learner.learner import Backbone, Learner, require_counts
+from metarun.learner.prediction import Predictor
+from metarun.tasks import Examples, TaskLoss
 
 
 class AlphaMAML(Learner):
@@ -63,7 +64,7 @@ class AlphaMAML(Learner):
         ValueError: counts that are no whole numbers of at least zero, or a rate below zero.
     """
 
-    replicable = False  # its optimizer moves beta, with products over all weights
+    fusable = False  # its optimizer moves beta, with products over all weights
     beta: Tensor
 
     def __init__(
@@ -90,8 +91,8 @@ class AlphaMAML(Learner):
         self.first_order = first_order
         self.alpha_rate, self.beta_rate = alpha_rate, beta_rate
 
-    def trajectory(self, support: Examples, steps: int, noise: Any = ()) -> Iterator[Predictor]:
-        del noise  # draws nothing
+    def trajectory(self, support: Examples, steps: int, random_inputs: Any = ()) -> Iterator[Predictor]:
+        del random_inputs  # draws nothing
         return descend(self, self.net, support, steps, self.alpha, self.first_order)
 
     def parameter_groups(self) -> list[dict]:
@@ -101,7 +102,7 @@ class AlphaMAML(Learner):
             {"name": "alpha", "params": [self.alpha], "optimizer": NonNegativeSGD, "lr": self.alpha_rate},
         ]
 
-    def inspect(self) -> dict[str, Tensor]:
+    def diagnostics(self) -> dict[str, Tensor]:
         """Both learning rates."""
         return {"alpha": self.alpha, "beta": self.beta}
 

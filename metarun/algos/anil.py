@@ -32,9 +32,10 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from metarun.algos.inner_loop import descend
-from metarun.algos.learner import Backbone, Learner, Prediction, Predictor, require_counts
-from metarun.tasks.task import Examples, TaskLoss
+from metarun.learner.gradient_descent import descend
+from metarun.learner.learner import Backbone, Learner, require_counts
+from metarun.learner.prediction import Prediction, Predictor
+from metarun.tasks import Examples, TaskLoss
 
 
 class ANIL(Learner):
@@ -70,13 +71,13 @@ class ANIL(Learner):
         self.body = backbone(outputs=outputs)
         self.head = cast(nn.Module, self.body.head)
         self.body.head = nn.Identity()  # the body ends in features
-        self.number("inner_lr", inner_lr)
+        self.register_hyperparameter("inner_lr", inner_lr)
         self.inner_steps, self.eval_steps = inner_steps, eval_steps
         self.first_order = first_order
 
-    def trajectory(self, support: Examples, steps: int, noise: Any = ()) -> Iterator[Predictor]:
-        del noise  # draws nothing
-        features = self.network_predictor(self.body, dict(self.body.named_parameters()), support)
+    def trajectory(self, support: Examples, steps: int, random_inputs: Any = ()) -> Iterator[Predictor]:
+        del random_inputs  # draws nothing
+        features = self.functional_predictor(self.body, dict(self.body.named_parameters()), support)
         z = cast(Tensor, features(support.x))  # [n, width]
         known = Examples(z.detach() if self.first_order else z, support.y)
         for head in descend(self, self.head, known, steps, self.inner_lr, self.first_order):

@@ -39,8 +39,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, vmap
 
-from metarun.algos.learner import Backbone, Learner, Predictor, Samples, require_counts
-from metarun.algos.particles import (
+from metarun.learner.ensemble import (
     Weights,
     constants,
     descend_all,
@@ -49,9 +48,11 @@ from metarun.algos.particles import (
     refuse_running_norms,
     stack_parameters,
 )
-from metarun.algos.precisions import Precisions
-from metarun.algos.svgd import direction, squared_distances
-from metarun.tasks.task import LOSSES, Examples, Task, TaskLoss
+from metarun.learner.learner import Backbone, Learner, require_counts
+from metarun.learner.precisions import Precisions
+from metarun.learner.prediction import Predictor, Samples
+from metarun.numerics.svgd import direction, squared_distances
+from metarun.tasks import LOSSES, Examples, Task, TaskLoss
 
 
 class BMAML(Learner):
@@ -96,23 +97,23 @@ class BMAML(Learner):
         require_counts(least=1, particles=particles)
         self.net = stack_parameters([backbone(outputs=outputs) for _ in range(particles)])
         refuse_running_norms(self.net, "bmaml")
-        noise = {"log_gamma": noise_precision} if loss is LOSSES["regression"] else {}
-        self.precisions = Precisions(particles, {} if ensemble else {"log_lambda": weight_precision} | noise)
+        random_inputs = {"log_gamma": noise_precision} if loss is LOSSES["regression"] else {}
+        self.precisions = Precisions(particles, {} if ensemble else {"log_lambda": weight_precision} | random_inputs)
         self.ensemble, self.first_order = ensemble, first_order
         self.inner_steps, self.eval_steps, self.leader_steps = inner_steps, eval_steps, leader_steps
         for name, value in {"inner_lr": inner_lr, "leader_lr": leader_lr, "precision_rate": precision_rate}.items():
-            self.number(name, value)
+            self.register_hyperparameter(name, value)
 
-    def trajectory(self, support: Examples, steps: int, noise: Any = ()) -> Iterator[Predictor]:
-        del noise  # draws nothing
+    def trajectory(self, support: Examples, steps: int, random_inputs: Any = ()) -> Iterator[Predictor]:
+        del random_inputs  # draws nothing
         for theta in self.walk(self.start(), support, steps, self.inner_lr):
             weights, precisions = self.precisions.split(theta)
             variance = {name: (-p).exp().view(-1, 1, 1) for name, p in precisions.items()}.get("log_gamma")
             yield predict_by_all(self, self.net, weights, support, variance)
 
-    def meta_loss(self, task: Task, noise: Any = ()) -> Tensor:
+    def meta_loss(self, task: Task, random_inputs: Any = ()) -> Tensor:
         if self.ensemble:
-            predicted = cast(Samples, self.adapt(task.support, noise)(task.query.x)).values
+            predicted = cast(Samples, self.adapt(task.support, random_inputs)(task.query.x)).values
             return vmap(self.loss)(predicted, for_each(len(predicted), task.query.y)).mean()
         *_, follower = self.walk(self.start(), task.support, self.inner_steps, self.inner_lr)
         both = Examples(*map(torch.cat, zip(task.support, task.query, strict=True)))
@@ -132,7 +133,7 @@ class BMAML(Learner):
 
         def log_posterior(one: Weights) -> Tensor:
             weights, _ = self.precisions.split(one)
-            prediction = self.network_predictor(self.net, weights, examples)(examples.x)
+            prediction = self.functional_predictor(self.net, weights, examples)(examples.x)
             return self.precisions.log_joint(one, cast(Tensor, prediction), examples.y)
 
         yield theta
@@ -142,7 +143,7 @@ class BMAML(Learner):
             theta = {name: p + rates[name] * moves[name] for name, p in theta.items()}
             yield theta
 
-    def inspect(self) -> dict[str, Tensor]:
+    def diagnostics(self) -> dict[str, Tensor]:
         """Root mean square distance of particles over that of their norm; mean precisions."""
         weights, precisions = self.precisions.split(self.start())
         norm = torch.cat([p.flatten(1) for p in weights.values()], 1).square().sum(1).mean()

@@ -20,7 +20,7 @@ block `film_block`, after the norm and before the ReLU) takes it by a linear lay
     L        self.loss          mean over a set's examples
 
 Differences from the paper
-    - The official code clips each task's meta-gradient to +-10; `optimizer.clip_value` clips their mean.
+    - The official code clips each task's meta-gradient to +-10; `optimizer.max_grad_value` clips their mean.
     - It normalises, pools, then applies FiLM; here FiLM comes before pooling. In ResNet-12 it follows a whole block.
     - The layers that take phi start as torch's linear layers do, whatever `backbone.init` says.
 """
@@ -34,8 +34,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad
 
-from metarun.algos.learner import Backbone, Learner, Predictor, require_counts
-from metarun.tasks.task import Examples, TaskLoss
+from metarun.learner.learner import Backbone, Learner, require_counts
+from metarun.learner.prediction import Predictor
+from metarun.tasks import Examples, TaskLoss
 
 
 class Inputs(nn.Module):
@@ -103,24 +104,24 @@ class CAVIA(Learner):
         require_counts(inner_steps=inner_steps, eval_steps=eval_steps, context=context)
         self.net = backbone(outputs=outputs)
         self.phi_name = _take_context(self.net, context, film_block) + ".phi"
-        self.number("inner_lr", inner_lr)
+        self.register_hyperparameter("inner_lr", inner_lr)
         self.inner_steps, self.eval_steps = inner_steps, eval_steps
         self.first_order = first_order
 
-    def trajectory(self, support: Examples, steps: int, noise: Any = ()) -> Iterator[Predictor]:
-        del noise  # draws nothing
+    def trajectory(self, support: Examples, steps: int, random_inputs: Any = ()) -> Iterator[Predictor]:
+        del random_inputs  # draws nothing
         theta = dict(self.net.named_parameters())
         fixed = {name: p.detach() for name, p in theta.items()} if self.first_order else theta
 
         def support_loss(phi: Tensor) -> Tensor:
-            predict = self.network_predictor(self.net, {**fixed, self.phi_name: phi}, support)
+            predict = self.functional_predictor(self.net, {**fixed, self.phi_name: phi}, support)
             return self.loss(predict(support.x), support.y)
 
         phi = self.net.get_buffer(self.phi_name)
-        yield self.network_predictor(self.net, {**theta, self.phi_name: phi}, support)
+        yield self.functional_predictor(self.net, {**theta, self.phi_name: phi}, support)
         for _ in range(steps):
             phi = phi - self.inner_lr * grad(support_loss)(phi)
-            yield self.network_predictor(self.net, {**theta, self.phi_name: phi}, support)
+            yield self.functional_predictor(self.net, {**theta, self.phi_name: phi}, support)
 
 
 def _take_context(net: nn.Module, context: int, film_block: int) -> str:

@@ -10,13 +10,13 @@ Outer problem, over tasks with query sets D' and mini-batches F of images with t
 
     symbol   code                   shape / unit
     G        self.generator         the backbone up to its last layer: from images to concepts `[n, width]`
-    D        self.discriminator     linear, concepts to `[n, concepts]`: the classes of the training part
+    D        self.discriminator     linear, concepts to `[n, base_classes]`: the classes of the training part
     phi      self.learner           the meta-learner M: the backbone's last layer, linear, concepts to ways
     alpha    self.rates             one tensor of each of phi's tensors' shape, any sign
     lambda   self.concept_weight    0-dim; 0: Meta-SGD on concepts that tasks alone teach
     L, CE    self.loss              mean over a set's examples
 
-Both terms reach G in the same outer step. F is drawn beside the tasks (stream `episodes_and_flat`), from the training
+Both terms reach G in the same outer step. F is drawn beside the tasks (stream `episodes_and_batches`), from the training
 part: D never sees a class that is tested. At test D is not asked.
 
 Differences from the paper
@@ -33,10 +33,11 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from metarun.algos.inner_loop import descend
-from metarun.algos.learner import Backbone, Learner, Predictor, Stage, require_counts, require_positive
 from metarun.algos.meta_sgd import draw_rates, rates_by_name
-from metarun.tasks.task import Examples, TaskAndFlat, TaskLoss
+from metarun.learner.gradient_descent import descend
+from metarun.learner.learner import Backbone, Learner, Stage, require_counts, require_positive
+from metarun.learner.prediction import Predictor
+from metarun.tasks import Examples, TaskAndBatch, TaskLoss
 
 
 class DEML(Learner):
@@ -46,7 +47,7 @@ class DEML(Learner):
         backbone: makes the network, `backbone(outputs=...)`, whose last layer is its `head`.
         outputs: ways.
         loss: the task loss L.
-        concepts: units of D, at least as many as the training part has classes (more of them do no harm).
+        base_classes: units of D, at least as many as the training part has classes (more of them do no harm).
         concept_weight: lambda.
         initial_rates: lowest and highest of the uniform range that alpha starts in.
         inner_steps: steps in training; the paper's is 1.
@@ -54,12 +55,12 @@ class DEML(Learner):
 
     Raises:
         ValueError: steps or concepts that are no counts, a range that is not (lowest, highest), lambda below 0.
-        IndexError: in training, the data has more classes than `concepts`.
+        IndexError: in training, the data has more classes than `base_classes`.
     """
 
-    stages = (Stage("episodes_and_flat"),)
-    takes = ("classification",)
-    starts = ("initial_rates",)
+    stages = (Stage("episodes_and_batches"),)
+    task_types = ("classification",)
+    init_only_args = ("initial_rates",)
     concept_weight: Tensor
 
     def __init__(
@@ -67,36 +68,36 @@ class DEML(Learner):
         backbone: Backbone,
         outputs: int,
         loss: TaskLoss,
-        concepts: int,
+        base_classes: int,
         concept_weight: float,
         initial_rates: tuple[float, float],
         inner_steps: int,
         eval_steps: int,
     ) -> None:
         super().__init__(loss)
-        require_counts(inner_steps=inner_steps, eval_steps=eval_steps, concepts=concepts)
-        require_positive(concepts=concepts)
+        require_counts(inner_steps=inner_steps, eval_steps=eval_steps, base_classes=base_classes)
+        require_positive(base_classes=base_classes)
         if concept_weight < 0:
             raise ValueError(f"concept_weight must be at least 0, got {concept_weight}")
         self.generator = backbone(outputs=outputs)
         self.learner = cast(nn.Linear, self.generator.head)
         self.generator.head = nn.Identity()  # it ends in concepts
-        self.discriminator = nn.Linear(self.learner.in_features, concepts)
+        self.discriminator = nn.Linear(self.learner.in_features, base_classes)
         self.rates = draw_rates(self.learner, initial_rates)
-        self.number("concept_weight", concept_weight)
+        self.register_hyperparameter("concept_weight", concept_weight)
         self.inner_steps, self.eval_steps = inner_steps, eval_steps
 
-    def trajectory(self, support: Examples, steps: int, noise: Any = ()) -> Iterator[Predictor]:
-        del noise  # draws nothing
-        concepts = self.network_predictor(self.generator, dict(self.generator.named_parameters()), support)
+    def trajectory(self, support: Examples, steps: int, random_inputs: Any = ()) -> Iterator[Predictor]:
+        del random_inputs  # draws nothing
+        concepts = self.functional_predictor(self.generator, dict(self.generator.named_parameters()), support)
         seen = Examples(cast(Tensor, concepts(support.x)), support.y)
         for learner in descend(self, self.learner, seen, steps, rates_by_name(self.learner, self.rates)):
             yield lambda x, learner=learner: learner(concepts(x))  # type: ignore[misc]
 
-    def meta_loss(self, task: TaskAndFlat, noise: Any = ()) -> Tensor:
-        told_apart = self.loss(self.discriminator(self.generator(task.flat.x)), task.flat.y)
-        return super().meta_loss(task, noise) + self.concept_weight * told_apart
+    def meta_loss(self, task: TaskAndBatch, random_inputs: Any = ()) -> Tensor:
+        base_loss = self.loss(self.discriminator(self.generator(task.batch.x)), task.batch.y)
+        return super().meta_loss(task, random_inputs) + self.concept_weight * base_loss
 
-    def inspect(self) -> dict[str, Tensor]:
+    def diagnostics(self) -> dict[str, Tensor]:
         """Mean of alpha for the weights and the biases of the meta-learner."""
         return {"rate/weight": self.rates[0].mean(), "rate/bias": self.rates[1].mean()}

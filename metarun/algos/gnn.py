@@ -38,10 +38,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metarun.algos.embedding import Embedding, ending_in, membership
-from metarun.algos.learner import Backbone, Predictor, require_counts, require_positive
-from metarun.backbones.norm import make_norm
-from metarun.tasks.task import Examples, TaskLoss
+from metarun.layers.norm import make_norm
+from metarun.learner.embedding import Embedding, one_hot, with_output_width
+from metarun.learner.learner import Backbone, require_counts, require_positive
+from metarun.learner.prediction import Predictor
+from metarun.tasks import Examples, TaskLoss
 
 NORMS = ("running", "layer", "none")
 
@@ -106,7 +107,7 @@ class GNN(Embedding):
         if norm not in NORMS:
             raise ValueError(f"norm of the graph network must be one of {', '.join(NORMS)}; got {norm!r}")
 
-        super().__init__(ending_in(embedding, backbone), outputs, loss)
+        super().__init__(with_output_width(embedding, backbone), outputs, loss)
         self.net = nn.Sequential(self.net, make_norm(norm, embedding))
         self.edges, self.layers = nn.ModuleList(), nn.ModuleList()
         for number in range(layers + 1):
@@ -115,9 +116,9 @@ class GNN(Embedding):
             last = number == layers
             self.layers.append(GraphLayer(width, outputs if last else features // 2, "none" if last else norm))
 
-    def head(self, known: Examples, noise: Any = ()) -> Predictor:
-        del noise  # draws nothing
-        support = torch.cat([known.x, membership(known.y, self.ways, known.x.dtype)], 1)
+    def head(self, known: Examples, random_inputs: Any = ()) -> Predictor:
+        del random_inputs  # draws nothing
+        support = torch.cat([known.x, one_hot(known.y, self.ways, known.x.dtype)], 1)
 
         def predict(z: Tensor) -> Tensor:
             query = F.pad(z, (0, self.ways))  # its label: zeros

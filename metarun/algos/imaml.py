@@ -39,9 +39,10 @@ import torch
 from torch import Tensor
 from torch.func import grad, vjp
 
-from metarun.algos.conjugate_gradients import Weights, conjugate_gradients
-from metarun.algos.learner import Backbone, Learner, Predictor, require_counts, require_positive
-from metarun.tasks.task import Examples, Task, TaskLoss
+from metarun.learner.learner import Backbone, Learner, require_counts, require_positive
+from metarun.learner.prediction import Predictor
+from metarun.numerics.conjugate_gradients import Weights, conjugate_gradients
+from metarun.tasks import Examples, Task, TaskLoss
 
 
 class IMAML(Learner):
@@ -86,20 +87,20 @@ class IMAML(Learner):
         self.net = backbone(outputs=outputs)
         numbers = {"inner_lr": inner_lr, "regularization": regularization, "cg_damping": cg_damping}
         for name, value in (numbers | {"eval_regularization": eval_regularization}).items():
-            self.number(name, value)
+            self.register_hyperparameter(name, value)
         self.inner_steps, self.eval_steps, self.cg_steps = inner_steps, eval_steps, cg_steps
 
-    def trajectory(self, support: Examples, steps: int, noise: Any = ()) -> Iterator[Predictor]:
-        del noise  # draws nothing
-        return (self.network_predictor(self.net, phi, support) for phi in self._walk(support, steps))
+    def trajectory(self, support: Examples, steps: int, random_inputs: Any = ()) -> Iterator[Predictor]:
+        del random_inputs  # draws nothing
+        return (self.functional_predictor(self.net, phi, support) for phi in self._walk(support, steps))
 
-    def meta_loss(self, task: Task, noise: Any = ()) -> Tensor:
+    def meta_loss(self, task: Task, random_inputs: Any = ()) -> Tensor:
         """The query loss at phi*, with the implicit gradient."""
-        del noise
+        del random_inputs
         *_, phi = self._walk(task.support, self.inner_steps)
 
         def query_loss(phi: Weights) -> Tensor:
-            return self.loss(self.network_predictor(self.net, phi, task.support)(task.query.x), task.query.y)
+            return self.loss(self.functional_predictor(self.net, phi, task.support)(task.query.x), task.query.y)
 
         slope = grad(query_loss)(phi)
         hessian_times = vjp(grad(self._support_loss(task.support)), phi)[1]
@@ -113,7 +114,7 @@ class IMAML(Learner):
         return query_loss(phi) + torch.stack(zeros).sum()
 
     def _support_loss(self, support: Examples) -> Callable[[Weights], Tensor]:
-        return lambda phi: self.loss(self.network_predictor(self.net, phi, support)(support.x), support.y)
+        return lambda phi: self.loss(self.functional_predictor(self.net, phi, support)(support.x), support.y)
 
     def _walk(self, support: Examples, steps: int) -> Iterator[Weights]:
         """phi after 0, 1, ..., steps steps, all constants to autograd."""

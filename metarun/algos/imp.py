@@ -28,7 +28,7 @@ Differences from the paper
     - Examples open clusters in the order farthest from their class's clusters first (ties at once), whatever the order
       of the support set; in the official code in the order they come.
     - No unlabelled examples, hence no sigma of their own.
-    - `run.meta_batch` tasks an outer step. Optimizer and schedule are the run's; the official code has RMSprop.
+    - `run.meta_batch_size` tasks an outer step. Optimizer and schedule are the run's; the official code has RMSprop.
 """
 
 from __future__ import annotations
@@ -39,9 +39,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from metarun.algos.embedding import Embedding, class_means, membership, squared_distances
-from metarun.algos.learner import Backbone, Predictor, require_positive
-from metarun.tasks.task import Examples, TaskLoss
+from metarun.learner.embedding import Embedding, class_means, one_hot, squared_distances
+from metarun.learner.learner import Backbone, require_positive
+from metarun.learner.prediction import Predictor
+from metarun.tasks import Examples, TaskLoss
 
 LEAST_WEIGHT = 1e-3  # of a cluster that is kept; the official code's
 
@@ -61,7 +62,7 @@ class IMP(Embedding):
         ValueError: alpha outside (0, 1], a sigma that is not above zero.
     """
 
-    starts: ClassVar[tuple[str, ...]] = ("sigma",)
+    init_only_args: ClassVar[tuple[str, ...]] = ("sigma",)
     alpha: Tensor
 
     def __init__(self, backbone: Backbone, ways: int, loss: TaskLoss, alpha: float, sigma: float) -> None:
@@ -69,12 +70,12 @@ class IMP(Embedding):
         if alpha > 1:
             raise ValueError(f"alpha must be at most 1, or examples at no distance open clusters; got {alpha}")
         super().__init__(backbone, ways, loss)
-        self.number("alpha", alpha)
+        self.register_hyperparameter("alpha", alpha)
         self.log_sigma = nn.Parameter(torch.tensor(math.log(sigma)))
 
-    def head(self, known: Examples, noise: Any = ()) -> Predictor:
-        del noise  # draws nothing
-        clusters, owner = self.mixture(known)
+    def head(self, support: Examples, random_inputs: Any = ()) -> Predictor:
+        del random_inputs  # draws nothing
+        clusters, owner = self.mixture(support)
 
         def predict(z: Tensor) -> Tensor:
             scores = -squared_distances(z, clusters) / (2 * self.log_sigma.exp())  # [m, ways + n]
@@ -82,18 +83,18 @@ class IMP(Embedding):
 
         return predict
 
-    def mixture(self, known: Examples) -> tuple[Tensor, Tensor]:
+    def mixture(self, support: Examples) -> tuple[Tensor, Tensor]:
         """The clusters mu `[ways + n, d]`, and whose they are, `[ways + n, ways]`: 1 or 0, all 0 of an empty slot."""
-        z = known.x.detach()
-        member, own = membership(known.y, self.ways, z.dtype), torch.eye(self.ways, dtype=z.dtype, device=z.device)
-        centres = torch.cat([class_means(z, known.y, self.ways), z])
+        z = support.x.detach()
+        member, own = one_hot(support.y, self.ways, z.dtype), torch.eye(self.ways, dtype=z.dtype, device=z.device)
+        centres = torch.cat([class_means(z, support.y, self.ways), z])
         distances = squared_distances(z, centres)  # [n, ways + n]
         sigma = self.log_sigma.detach().exp()
         owner = torch.cat([own, member * self._opened(distances, member, self._threshold(centres, sigma))[:, None]])
         weight = (-distances / (2 * sigma)).masked_fill(member @ owner.T == 0, -torch.inf).softmax(1)
         total = weight.sum(0)
         kept = total > LEAST_WEIGHT
-        return (weight / total.where(kept, 1.0)).T @ known.x, owner * kept[:, None]
+        return (weight / total.where(kept, 1.0)).T @ support.x, owner * kept[:, None]
 
     def _threshold(self, centres: Tensor, sigma: Tensor) -> Tensor:
         rho = centres[: self.ways].var(0).mean()

@@ -35,11 +35,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from metarun.algos.gradient_input import preprocess
-from metarun.algos.learner import Backbone, Stage, require_counts, require_positive
-from metarun.algos.update_rule import UpdateRule
-from metarun.backbones.lstm_cell import LSTMCell
-from metarun.tasks.task import Batch, Examples, Task, TaskLoss
+from metarun.layers.lstm_cell import LSTMCell
+from metarun.learner.learner import Backbone, Stage, require_counts, require_positive
+from metarun.learner.update_rule import UpdateRule
+from metarun.numerics.gradient_input import preprocess
+from metarun.tasks import Batch, Examples, Task, TaskLoss
 
 State = list[tuple[Tensor, Tensor]]
 INPUTS = {"scale": 1, "log": 2}  # numbers of each coordinate
@@ -86,8 +86,8 @@ class LearnedOptimizer(UpdateRule):
             cell.bias.data = torch.tensor([0.0, 1.0, 0.0, 0.0]).repeat_interleave(units)  # of i, f, g, o
         self.cells = nn.ModuleList(cells)
         self.head = nn.Linear(units, 1)
-        self.number("gradient_scale", gradient_scale)
-        self.number("output_scale", output_scale)
+        self.register_hyperparameter("gradient_scale", gradient_scale)
+        self.register_hyperparameter("output_scale", output_scale)
         self.gradient_input, self.log_p, self.units, self.inner_steps = gradient_input, log_p, units, inner_steps
         segments = [range(inner_steps)[at : at + unroll] for at in range(0, inner_steps, unroll)]
         self.segments = {f"steps {steps[0]}-{steps[-1]}": steps for steps in segments}
@@ -120,31 +120,33 @@ class LearnedOptimizer(UpdateRule):
             after.append((x, memory))
         return self.output_scale * self.head(x).squeeze(-1), after
 
-    def forward(self, batch: Batch, noise: Any = (), objective: str = "all") -> Tensor:
-        return self.over_tasks(lambda task, noise: self.meta_loss(task, noise, objective), batch, noise)
+    def forward(self, batch: Batch, random_inputs: Any = (), objective: str = "all") -> Tensor:
+        return self.map_tasks(
+            lambda task, random_inputs: self.meta_loss(task, random_inputs, objective), batch, random_inputs
+        )
 
-    def meta_loss(self, task: Task, noise: Any = (), objective: str = "all") -> Tensor:
+    def meta_loss(self, task: Task, random_inputs: Any = (), objective: str = "all") -> Tensor:
         """The sum of f_t(theta_t) over the steps of a segment, or of all, each differentiated by itself."""
-        theta = self.first(noise)
+        theta = self.first(random_inputs)
         state, losses = self.begin(theta), []
         for name, steps in self.segments.items():
             wanted = objective in (name, "all")
             with torch.set_grad_enabled(wanted and torch.is_grad_enabled()):
-                loss, theta, state = self._unroll(task.support, steps, theta, state, noise)
+                loss, theta, state = self._unroll(task.support, steps, theta, state, random_inputs)
             theta, state = pytree.tree_map(torch.detach, (theta, state))
             losses += [loss] if wanted else []
             if name == objective:
                 break
         return torch.stack(losses).sum()
 
-    def _unroll(self, support: Examples, steps: range, theta: Tensor, state: State, noise: Any) -> Any:
+    def _unroll(self, support: Examples, steps: range, theta: Tensor, state: State, random_inputs: Any) -> Any:
         """The sum of f after each of these steps, and what theta and the state have come to."""
         loss = theta.new_zeros(())
-        gradient, _ = self.slope(theta, support, steps[0], noise)
+        gradient, _ = self.slope(theta, support, steps[0], random_inputs)
         for step in steps:
             change, state = self.update(gradient, state)
             theta = theta + change
-            gradient, value = self.slope(theta, support, step + 1, noise)
+            gradient, value = self.slope(theta, support, step + 1, random_inputs)
             # theta reaches the loss by its own steps only: this has f's value and derivative, and takes no other pass
             loss = loss + value + (gradient * (theta - theta.detach())).sum()
         return loss, theta, state

@@ -36,12 +36,13 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from metarun.algos.inner_loop import descend
-from metarun.algos.kfac import log_determinant, tap_layers
-from metarun.algos.learner import Backbone, Predictor, require_positive
 from metarun.algos.maml import MAML
-from metarun.backbones.norm import batch_norms
-from metarun.tasks.task import Examples, Task, TaskLoss
+from metarun.layers.norm import batch_norms
+from metarun.learner.gradient_descent import descend
+from metarun.learner.learner import Backbone, require_positive
+from metarun.learner.prediction import Predictor
+from metarun.numerics.kfac import log_determinant, tap_layers
+from metarun.tasks import Examples, Task, TaskLoss
 
 
 class LLAMA(MAML):
@@ -76,16 +77,16 @@ class LLAMA(MAML):
         self.taps = tap_layers(self.net)
         fixed = {id(p) for norm in batch_norms(self.net) for p in norm.parameters()}
         self.moving = [name for name, p in self.net.named_parameters() if id(p) not in fixed]
-        self.number("eta", eta)
-        self.number("damping", damping)
+        self.register_hyperparameter("eta", eta)
+        self.register_hyperparameter("damping", damping)
 
-    def trajectory(self, support: Examples, steps: int, noise: Any = ()) -> Iterator[Predictor]:
-        del noise  # draws nothing
+    def trajectory(self, support: Examples, steps: int, random_inputs: Any = ()) -> Iterator[Predictor]:
+        del random_inputs  # draws nothing
         rates = dict.fromkeys(self.moving, self.inner_lr)
         return descend(self, self.net, support, steps, rates, self.first_order)
 
-    def meta_loss(self, task: Task, noise: Any = ()) -> Tensor:
-        predict = self.adapt(task.support, noise)
+    def meta_loss(self, task: Task, random_inputs: Any = ()) -> Tensor:
+        predict = self.adapt(task.support, random_inputs)
         classes = not task.query.y.is_floating_point()
         curvature = log_determinant(lambda: cast(Tensor, predict(task.query.x)), self.taps, classes, self.damping)
         return self.loss(predict(task.query.x), task.query.y) + self.eta * curvature

@@ -35,9 +35,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from metarun.algos.learner import Backbone, require_counts
 from metarun.algos.r2d2 import R2D2, solve
-from metarun.tasks.task import TaskLoss
+from metarun.learner.learner import Backbone, require_counts
+from metarun.tasks import TaskLoss
 
 
 class LRD2(R2D2):

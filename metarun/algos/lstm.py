@@ -16,7 +16,7 @@ Outer problem, over sequences:    min  mean_t CE(s_t, y_t)
 
 Differences from the paper
     - Labels are one-hot and the loss is cross-entropy; the paper also has five-letter strings as labels, for many ways.
-    - Characters are turned by multiples of 90 degrees as new classes (data.split), but not shifted or turned a little.
+    - Characters are turned by multiples of 90 degrees as new classes (data.partition), but not shifted or turned a little.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from metarun.algos.embedding import width_of_features
-from metarun.algos.learner import Backbone, require_counts
-from metarun.algos.recurrent import Recurrent
-from metarun.backbones.lstm_cell import LSTMCell
-from metarun.tasks.task import TaskLoss
+from metarun.layers.lstm_cell import LSTMCell
+from metarun.learner.embedding import feature_dim
+from metarun.learner.learner import Backbone, require_counts
+from metarun.learner.sequence import Recurrent
+from metarun.tasks import TaskLoss
 
 
 class LSTM(Recurrent):
@@ -45,7 +45,7 @@ class LSTM(Recurrent):
     def __init__(self, backbone: Backbone, outputs: int, loss: TaskLoss, units: int) -> None:
         super().__init__(backbone, outputs, loss)
         require_counts(least=1, units=units)
-        self.cell = LSTMCell(width_of_features(backbone) + outputs, units)
+        self.cell = LSTMCell(feature_dim(backbone) + outputs, units)
         self.classifier = nn.Linear(units, outputs)
 
     def start(self, rows: int, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -32,9 +32,10 @@ from typing import Any
 
 from torch import Tensor
 
-from metarun.algos.inner_loop import descend
-from metarun.algos.learner import Backbone, Learner, Predictor, require_counts
-from metarun.tasks.task import Examples, TaskLoss
+from metarun.learner.gradient_descent import descend
+from metarun.learner.learner import Backbone, Learner, require_counts
+from metarun.learner.prediction import Predictor
+from metarun.tasks import Examples, TaskLoss
 
 
 class MAML(Learner):
@@ -65,10 +66,10 @@ class MAML(Learner):
         super().__init__(loss)
         require_counts(inner_steps=inner_steps, eval_steps=eval_steps)
         self.net = backbone(outputs=outputs)
-        self.number("inner_lr", inner_lr)
+        self.register_hyperparameter("inner_lr", inner_lr)
         self.inner_steps, self.eval_steps = inner_steps, eval_steps
         self.first_order = first_order
 
-    def trajectory(self, support: Examples, steps: int, noise: Any = ()) -> Iterator[Predictor]:
-        del noise  # draws nothing
+    def trajectory(self, support: Examples, steps: int, random_inputs: Any = ()) -> Iterator[Predictor]:
+        del random_inputs  # draws nothing
         return descend(self, self.net, support, steps, self.inner_lr, self.first_order)  # eq. 1

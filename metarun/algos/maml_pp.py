@@ -40,9 +40,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad
 
-from metarun.algos.learner import Backbone, Learner, Predictor, require_counts, require_positive
-from metarun.backbones.norm import BatchNorm, batch_norms, last_statistics
-from metarun.tasks.task import Examples, Task, TaskLoss
+from metarun.layers.norm import BatchNorm, batch_norms, last_statistics
+from metarun.learner.learner import Backbone, Learner, require_counts, require_positive
+from metarun.learner.prediction import Predictor
+from metarun.tasks import Examples, Task, TaskLoss
 
 FLOOR = 0.03  # times 1 / S: the least weight of a step's loss
 
@@ -65,7 +66,7 @@ class MAMLPlusPlus(Learner):
         ValueError: steps that are no counts, S = 0, or a rate or `multi_step_share` that is not above 0.
     """
 
-    starts = ("inner_lr",)
+    init_only_args = ("inner_lr",)
     multi_step_share: Tensor
     first_order_share: Tensor
 
@@ -87,8 +88,8 @@ class MAMLPlusPlus(Learner):
             inner_lr=inner_lr, rates_lr=rates_lr, inner_steps=inner_steps, multi_step_share=multi_step_share
         )
         self.inner_steps, self.eval_steps, self.rates_lr = inner_steps, eval_steps, rates_lr
-        self.number("multi_step_share", multi_step_share)
-        self.number("first_order_share", first_order_share)
+        self.register_hyperparameter("multi_step_share", multi_step_share)
+        self.register_hyperparameter("first_order_share", first_order_share)
         self.net = backbone(outputs=outputs)
         for norm in batch_norms(self.net):
             norm.per_step(inner_steps)
@@ -101,11 +102,11 @@ class MAMLPlusPlus(Learner):
         self.moving = [name for name, _ in self.net.named_parameters() if name not in self.by_step]
         self.rates = nn.Parameter(torch.full((inner_steps, len(self.moving)), float(inner_lr)))
 
-    def trajectory(self, support: Examples, steps: int, noise: Any = ()) -> Iterator[Predictor]:
-        del noise  # draws nothing
+    def trajectory(self, support: Examples, steps: int, random_inputs: Any = ()) -> Iterator[Predictor]:
+        del random_inputs  # draws nothing
 
         def predictor(theta: dict[str, Tensor], k: int) -> Predictor:
-            return self.network_predictor(self.net, {**theta, **{n: own[n][k] for n in self.by_step}}, support)
+            return self.functional_predictor(self.net, {**theta, **{n: own[n][k] for n in self.by_step}}, support)
 
         own = {**dict(self.net.named_parameters()), **dict(self.net.named_buffers())}
         theta = {name: own[name] for name in self.moving}
@@ -119,8 +120,8 @@ class MAMLPlusPlus(Learner):
                 theta = {**theta, name: theta[name] - alpha * (constant + second_order * (gradient[name] - constant))}
             yield predictor(theta, k)
 
-    def meta_loss(self, task: Task, noise: Any = ()) -> Tensor:
-        _, *predictors = self.trajectory(task.support, self.inner_steps, noise)
+    def meta_loss(self, task: Task, random_inputs: Any = ()) -> Tensor:
+        _, *predictors = self.trajectory(task.support, self.inner_steps, random_inputs)
         norms = [norm for norm in batch_norms(self.net) if norm.recorded is not None]
         losses, statistics = [], []
         for predict in predictors:
@@ -144,7 +145,7 @@ class MAMLPlusPlus(Learner):
             {"name": "rates", "params": [self.rates], "lr": self.rates_lr},
         ]
 
-    def inspect(self) -> dict[str, Tensor]:
+    def diagnostics(self) -> dict[str, Tensor]:
         """Mean learning rate of each step, and the last step's share of the loss."""
         means = {f"rate/step{k + 1}": rate.mean() for k, rate in enumerate(self.rates)}
         return {**means, "last_step_weight": self.weights()[-1]}

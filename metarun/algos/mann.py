@@ -42,11 +42,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from metarun.algos.embedding import width_of_features
-from metarun.algos.learner import Backbone, require_counts, require_positive
-from metarun.algos.recurrent import Recurrent
-from metarun.backbones.lstm_cell import LSTMCell
-from metarun.tasks.task import TaskLoss
+from metarun.layers.lstm_cell import LSTMCell
+from metarun.learner.embedding import feature_dim
+from metarun.learner.learner import Backbone, require_counts, require_positive
+from metarun.learner.sequence import Recurrent
+from metarun.tasks import TaskLoss
 
 BLANK = 1e-6  # what every number in a memory starts as
 
@@ -102,9 +102,9 @@ class MANN(Recurrent):
             raise ValueError(f"decay must be at least 0 and below 1; got {decay}")
         super().__init__(backbone, outputs, loss)
         self.rows, self.width, self.heads = rows, width, heads
-        self.number("decay", decay)
-        self.number("sharpness", sharpness)
-        self.cell = LSTMCell(width_of_features(backbone) + outputs + heads * width, units)
+        self.register_hyperparameter("decay", decay)
+        self.register_hyperparameter("sharpness", sharpness)
+        self.cell = LSTMCell(feature_dim(backbone) + outputs + heads * width, units)
         self.controls = nn.Linear(units, heads * (2 * width + 1))
         self.classifier = nn.Linear(units + heads * width, outputs)
         # Glorot's for tanh, head by head: what is written with torch's smaller weights is long too faint to be noticed.

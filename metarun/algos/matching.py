@@ -29,7 +29,7 @@ Differences from the paper
     - The appendix does not say where h starts: here at zero, so that the first read is the mean of g.
     - With `fce` predictions depend on the order of the support set, as the paper's do.
     - No fine-tuning on the test task's support set, no dropout.
-    - `run.meta_batch` tasks an outer step. Optimizer and schedule are the run's, training ways `data.train_ways`.
+    - `run.meta_batch_size` tasks an outer step. Optimizer and schedule are the run's, training ways `data.train_ways`.
 """
 
 from __future__ import annotations
@@ -40,10 +40,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metarun.algos.embedding import Embedding, membership, width_of_features
-from metarun.algos.learner import Backbone, Predictor, require_counts, require_positive
-from metarun.backbones.lstm_cell import LSTMCell
-from metarun.tasks.task import Examples, TaskLoss
+from metarun.layers.lstm_cell import LSTMCell
+from metarun.learner.embedding import Embedding, feature_dim, one_hot
+from metarun.learner.learner import Backbone, require_counts, require_positive
+from metarun.learner.prediction import Predictor
+from metarun.tasks import Examples, TaskLoss
 
 
 class MatchingNet(Embedding):
@@ -69,17 +70,17 @@ class MatchingNet(Embedding):
         require_positive(temperature=temperature, read_steps=read_steps)
         require_counts(read_steps=read_steps)
         super().__init__(backbone, ways, loss)
-        self.number("temperature", temperature)
+        self.register_hyperparameter("temperature", temperature)
         self.fce, self.read_steps = fce, read_steps
         if fce:
-            d = width_of_features(backbone)
+            d = feature_dim(backbone)
             self.forward_lstm, self.backward_lstm = LSTMCell(d, d), LSTMCell(d, d)
             self.attention_lstm = LSTMCell(d, d, 2 * d)
 
-    def head(self, known: Examples, noise: Any = ()) -> Predictor:
-        del noise  # draws nothing
-        g = self.in_context(known.x) if self.fce else known.x
-        absent = membership(known.y, self.ways, g.dtype) == 0  # [n, ways]
+    def head(self, support: Examples, random_inputs: Any = ()) -> Predictor:
+        del random_inputs  # draws nothing
+        g = self.in_context(support.x) if self.fce else support.x
+        absent = one_hot(support.y, self.ways, g.dtype) == 0  # [n, ways]
 
         def predict(z: Tensor) -> Tensor:
             attention = self.log_attention(self.attend(z, g) if self.fce else z, g)

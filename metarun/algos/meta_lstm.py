@@ -30,8 +30,8 @@ Differences from the paper
       queries with running statistics of the task's own steps.
     - The gradient of the mean loss is divided once more by n, as in the official code; the paper has no such factor
       (`divide_gradient: false`).
-    - The outer gradient is clipped to norm 0.25 in the paper; here that is the run's (`optimizer.clip`).
-    - Several tasks may make an outer step (run.meta_batch); the paper has one.
+    - The outer gradient is clipped to norm 0.25 in the paper; here that is the run's (`optimizer.max_grad_norm`).
+    - Several tasks may make an outer step (run.meta_batch_size); the paper has one.
 """
 
 from __future__ import annotations
@@ -43,11 +43,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad_and_value
 
-from metarun.algos.gradient_input import preprocess
-from metarun.algos.inner_loop import named_pieces
-from metarun.algos.learner import Backbone, Learner, Predictor, require_counts, require_positive
-from metarun.backbones.lstm_cell import LSTMCell
-from metarun.tasks.task import Examples, TaskLoss
+from metarun.layers.lstm_cell import LSTMCell
+from metarun.learner.gradient_descent import named_pieces
+from metarun.learner.learner import Backbone, Learner, require_counts, require_positive
+from metarun.learner.prediction import Predictor
+from metarun.numerics.gradient_input import preprocess
+from metarun.tasks import Examples, TaskLoss
 
 
 class State(NamedTuple):
@@ -102,8 +103,8 @@ class MetaLSTM(Learner):
         nn.init.uniform_(self.forget.bias, 4, 5)
         nn.init.uniform_(self.input.bias, -5, -4)
 
-    def trajectory(self, support: Examples, steps: int, noise: Any = ()) -> Iterator[Predictor]:
-        del noise  # draws nothing
+    def trajectory(self, support: Examples, steps: int, random_inputs: Any = ()) -> Iterator[Predictor]:
+        del random_inputs  # draws nothing
         theta = torch.cat([parameter.flatten() for parameter in self.net.parameters()])
         state = self.start(theta)
         yield self._predictor(theta, support)
@@ -129,7 +130,7 @@ class MetaLSTM(Learner):
         )
         return f.sigmoid() * theta - i.sigmoid() * gradient, State(h, s, f, i)
 
-    def inspect(self) -> dict[str, Tensor]:
+    def diagnostics(self) -> dict[str, Tensor]:
         """The gates of a weight at 0 in its first step, for an LSTM that says nothing."""
         return {"forget_gate": self.forget.bias.sigmoid().mean(), "input_gate": self.input.bias.sigmoid().mean()}
 
@@ -138,4 +139,4 @@ class MetaLSTM(Learner):
 
     def _predictor(self, theta: Tensor, support: Examples) -> Predictor:
         shapes = {name: parameter.shape for name, parameter in self.net.named_parameters()}
-        return self.network_predictor(self.net, named_pieces(theta, shapes), support)
+        return self.functional_predictor(self.net, named_pieces(theta, shapes), support)

@@ -26,9 +26,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metarun.algos.inner_loop import descend
-from metarun.algos.learner import Backbone, Learner, Predictor, require_counts
-from metarun.tasks.task import Examples, TaskLoss
+from metarun.learner.gradient_descent import descend
+from metarun.learner.learner import Backbone, Learner, require_counts
+from metarun.learner.prediction import Predictor
+from metarun.tasks import Examples, TaskLoss
 
 
 class MetaSGD(Learner):
@@ -46,7 +47,7 @@ class MetaSGD(Learner):
         ValueError: steps that are no counts, or a range that is not (lowest, highest).
     """
 
-    starts = ("initial_rates",)
+    init_only_args = ("initial_rates",)
 
     def __init__(
         self,
@@ -63,11 +64,11 @@ class MetaSGD(Learner):
         self.rates = draw_rates(self.net, initial_rates)
         self.inner_steps, self.eval_steps = inner_steps, eval_steps
 
-    def trajectory(self, support: Examples, steps: int, noise: Any = ()) -> Iterator[Predictor]:
-        del noise  # draws nothing
+    def trajectory(self, support: Examples, steps: int, random_inputs: Any = ()) -> Iterator[Predictor]:
+        del random_inputs  # draws nothing
         return descend(self, self.net, support, steps, rates_by_name(self.net, self.rates))  # eq. 4
 
-    def inspect(self) -> dict[str, Tensor]:
+    def diagnostics(self) -> dict[str, Tensor]:
         """Mean of alpha for each parameter, and the share of all rates that are negative."""
         flat = torch.cat([rate.flatten() for rate in self.rates])
         means = {f"rate/{name}": rate.mean() for name, rate in rates_by_name(self.net, self.rates).items()}

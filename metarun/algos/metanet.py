@@ -46,10 +46,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metarun.algos.embedding import Embedding, membership, width_of_features
-from metarun.algos.gradient_input import preprocess
-from metarun.algos.learner import Backbone, Predictor, require_counts, require_positive
-from metarun.tasks.task import Examples, TaskLoss
+from metarun.learner.embedding import Embedding, feature_dim, one_hot
+from metarun.learner.learner import Backbone, require_counts, require_positive
+from metarun.learner.prediction import Predictor
+from metarun.numerics.gradient_input import preprocess
+from metarun.tasks import Examples, TaskLoss
 
 
 class Pair(nn.Module):
@@ -101,16 +102,16 @@ class MetaNet(Embedding):
         require_counts(least=1, units=units, generator=generator)
         require_positive(p=p)
         super().__init__(lambda **_: Pair(backbone), outputs, loss)
-        d = width_of_features(backbone)
+        d = feature_dim(backbone)
         self.keys, self.hidden = nn.Linear(d, units, bias=False), nn.Linear(d, units, bias=False)
         self.classes = nn.Linear(units, outputs, bias=False)
         self.register_buffer("labels", (2 * torch.rand(outputs, units) - 1) / sqrt(units))  # as a linear layer starts
         self.of_task, self.of_example = Generator(generator, p), Generator(generator, p)
 
-    def head(self, known: Examples, noise: Any = ()) -> Predictor:
-        del noise  # draws nothing
-        u, b = known.x.chunk(2, 1)
-        hot = membership(known.y, len(self.labels), b.dtype)
+    def head(self, support: Examples, random_inputs: Any = ()) -> Predictor:
+        del random_inputs  # draws nothing
+        u, b = support.x.chunk(2, 1)
+        hot = one_hot(support.y, len(self.labels), b.dtype)
         fast = self.of_task(gradients(u, hot, self.keys.weight, self.labels)[0]).mean(0)
         memory = [self.of_example(g) for g in gradients(b, hot, self.hidden.weight, self.classes.weight)]
         keys = self.keys(u) + F.linear(u, fast)

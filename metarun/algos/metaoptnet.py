@@ -12,7 +12,7 @@ Outer problem, over tasks with query sets D', of the softmax over classes of s w
     q_m = 1 - epsilon for m = y and epsilon / (ways - 1) for the others
 
 The gradient reaches the support set's embeddings through w directly, and through a by the conditions for its optimum
-(metarun/algos/quadratic_program.py). Labels and bounds carry none.
+(metarun/numerics/quadratic_program.py). Labels and bounds carry none.
 
     symbol    code                      shape / unit
     f         self.net                  the backbone without a last layer, to embeddings [n, d]
@@ -43,11 +43,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metarun.algos.embedding import Embedding, membership
-from metarun.algos.learner import Backbone, Prediction, Predictor, require_positive
-from metarun.algos.quadratic_program import crammer_singer
 from metarun.algos.r2d2 import solve
-from metarun.tasks.task import Examples, TaskLoss
+from metarun.learner.embedding import Embedding, one_hot
+from metarun.learner.learner import Backbone, require_positive
+from metarun.learner.prediction import Prediction, Predictor
+from metarun.numerics.quadratic_program import crammer_singer
+from metarun.tasks import Examples, TaskLoss
 
 VARIANTS = ("svm", "ridge")
 
@@ -68,7 +69,7 @@ class MetaOptNet(Embedding):
         ValueError: an unknown variant; C, lambda or scale not above 0; r below 0; epsilon not in [0, 1).
     """
 
-    starts = ("scale",)
+    init_only_args = ("scale",)
     C: Tensor
     kernel_ridge: Tensor
     regularization: Tensor
@@ -97,18 +98,18 @@ class MetaOptNet(Embedding):
         self.variant = variant
         numbers = {"C": C, "kernel_ridge": kernel_ridge, "regularization": regularization}
         for name, value in (numbers | {"label_smoothing": label_smoothing}).items():
-            self.number(name, value)
+            self.register_hyperparameter(name, value)
         self.scale = nn.Parameter(torch.tensor([float(scale)]))
 
-    def head(self, known: Examples, noise: Any = ()) -> Predictor:
-        del noise  # draws nothing
-        w = known.x.T @ self.dual(known)
+    def head(self, support: Examples, random_inputs: Any = ()) -> Predictor:
+        del random_inputs  # draws nothing
+        w = support.x.T @ self.dual(support)
         return lambda z: self.scale * (z @ w)
 
-    def dual(self, known: Examples) -> Tensor:
+    def dual(self, support: Examples) -> Tensor:
         """a `[n, ways]` of embeddings `x [n, d]` with classes `y [n]`."""
-        member = membership(known.y, self.ways, known.x.dtype)
-        kernel = known.x @ known.x.T
+        member = one_hot(support.y, self.ways, support.x.dtype)
+        kernel = support.x @ support.x.T
         eye = torch.eye(len(kernel), dtype=kernel.dtype, device=kernel.device)
         if self.variant == "ridge":
             return solve(kernel + self.regularization * eye, member)
@@ -117,8 +118,8 @@ class MetaOptNet(Embedding):
     def query_loss(self, prediction: Prediction, y: Tensor) -> Tensor:
         assert isinstance(prediction, Tensor)
         others = self.label_smoothing / (self.ways - 1)
-        q = others + (1 - self.label_smoothing - others) * membership(y, self.ways, prediction.dtype)
+        q = others + (1 - self.label_smoothing - others) * one_hot(y, self.ways, prediction.dtype)
         return -(q * F.log_softmax(prediction, -1)).sum(-1).mean()
 
-    def inspect(self) -> dict[str, Tensor]:
+    def diagnostics(self) -> dict[str, Tensor]:
         return {"scale": self.scale.squeeze()}

@@ -39,14 +39,15 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from metarun.algos.embedding import membership
-from metarun.algos.inner_loop import descend
-from metarun.algos.learner import Backbone, Predictor, Stage, require_counts, require_positive
-from metarun.algos.pretrained import Pretrained
-from metarun.backbones.norm import rows_of_tasks
-from metarun.backbones.scale_shift import ScaleShift, statistics_kept
-from metarun.tasks.hard import Failures
-from metarun.tasks.task import Batch, Examples, Task, TaskLoss, TaskOfClasses
+from metarun.layers.norm import rows_of_tasks
+from metarun.layers.scale_shift import ScaleShift, statistics_kept
+from metarun.learner.embedding import one_hot
+from metarun.learner.gradient_descent import descend
+from metarun.learner.hard_classes import HardClassMemory
+from metarun.learner.learner import Backbone, Stage, require_counts, require_positive
+from metarun.learner.prediction import Predictor
+from metarun.learner.pretrained import Pretrained
+from metarun.tasks import Batch, Examples, Task, TaskLoss, TaskOfClasses
 
 
 class MTL(Pretrained):
@@ -55,7 +56,7 @@ class MTL(Pretrained):
     Args:
         backbone: makes f, of convolutions or linear layers, `backbone(outputs=None)`.
         outputs: ways.
-        loss, concepts: as in `Pretrained`.
+        loss, base_classes: as in `Pretrained`.
         pretrain_share: of the iterations, those of stage 1; from 0 to 1.
         inner_lr: alpha.
         inner_steps, eval_steps: S in training, and where the headline is measured.
@@ -68,8 +69,8 @@ class MTL(Pretrained):
         ValueError: nothing to scale, a share outside 0 to 1, bad counts, rates that are not above zero.
     """
 
-    stages = (Stage("flat", 0.5), Stage("episodes", 0.5))  # an object has its own
-    replicable = False  # it has a say in what is drawn, and two rates in one group
+    stages = (Stage("batches", 0.5), Stage("episodes", 0.5))  # an object has its own
+    fusable = False  # it has a say in what is drawn, and two rates in one group
     inner_lr: Tensor
 
     def __init__(
@@ -77,7 +78,7 @@ class MTL(Pretrained):
         backbone: Backbone,
         outputs: int,
         loss: TaskLoss,
-        concepts: int,
+        base_classes: int,
         pretrain_share: float,
         inner_lr: float,
         inner_steps: int,
@@ -93,15 +94,15 @@ class MTL(Pretrained):
         require_positive(scale_lr=scale_lr, theta_lr=theta_lr)
         if not 0 <= pretrain_share <= 1:
             raise ValueError(f"pretrain_share must be from 0 to 1, got {pretrain_share}")
-        super().__init__(backbone, outputs, loss, concepts)
+        super().__init__(backbone, outputs, loss, base_classes)
         tasks = "episodes_of_classes" if hard_every else "episodes"
-        self.stages = (Stage("flat", pretrain_share, ("pretrain",)), Stage(tasks, 1 - pretrain_share, ("transfer",)))
+        self.stages = (Stage("batches", pretrain_share, ("pretrain",)), Stage(tasks, 1 - pretrain_share, ("transfer",)))
         self.scale_shift = ScaleShift(self.net)
         self.theta = nn.Linear(self.width, outputs)
-        self.number("inner_lr", inner_lr)
+        self.register_hyperparameter("inner_lr", inner_lr)
         self.inner_steps, self.eval_steps, self.first_order = inner_steps, eval_steps, first_order
         self.scale_lr, self.theta_lr = scale_lr, theta_lr
-        self.failures = Failures(hard_every, hard_memory)
+        self.failures = HardClassMemory(hard_every, hard_memory)
 
     def parameter_groups(self) -> list[dict]:
         stage_1 = [*self.net.parameters(), *self.classifier.parameters()]
@@ -110,7 +111,7 @@ class MTL(Pretrained):
         return [{"name": "pretrain", "params": stage_1}, {"name": "transfer", "params": rates}]
 
     def features(self, support: Examples) -> Predictor:
-        predict = self.network_predictor(self.net, self.scale_shift(self.net), support)
+        predict = self.functional_predictor(self.net, self.scale_shift(self.net), support)
         return statistics_kept(self.net)(predict)  # at every call
 
     def embed(self, x: Tensor) -> Tensor:
@@ -118,32 +119,32 @@ class MTL(Pretrained):
         with rows_of_tasks(self.net, len(x)), statistics_kept(self.net):
             return functional_call(self.net, self.scale_shift(self.net), (x.flatten(0, 1),)).unflatten(0, x.shape[:2])
 
-    def heads(self, known: Examples, steps: int, noise: Any = ()) -> Iterator[Predictor]:
-        del noise  # draws nothing
-        known = Examples(known.x.detach(), known.y) if self.first_order else known
-        return descend(self, self.theta, known, steps, self.inner_lr, self.first_order)
+    def heads(self, support: Examples, steps: int, random_inputs: Any = ()) -> Iterator[Predictor]:
+        del random_inputs  # draws nothing
+        support = Examples(support.x.detach(), support.y) if self.first_order else support
+        return descend(self, self.theta, support, steps, self.inner_lr, self.first_order)
 
-    def forward(self, batch: Batch, noise: Any = (), objective: str = "all") -> Tensor:
+    def forward(self, batch: Batch, random_inputs: Any = (), objective: str = "all") -> Tensor:
         if isinstance(batch, Examples):
-            return super().forward(batch, noise, objective)
-        losses, right = self.over_tasks(self.judged, self.embedded(Task(*cast(Task, batch)[:2])))
+            return super().forward(batch, random_inputs, objective)
+        losses, right = self.map_tasks(self.judged, self.embedded(Task(*cast(Task, batch)[:2])))
         if isinstance(batch, TaskOfClasses):
-            self.failures.gather(batch.classes, right)
+            self.failures.collect(batch.classes, right)
         return losses
 
     def judged(self, task: Task) -> tuple[Tensor, Tensor]:
         """The outer problem of one task of embeddings; and the share of each way's queries that are right, `[ways]`."""
         prediction = cast(Tensor, self.head(task.support)(task.query.x))
-        member = membership(task.query.y, self.theta.out_features, prediction.dtype)
+        member = one_hot(task.query.y, self.theta.out_features, prediction.dtype)
         right = (prediction.argmax(1) == task.query.y).to(prediction.dtype)
         return self.loss(prediction, task.query.y), right @ member / member.sum(0)
 
-    def wishes(self, tasks: int, generator: torch.Generator) -> Tensor | None:
-        return self.failures.wish(tasks, self.theta.out_features, generator)
+    def request_classes(self, tasks: int, generator: torch.Generator) -> Tensor | None:
+        return self.failures.sample(tasks, self.theta.out_features, generator)
 
     def after_step(self) -> None:
         super().after_step()
-        self.failures.take_in()
+        self.failures.update()
 
-    def inspect(self) -> dict[str, Tensor]:
+    def diagnostics(self) -> dict[str, Tensor]:
         return self.scale_shift.moved()

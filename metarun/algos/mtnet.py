@@ -34,10 +34,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metarun.algos.inner_loop import descend
-from metarun.algos.learner import Backbone, Learner, Predictor, count_tasks, require_counts, require_positive
-from metarun.backbones.transform import transform_layers, transformed
-from metarun.tasks.task import Batch, Examples, TaskLoss
+from metarun.layers.transform import transform_layers, transformed
+from metarun.learner.gradient_descent import descend
+from metarun.learner.learner import Backbone, Learner, count_tasks, require_counts, require_positive
+from metarun.learner.prediction import Predictor
+from metarun.tasks import Batch, Examples, TaskLoss
 
 MASKS = ("none", "row", "weight")
 
@@ -82,8 +83,8 @@ class MTNet(Learner):
             raise ValueError(f"algo.mask must be one of {', '.join(MASKS)}; got {mask!r}")
         self.net = transform_layers(backbone(outputs=outputs), transform)
         self.mask = mask
-        self.number("inner_lr", inner_lr)
-        self.number("temperature", temperature)
+        self.register_hyperparameter("inner_lr", inner_lr)
+        self.register_hyperparameter("temperature", temperature)
         self.inner_steps, self.eval_steps = inner_steps, eval_steps
         self.masked = self._masked()
         self.logits = nn.ParameterList(self._initial_logits())  # zeta, in the order of `masked`
@@ -107,7 +108,7 @@ class MTNet(Learner):
                 spread = 0.01 if len(shape) == 4 else 0.1
                 yield nn.init.trunc_normal_(torch.empty(shape), std=spread, a=-2 * spread, b=2 * spread)
 
-    def noise(self, batch: Batch, steps: int, generator: torch.Generator) -> Any:
+    def random_inputs(self, batch: Batch, steps: int, generator: torch.Generator) -> Any:
         """Logistic draws of all masked units, `[T, 1, units]`, or at each step, `[T, steps, weights]`; () unmasked."""
         if self.mask == "none":
             return ()
@@ -115,18 +116,18 @@ class MTNet(Learner):
         shape = (count_tasks(batch), draws, sum(zeta.numel() for zeta in self.logits))
         return torch.rand(shape, device=generator.device, generator=generator).logit(eps=1e-6)
 
-    def trajectory(self, support: Examples, steps: int, noise: Any = ()) -> Iterator[Predictor]:
+    def trajectory(self, support: Examples, steps: int, random_inputs: Any = ()) -> Iterator[Predictor]:
         if self.mask == "none":
             moving = (key for _, keys, _ in self.masked for key in keys)
             return descend(self, self.net, support, steps, dict.fromkeys(moving, self.inner_lr))
         if self.mask == "row":  # drawn once, for all steps
-            return descend(self, self.net, support, steps, self._rates(noise[0]))
-        return descend(self, self.net, support, steps, lambda step: self._rates(noise[step]))
+            return descend(self, self.net, support, steps, self._rates(random_inputs[0]))
+        return descend(self, self.net, support, steps, lambda step: self._rates(random_inputs[step]))
 
-    def _rates(self, noise: Tensor) -> dict[str, Tensor]:
+    def _rates(self, random_inputs: Tensor) -> dict[str, Tensor]:
         """alpha M: rates by parameter, of one draw `[units]`."""
         rates = {}
-        pieces = noise.split([zeta.numel() for zeta in self.logits])
+        pieces = random_inputs.split([zeta.numel() for zeta in self.logits])
         for (_, keys, shapes), zeta, g in zip(self.masked, self.logits, pieces, strict=True):
             score = zeta + g.view_as(zeta)
             soft = torch.sigmoid(score / self.temperature)
@@ -136,7 +137,7 @@ class MTNet(Learner):
                 rates[key] = self.inner_lr * m.view(*m.shape, *[1] * (len(shape) - m.dim()))
         return rates
 
-    def inspect(self) -> dict[str, Tensor]:
+    def diagnostics(self) -> dict[str, Tensor]:
         """Mean probability that a layer's units move, and the extremes and median of T T^T's spectrum."""
         told = {}
         for (name, *_), zeta in zip(self.masked, self.logits, strict=False):

@@ -41,9 +41,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad, vmap
 
-from metarun.algos.learner import Backbone, Learner, Predictor, Samples, count_tasks, require_counts, require_positive
-from metarun.algos.normal import Variances, count_parameters, divergence, draw
-from metarun.algos.particles import (
+from metarun.learner.ensemble import (
     Weights,
     constants,
     descend_all,
@@ -51,7 +49,10 @@ from metarun.algos.particles import (
     predict_by_all,
     refuse_running_norms,
 )
-from metarun.tasks.task import Batch, Examples, Task, TaskLoss
+from metarun.learner.gaussian import Variances, count_parameters, divergence, draw
+from metarun.learner.learner import Backbone, Learner, count_tasks, require_counts, require_positive
+from metarun.learner.prediction import Predictor, Samples
+from metarun.tasks import Batch, Examples, Task, TaskLoss
 
 
 class PLATIPUS(Learner):
@@ -70,7 +71,7 @@ class PLATIPUS(Learner):
             backbone whose norms keep running statistics.
     """
 
-    starts = ("gamma",)
+    init_only_args = ("gamma",)
     inner_lr: Tensor
     kl_weight: Tensor
     likelihood_std: Tensor
@@ -102,23 +103,23 @@ class PLATIPUS(Learner):
         self.inner_steps, self.eval_steps, self.first_order = inner_steps, eval_steps, first_order
         self.train_samples, self.samples = train_samples, samples
         for name, value in {"inner_lr": inner_lr, "kl_weight": kl_weight, "likelihood_std": likelihood_std}.items():
-            self.number(name, value)
+            self.register_hyperparameter(name, value)
 
-    def noise(self, batch: Batch, steps: int, generator: torch.Generator) -> Tensor:
+    def random_inputs(self, batch: Batch, steps: int, generator: torch.Generator) -> Tensor:
         del steps
         shape = (count_tasks(batch), self.train_samples if self.training else self.samples, count_parameters(self.net))
         return torch.randn(shape, generator=generator, device=generator.device)
 
-    def trajectory(self, support: Examples, steps: int, noise: Any = ()) -> Iterator[Predictor]:
-        theta = draw(self.shifted(support, self.log_gamma_p), self.prior_variance(), noise)
+    def trajectory(self, support: Examples, steps: int, random_inputs: Any = ()) -> Iterator[Predictor]:
+        theta = draw(self.shifted(support, self.log_gamma_p), self.prior_variance(), random_inputs)
         for phi in descend_all(self, self.net, theta, support, steps, self.inner_lr, self.first_order):
             yield predict_by_all(self, self.net, phi, support, self.likelihood_std.square())
 
-    def meta_loss(self, task: Task, noise: Any = ()) -> Tensor:
+    def meta_loss(self, task: Task, random_inputs: Any = ()) -> Tensor:
         prior = self.shifted(task.support, self.log_gamma_p), self.prior_variance()
         q = self.shifted(task.query, self.log_gamma_q), self.posterior_variance()
         steps = descend_all(
-            self, self.net, draw(*q, noise), task.support, self.inner_steps, self.inner_lr, self.first_order
+            self, self.net, draw(*q, random_inputs), task.support, self.inner_steps, self.inner_lr, self.first_order
         )
         *_, phi = steps
         drawn = cast(Samples, predict_by_all(self, self.net, phi, task.support)(task.query.x)).values
@@ -130,12 +131,12 @@ class PLATIPUS(Learner):
         mu: Weights = dict(self.net.named_parameters())
 
         def loss(mu: Weights) -> Tensor:
-            return self.loss(self.network_predictor(self.net, mu, examples)(examples.x), examples.y)
+            return self.loss(self.functional_predictor(self.net, mu, examples)(examples.x), examples.y)
 
         gradient = grad(loss)(constants(mu) if self.first_order else mu)
         return {name: p - log_gamma.exp() * gradient[name] for name, p in mu.items()}
 
-    def inspect(self) -> dict[str, Tensor]:
+    def diagnostics(self) -> dict[str, Tensor]:
         """The learned step sizes, and mean standard deviations."""
         gamma = {"gamma/prior": self.log_gamma_p.exp(), "gamma/posterior": self.log_gamma_q.exp()}
         return gamma | {

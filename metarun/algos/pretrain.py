@@ -38,10 +38,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import grad
 
-from metarun.algos.embedding import class_means, squared_distances
-from metarun.algos.learner import Backbone, Predictor, count_tasks, require_counts, require_positive
-from metarun.algos.pretrained import Layer, Pretrained, layer, reach, require_one_of, scores
-from metarun.tasks.task import Batch, Examples, Task, TaskLoss
+from metarun.learner.embedding import class_means, squared_distances
+from metarun.learner.learner import Backbone, count_tasks, require_counts, require_positive
+from metarun.learner.prediction import Predictor
+from metarun.learner.pretrained import Layer, Pretrained, init_bound, layer, require_one_of, scores
+from metarun.tasks import Batch, Examples, Task, TaskLoss
 
 HEADS, STARTS = ("centroid", "linear", "cosine"), ("random", "zero")
 
@@ -50,7 +51,7 @@ class Pretrain(Pretrained):
     """A network that is pre-trained and then stays as it is.
 
     Args:
-        backbone, ways, loss, concepts, classifier, train_scale: as in `Pretrained`.
+        backbone, ways, loss, base_classes, classifier, train_scale: as in `Pretrained`.
         head: `centroid`, `linear` or `cosine`.
         scale: tau of a cosine head.
         normalise: the head is given embeddings divided by their length (a cosine head sees no difference).
@@ -70,7 +71,7 @@ class Pretrain(Pretrained):
         backbone: Backbone,
         ways: int,
         loss: TaskLoss,
-        concepts: int,
+        base_classes: int,
         classifier: str,
         head: str,
         train_scale: float,
@@ -86,41 +87,41 @@ class Pretrain(Pretrained):
         require_counts(eval_steps=eval_steps)
         if (head, start) == ("cosine", "zero"):
             raise ValueError("start must be random for head=cosine: zero has no direction; got 'zero'")
-        super().__init__(backbone, ways, loss, concepts, classifier, train_scale)
+        super().__init__(backbone, ways, loss, base_classes, classifier, train_scale)
         self.kind, self.normalise, self.start = head, normalise, start
-        self.number("scale", scale)
-        self.number("inner_lr", inner_lr)
+        self.register_hyperparameter("scale", scale)
+        self.register_hyperparameter("inner_lr", inner_lr)
         self.eval_steps = 0 if head == "centroid" else eval_steps
 
-    def head_noise(self, batch: Batch, generator: torch.Generator) -> Any:
+    def head_random_inputs(self, batch: Batch, generator: torch.Generator) -> Any:
         """H_0's weights, `[T, ways, d]`, drawn as torch draws those of a linear layer."""
         if not isinstance(batch, Task) or self.kind == "centroid" or self.start == "zero":
             return ()
         shape = (count_tasks(batch), self.ways, self.width)
-        return (2 * torch.rand(shape, generator=generator, device=generator.device) - 1) * reach(self.width)
+        return (2 * torch.rand(shape, generator=generator, device=generator.device) - 1) * init_bound(self.width)
 
-    def heads(self, known: Examples, steps: int, noise: Any = ()) -> Iterator[Predictor]:
+    def heads(self, support: Examples, steps: int, random_inputs: Any = ()) -> Iterator[Predictor]:
         """Every class must have a support example where means are taken: the mean of one that has none is NaN."""
-        known = Examples(self._ready(known.x), known.y)
+        support = Examples(self._ready(support.x), support.y)
         if self.kind == "centroid":
-            centroids = class_means(known.x, known.y, self.ways)
-            yield lambda z: -squared_distances(self._ready(z), centroids)
+            prototypes = class_means(support.x, support.y, self.ways)
+            yield lambda z: -squared_distances(self._ready(z), prototypes)
             return
 
         def support_loss(params: Layer) -> Tensor:
-            return self.loss(scores(params, known.x, self.scale), known.y)
+            return self.loss(scores(params, support.x, self.scale), support.y)
 
-        params = layer(self.kind, noise if isinstance(noise, Tensor) else self._start(known))
+        params = layer(self.kind, random_inputs if isinstance(random_inputs, Tensor) else self._start(support))
         yield self._predictor(params)
         for _ in range(steps):
             gradient = grad(support_loss)(params)
             params = {name: value - self.inner_lr * gradient[name] for name, value in params.items()}
             yield self._predictor(params)
 
-    def _start(self, known: Examples) -> Tensor:
+    def _start(self, support: Examples) -> Tensor:
         if self.kind == "cosine":
-            return class_means(known.x, known.y, self.ways)
-        return known.x.new_zeros(self.ways, self.width)
+            return class_means(support.x, support.y, self.ways)
+        return support.x.new_zeros(self.ways, self.width)
 
     def _ready(self, z: Tensor) -> Tensor:
         return F.normalize(z, dim=1) if self.normalise else z

@@ -18,7 +18,7 @@ Differences from the paper
     - `temperature`, by which distances are divided (Oreshkin, Rodriguez, Lacoste: TADAM, NeurIPS 2018, eq. 2, where it
       is learned). Embeddings of 1,600 numbers start some 400 apart: softmax is saturated, and the first hundreds of
       steps shrink the embedding in place of learning it.
-    - `run.meta_batch` tasks an outer step; the paper takes one.
+    - `run.meta_batch_size` tasks an outer step; the paper takes one.
     - The outer optimizer and its schedule are the run's (`optimizer`), training ways `data.train_ways`.
     - The official code stops when validation does not improve for 200 epochs; here training has a length, and the
       best weights by validation are tested.
@@ -30,9 +30,10 @@ from typing import Any
 
 from torch import Tensor
 
-from metarun.algos.embedding import Embedding, class_means, squared_distances
-from metarun.algos.learner import Backbone, Predictor, require_positive
-from metarun.tasks.task import Examples, TaskLoss
+from metarun.learner.embedding import Embedding, class_means, squared_distances
+from metarun.learner.learner import Backbone, require_positive
+from metarun.learner.prediction import Predictor
+from metarun.tasks import Examples, TaskLoss
 
 
 class ProtoNet(Embedding):
@@ -53,9 +54,9 @@ class ProtoNet(Embedding):
     def __init__(self, backbone: Backbone, ways: int, loss: TaskLoss, temperature: float = 1.0) -> None:
         require_positive(temperature=temperature)
         super().__init__(backbone, ways, loss)
-        self.number("temperature", temperature)
+        self.register_hyperparameter("temperature", temperature)
 
-    def head(self, known: Examples, noise: Any = ()) -> Predictor:
-        del noise  # draws nothing
-        centroids = class_means(known.x, known.y, self.ways)
-        return lambda z: -squared_distances(z, centroids) / self.temperature
+    def head(self, support: Examples, random_inputs: Any = ()) -> Predictor:
+        del random_inputs  # draws nothing
+        prototypes = class_means(support.x, support.y, self.ways)
+        return lambda z: -squared_distances(z, prototypes) / self.temperature

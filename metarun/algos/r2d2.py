@@ -34,9 +34,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metarun.algos.embedding import Embedding, membership
-from metarun.algos.learner import Backbone, Predictor, require_positive
-from metarun.tasks.task import Examples, TaskLoss
+from metarun.learner.embedding import Embedding, one_hot
+from metarun.learner.learner import Backbone, require_positive
+from metarun.learner.prediction import Predictor
+from metarun.tasks import Examples, TaskLoss
 
 
 class R2D2(Embedding):
@@ -52,7 +53,7 @@ class R2D2(Embedding):
         ValueError: a lambda or a scale that is not above 0.
     """
 
-    starts = ("scale",)
+    init_only_args = ("scale",)
     regularization: Tensor
 
     def __init__(
@@ -70,7 +71,7 @@ class R2D2(Embedding):
         if learn_lambda:
             self.log_lambda = nn.Parameter(torch.tensor([float(regularization)]).log())
         else:
-            self.number("regularization", regularization)
+            self.register_hyperparameter("regularization", regularization)
         self.scale = nn.Parameter(torch.tensor([float(scale)]))
 
     @property
@@ -78,9 +79,9 @@ class R2D2(Embedding):
         """Lambda, 0-dim."""
         return self.regularization if self.log_lambda is None else self.log_lambda.exp().squeeze()
 
-    def head(self, known: Examples, noise: Any = ()) -> Predictor:
-        del noise  # draws nothing
-        W = self.solve(with_ones(known.x), membership(known.y, self.ways, known.x.dtype))
+    def head(self, support: Examples, random_inputs: Any = ()) -> Predictor:
+        del random_inputs  # draws nothing
+        W = self.solve(with_ones(support.x), one_hot(support.y, self.ways, support.x.dtype))
         return lambda z: self.scale * (with_ones(z) @ W)
 
     def solve(self, X: Tensor, Y: Tensor) -> Tensor:
@@ -88,7 +89,7 @@ class R2D2(Embedding):
         n = len(X)
         return ridge(X / n**0.5, Y / n**0.5, self.lambda_)
 
-    def inspect(self) -> dict[str, Tensor]:
+    def diagnostics(self) -> dict[str, Tensor]:
         return {"lambda": self.lambda_, "scale": self.scale.squeeze()}
 
 

@@ -25,7 +25,7 @@ Differences from the paper
     - Pooling is left out where a map has become smaller than 2x2.
     - Weights start as torch's; the official code has He's, and linear layers of standard deviation 0.01 with bias 1.
     - Scores are log r, so that their softmax is r over its sum: accuracies are the paper's, `nll` is of that softmax.
-    - `run.meta_batch` tasks an outer step; the paper takes one. Optimizer and schedule are the run's.
+    - `run.meta_batch_size` tasks an outer step; the paper takes one. Optimizer and schedule are the run's.
 """
 
 from __future__ import annotations
@@ -36,10 +36,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metarun.algos.embedding import Embedding, membership, width_of_features
-from metarun.algos.learner import Backbone, Prediction, Predictor, require_counts, require_positive
-from metarun.backbones.norm import make_norm
-from metarun.tasks.task import Examples, TaskLoss
+from metarun.layers.norm import make_norm
+from metarun.learner.embedding import Embedding, feature_dim, one_hot
+from metarun.learner.learner import Backbone, require_counts, require_positive
+from metarun.learner.prediction import Prediction, Predictor
+from metarun.tasks import Examples, TaskLoss
 
 NORMS = ("running", "layer", "group", "none")
 
@@ -50,7 +51,7 @@ class Comparator(nn.Module):
     Args:
         in_shape: (c, h, w) of one of the two maps.
         hidden: units of the first linear layer.
-        norm: a name of `metarun.backbones.norm.make_norm`.
+        norm: a name of `metarun.layers.norm.make_norm`.
     """
 
     def __init__(self, in_shape: tuple[int, int, int], hidden: int, norm: str) -> None:
@@ -94,13 +95,13 @@ class RelationNet(Embedding):
     def _map_shape(self, backbone: Backbone) -> tuple[int, int, int]:
         shape = getattr(self.net, "out_shape", None)
         if shape is None:  # of a network that ends in vectors
-            shape = (width_of_features(backbone),)
+            shape = (feature_dim(backbone),)
         return (*shape, 1, 1)[:3]
 
-    def head(self, known: Examples, noise: Any = ()) -> Predictor:
-        del noise  # draws nothing
-        maps = _as_maps(known.x)
-        sums = torch.einsum("nk,nchw->kchw", membership(known.y, self.ways, maps.dtype), maps)
+    def head(self, support: Examples, random_inputs: Any = ()) -> Predictor:
+        del random_inputs  # draws nothing
+        maps = _as_maps(support.x)
+        sums = torch.einsum("nk,nchw->kchw", one_hot(support.y, self.ways, maps.dtype), maps)
 
         def predict(z: Tensor) -> Tensor:
             asked = _as_maps(z)
@@ -113,7 +114,7 @@ class RelationNet(Embedding):
 
     def query_loss(self, prediction: Prediction, y: Tensor) -> Tensor:
         relations = cast(Tensor, prediction).exp()
-        return F.mse_loss(relations, membership(y, self.ways, relations.dtype))
+        return F.mse_loss(relations, one_hot(y, self.ways, relations.dtype))
 
     def parameter_groups(self) -> list[dict]:
         """Embedding and comparator apart: gradients are clipped by each one's norm, as in the official code."""

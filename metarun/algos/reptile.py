@@ -40,9 +40,10 @@ import torch
 from torch import Tensor
 from torch.func import grad
 
-from metarun.algos.inner_loop import mini_batches
-from metarun.algos.learner import Backbone, Learner, Predictor, require_counts
-from metarun.tasks.task import Batch, Examples, Task, TaskLoss
+from metarun.learner.gradient_descent import mini_batches
+from metarun.learner.learner import Backbone, Learner, require_counts
+from metarun.learner.prediction import Predictor
+from metarun.tasks import Batch, Examples, Task, TaskLoss
 
 OPTIMIZERS = ("sgd", "adam")
 BETA_2, EPS = 0.999, 1e-8
@@ -88,12 +89,12 @@ class Reptile(Learner):
         if inner_optimizer not in OPTIMIZERS:
             raise ValueError(f"inner_optimizer must be one of {', '.join(OPTIMIZERS)}; got {inner_optimizer!r}")
         self.net = backbone(outputs=outputs)
-        self.number("inner_lr", inner_lr)
+        self.register_hyperparameter("inner_lr", inner_lr)
         self.inner_steps, self.eval_steps = inner_steps, eval_steps
         self.inner_batch, self.eval_batch = inner_batch, eval_batch
         self.inner_optimizer = inner_optimizer
 
-    def noise(self, batch: Batch, steps: int, generator: torch.Generator) -> dict[str, Any]:
+    def random_inputs(self, batch: Batch, steps: int, generator: torch.Generator) -> dict[str, Any]:
         assert isinstance(batch, Task)
         tasks, shots, queries = *batch.support.y.shape[:2], batch.query.y.shape[1]
         return {
@@ -101,15 +102,15 @@ class Reptile(Learner):
             "support": mini_batches(tasks, shots, steps, self.eval_batch, generator),
         }
 
-    def trajectory(self, support: Examples, steps: int, noise: Any = ()) -> Iterator[Predictor]:
-        for weights in self._walk(support, steps, noise["support"] if noise else ()):
-            yield self.network_predictor(self.net, weights, support)
+    def trajectory(self, support: Examples, steps: int, random_inputs: Any = ()) -> Iterator[Predictor]:
+        for weights in self._walk(support, steps, random_inputs["support"] if random_inputs else ()):
+            yield self.functional_predictor(self.net, weights, support)
 
-    def meta_loss(self, task: Task, noise: Any = ()) -> Tensor:
+    def meta_loss(self, task: Task, random_inputs: Any = ()) -> Tensor:
         """L of W_k on the query set (which W_k was trained on too), with the gradient theta - W_k."""
         pool = Examples(*map(torch.cat, zip(task.support, task.query, strict=True)))
-        *_, adapted = self._walk(pool, self.inner_steps, noise["pool"] if noise else ())
-        value = self.loss(self.network_predictor(self.net, adapted, task.support)(task.query.x), task.query.y)
+        *_, adapted = self._walk(pool, self.inner_steps, random_inputs["pool"] if random_inputs else ())
+        value = self.loss(self.functional_predictor(self.net, adapted, task.support)(task.query.x), task.query.y)
         zeros = [((p - p.detach()) * (p.detach() - adapted[n])).sum() for n, p in self.net.named_parameters()]
         return value + torch.stack(zeros).sum()
 
@@ -122,7 +123,7 @@ class Reptile(Learner):
             batch = Examples(*(leaf[rows[step]] for leaf in examples)) if len(rows) else examples
 
             def batch_loss(weights: dict[str, Tensor], batch: Examples = batch) -> Tensor:
-                return self.loss(self.network_predictor(self.net, weights, batch)(batch.x), batch.y)
+                return self.loss(self.functional_predictor(self.net, weights, batch)(batch.x), batch.y)
 
             gradient = grad(batch_loss)(weights)
             if self.inner_optimizer == "adam":

@@ -31,9 +31,10 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from metarun.algos.embedding import Embedding, ending_in, membership
-from metarun.algos.learner import Backbone, Predictor, Stage
-from metarun.tasks.task import Examples, Kind, Pairs, TaskLoss, pair_loss
+from metarun.learner.embedding import Embedding, one_hot, with_output_width
+from metarun.learner.learner import Backbone, Stage
+from metarun.learner.prediction import Predictor
+from metarun.tasks import Examples, Kind, Pairs, TaskLoss, pair_loss
 
 
 class Siamese(Embedding):
@@ -46,37 +47,37 @@ class Siamese(Embedding):
     """
 
     stages: tuple[Stage, ...] = (Stage("pairs"),)
-    takes: ClassVar[tuple[Kind, ...]] = ("classification", "verification")
-    draws_masks: ClassVar[bool] = False
+    task_types: ClassVar[tuple[Kind, ...]] = ("classification", "verification")
+    supports_dropblock: ClassVar[bool] = False
 
     def __init__(self, backbone: Backbone, ways: int, loss: TaskLoss) -> None:
-        super().__init__(ending_in(1, backbone), ways, loss)
+        super().__init__(with_output_width(1, backbone), ways, loss)
         self.match = cast(nn.Linear, self.net.head)
         self.net.head = nn.Identity()
 
-    def meta_loss(self, task: Pairs, noise: Any = ()) -> Tensor:  # type: ignore[override]
-        return pair_loss(self.verify(task.x, noise), task.y)
+    def meta_loss(self, task: Pairs, random_inputs: Any = ()) -> Tensor:  # type: ignore[override]
+        return pair_loss(self.score_pairs(task.x, random_inputs), task.y)
 
-    def verify(self, x: Tensor, noise: Any = ()) -> Tensor:
-        del noise  # draws nothing
+    def score_pairs(self, x: Tensor, random_inputs: Any = ()) -> Tensor:
+        del random_inputs  # draws nothing
         z = self.net(x.flatten(0, 1))  # all images in one pass, so that batch norm sees them together
         first, second = z.view(len(x), 2, -1).unbind(1)
         return self.match((first - second).abs()).squeeze(1)
 
-    def head(self, known: Examples, noise: Any = ()) -> Predictor:
+    def head(self, support: Examples, random_inputs: Any = ()) -> Predictor:
         """Every class must have a support example: the score of one that has none is minus infinity."""
-        del noise
-        member = membership(known.y, self.ways, torch.bool)
+        del random_inputs
+        member = one_hot(support.y, self.ways, torch.bool)
 
         def predict(z: Tensor) -> Tensor:
-            s = self.match_all(z, known.x)
+            s = self.match_all(z, support.x)
             return torch.where(member, s.unsqueeze(-1), -torch.inf).amax(1)
 
         return predict
 
-    def match_all(self, z: Tensor, known: Tensor) -> Tensor:
+    def match_all(self, z: Tensor, support: Tensor) -> Tensor:
         """s of every embedding `[m, d]` with every other `[n, d]`: `[m, n]`."""
         # a | u - v | = sign(a) | a u - a v |: two sums of distances, where differences take m n d numbers.
         a = self.match.weight[0]
-        alike, unlike = (torch.cdist(z * w, known * w, p=1.0) for w in (a.relu(), (-a).relu()))
+        alike, unlike = (torch.cdist(z * w, support * w, p=1.0) for w in (a.relu(), (-a).relu()))
         return alike - unlike + self.match.bias

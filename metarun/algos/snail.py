@@ -39,10 +39,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metarun.algos.embedding import Embedding, ending_in, membership
-from metarun.algos.learner import Backbone, Predictor, require_counts
-from metarun.backbones.causal import CausalAttention, TemporalConvolution
-from metarun.tasks.task import Batch, Examples, Task, TaskLoss
+from metarun.layers.causal import CausalAttention, TemporalConvolution
+from metarun.learner.embedding import Embedding, one_hot, with_output_width
+from metarun.learner.learner import Backbone, require_counts
+from metarun.learner.prediction import Predictor
+from metarun.tasks import Batch, Examples, Task, TaskLoss
 
 
 class SNAIL(Embedding):
@@ -62,7 +63,7 @@ class SNAIL(Embedding):
         ValueError: counts that are no whole numbers of at least 1, no attention, or one that is not two counts.
     """
 
-    ordered: ClassVar[bool] = True
+    order_sensitive: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -80,7 +81,7 @@ class SNAIL(Embedding):
         for keys, values in attention:
             require_counts(least=1, attention_keys=keys, attention_values=values)
 
-        super().__init__(ending_in(embedding, backbone), outputs, loss)
+        super().__init__(with_output_width(embedding, backbone), outputs, loss)
         spanning = (outputs * shots).bit_length()  # the smallest number whose power of 2 is at least T
         self.layers, channels = nn.ModuleList(), embedding + outputs
         for number, (keys, values) in enumerate(attention):
@@ -91,15 +92,15 @@ class SNAIL(Embedding):
             channels += values
         self.classifier = nn.Linear(channels, outputs)
 
-    def head_noise(self, batch: Batch, generator: torch.Generator) -> Any:
+    def head_random_inputs(self, batch: Batch, generator: torch.Generator) -> Any:
         """The order in which support examples are shown, `[T, n]`."""
         shape = cast(Task, batch).support.y.shape
         return torch.rand(shape, device=generator.device, generator=generator).argsort(1)
 
-    def head(self, known: Examples, noise: Any = ()) -> Predictor:
-        told, n = torch.cat([known.x, membership(known.y, self.ways, known.x.dtype)], 1), len(known.y)
-        if isinstance(noise, Tensor):
-            told = told[noise]
+    def head(self, support: Examples, random_inputs: Any = ()) -> Predictor:
+        told, n = torch.cat([support.x, one_hot(support.y, self.ways, support.x.dtype)], 1), len(support.y)
+        if isinstance(random_inputs, Tensor):
+            told = told[random_inputs]
 
         def predict(z: Tensor) -> Tensor:
             x = torch.cat([told, F.pad(z, (0, self.ways))])  # queries have zeros for a label

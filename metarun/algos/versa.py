@@ -38,9 +38,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from metarun.algos.embedding import Embedding, class_means, ending_in
-from metarun.algos.learner import Backbone, Prediction, Predictor, Samples, count_tasks, require_counts
-from metarun.tasks.task import Batch, Examples, Task, TaskLoss
+from metarun.learner.embedding import Embedding, class_means, with_output_width
+from metarun.learner.learner import Backbone, count_tasks, require_counts
+from metarun.learner.prediction import Prediction, Predictor, Samples
+from metarun.tasks import Batch, Examples, Task, TaskLoss
 
 
 class VERSA(Embedding):
@@ -69,20 +70,20 @@ class VERSA(Embedding):
         if len(log_variance) != 2 or not log_variance[0] < log_variance[1]:
             raise ValueError(f"log_variance must be two numbers, the lower first; got {list(log_variance)}")
 
-        super().__init__(ending_in(dimension, backbone), ways, loss)
+        super().__init__(with_output_width(dimension, backbone), ways, loss)
         self.mean_w, self.log_variance_w = _inference(dimension, dimension), _inference(dimension, dimension)
         self.mean_b, self.log_variance_b = _inference(dimension, 1), _inference(dimension, 1)
         self.samples = samples
         self.lowest, self.highest = log_variance
 
-    def head_noise(self, batch: Batch, generator: torch.Generator) -> Any:
+    def head_random_inputs(self, batch: Batch, generator: torch.Generator) -> Any:
         """eps, `[T, L, queries, ways]`."""
         shape = (count_tasks(batch), self.samples, cast(Task, batch).query.x.shape[1], self.ways)
         return torch.randn(shape, device=generator.device, generator=generator)
 
-    def head(self, known: Examples, noise: Any = ()) -> Predictor:
+    def head(self, support: Examples, random_inputs: Any = ()) -> Predictor:
         """Draws `Samples` of as many queries as `noise` has, in its order; mean scores where noise is ()."""
-        pooled = class_means(known.x, known.y, self.ways)
+        pooled = class_means(support.x, support.y, self.ways)
         mean_w, mean_b = self.mean_w(pooled), self.mean_b(pooled)
         variance_w, variance_b = (
             self._bounded(part(pooled)).exp() for part in (self.log_variance_w, self.log_variance_b)
@@ -90,12 +91,12 @@ class VERSA(Embedding):
 
         def predict(z: Tensor) -> Prediction:
             mean = z @ mean_w.T + mean_b.T  # [m, ways]
-            if not isinstance(noise, Tensor):
+            if not isinstance(random_inputs, Tensor):
                 return mean
-            if noise.shape[1] != len(z):
-                raise ValueError(f"noise was drawn for {noise.shape[1]} queries; got {len(z)}")
+            if random_inputs.shape[1] != len(z):
+                raise ValueError(f"noise was drawn for {random_inputs.shape[1]} queries; got {len(z)}")
             deviation = (z.square() @ variance_w.T + variance_b.T).sqrt()
-            return Samples(mean + noise * deviation)
+            return Samples(mean + random_inputs * deviation)
 
         return predict
 

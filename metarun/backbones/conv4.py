@@ -7,8 +7,8 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from metarun.backbones.init import initialise
-from metarun.backbones.norm import make_norm
+from metarun.layers.init import initialise
+from metarun.layers.norm import make_norm
 
 
 class Conv4(nn.Module):
@@ -23,8 +23,8 @@ class Conv4(nn.Module):
             after each block: its mini-ImageNet network).
         features: `mean` over positions (MAML's Omniglot network), `flatten`, or `map`: as they are,
             `[n, filters, h, w]`, for a learner that has no use for a last layer.
-        norm: a name of `metarun.backbones.norm.make_norm`.
-        init: a name of `metarun.backbones.init.initialise`.
+        norm: a name of `metarun.layers.norm.make_norm`.
+        init: a name of `metarun.layers.init.initialise`.
         pools: only the first so many blocks downsample; None: all.
 
     Attributes:

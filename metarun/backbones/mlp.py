@@ -7,8 +7,8 @@ from math import prod
 
 from torch import Tensor, nn
 
-from metarun.backbones.init import initialise
-from metarun.backbones.norm import make_norm
+from metarun.layers.init import initialise
+from metarun.layers.norm import make_norm
 
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU, "sigmoid": nn.Sigmoid}
 
@@ -21,8 +21,8 @@ class MLP(nn.Module):
         outputs: width of the last, linear layer. None: no last layer, the network ends in its last activation.
         hidden: widths of the hidden layers.
         activation: `relu`, `tanh`, `elu` or `sigmoid`.
-        norm: normalisation before each activation, a name of `metarun.backbones.norm.make_norm`.
-        init: a name of `metarun.backbones.init.initialise`.
+        norm: normalisation before each activation, a name of `metarun.layers.norm.make_norm`.
+        init: a name of `metarun.layers.init.initialise`.
 
     Raises:
         ValueError: an unknown activation, norm or init, or no hidden layer where `outputs` is None.

@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from metarun.backbones.drop_block import DropBlock
-from metarun.backbones.init import initialise
-from metarun.backbones.norm import make_norm
+from metarun.layers.drop_block import DropBlock
+from metarun.layers.init import initialise
+from metarun.layers.norm import make_norm
 
 
 class ResNet12(nn.Module):
@@ -25,8 +25,8 @@ class ResNet12(nn.Module):
         in_shape: `(C, H, W)`, at least 16 pixels high and wide.
         outputs: width of the last, linear layer. None: no last layer, the network ends in its features.
         wider: filters 64, 160, 320, 640 instead of 64, 128, 256, 512.
-        norm: a name of `metarun.backbones.norm.make_norm`.
-        init: a name of `metarun.backbones.init.initialise`; `torch` is learn2learn's own (He, fan out).
+        norm: a name of `metarun.layers.norm.make_norm`.
+        init: a name of `metarun.layers.init.initialise`; `torch` is learn2learn's own (He, fan out).
         drop_rate: share of the maps after each block that is dropped in training: single positions after the first
             two, squares after the last two; MetaOptNet's is 0.1. For learners that draw masks.
         drop_size: side of a square, in positions.

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metarun.report.records import Run, as_number
+from metarun.run_folder import Run, as_number
 
 Setting = tuple[tuple[str, Any], ...]
 

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from metarun.report import tables
 from metarun.report.compare import METHOD, Paired, over_rates, paired, tabulate
-from metarun.report.records import STATUSES, Run, read_runs
+from metarun.run_folder import STATUSES, Run, read_runs
 
 ABOUT = """\
 Compares runs: a table of learners by settings (mean over seeds), robustness to the inner learning rate where it was
@@ -80,7 +80,7 @@ def report(paths: Sequence[Path], compared: Sequence[str], page: Path | None, ev
         show_comparison(console, chosen)
     console.print(f"{len(runs)} runs: {statuses(runs)}", highlight=False)
     if page is not None:
-        from metarun.report.page import write_page
+        from metarun.report.page.build import write_page
 
         write_page(runs, page)
         console.print(Text(str(page)), soft_wrap=True, highlight=False)

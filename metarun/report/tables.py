@@ -11,8 +11,8 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from metarun.report.compare import Entry, Paired, Rates, Setting, Table
-from metarun.report.records import Run
-from metarun.results import decimals_of
+from metarun.report.numbers import decimals_of
+from metarun.run_folder import Run
 
 Panels = Mapping[Setting, Sequence[Rates]]
 

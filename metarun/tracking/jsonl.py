@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, SupportsFloat
 
-from metarun.results import write_text
+from metarun.files import write_text
 
 
 class MetricsFile:

@@ -98,7 +98,7 @@ class WandbTracker:
         log_model: bool,
     ) -> None:
         if mode not in MODES:
-            raise ValueError(f"tracker.mode must be one of {', '.join(MODES)}; got {mode!r}")
+            raise ValueError(f"tracker.wandb.mode must be one of {', '.join(MODES)}; got {mode!r}")
         self.mode, self.project, self.entity = mode, project, entity
         self.tags, self.group, self.log_model = list(tags), group, log_model
         self.run_id: str | None = None
@@ -171,8 +171,8 @@ class WandbTracker:
             why, advice, _ = " ".join(str(error).split()).partition(" Consider increasing the init_timeout")
             longer = "; WANDB_INIT_TIMEOUT=SECONDS waits longer" if advice else ""
             raise TrackerError(
-                f"W&B cannot start with tracker.mode={self.mode}: {why}{longer} "
-                "(tracker.mode=offline needs no account and no network; tracker=none does without W&B)"
+                f"W&B cannot start with tracker.wandb.mode={self.mode}: {why}{longer} "
+                "(tracker.wandb.mode=offline needs no account and no network; tracker=none does without W&B)"
             ) from error
 
     @never_fatal

@@ -13,10 +13,11 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import DotProduct
 
 from metarun.algos.alpaca import JITTER, ALPaCA
-from metarun.algos.learner import slice_tasks
-from metarun.evaluate import evaluate
-from metarun.loop import Training, fit
-from metarun.tasks.task import Examples, stream_generator
+from metarun.evaluation.evaluate import evaluate
+from metarun.learner.learner import slice_tasks
+from metarun.sampling import stream_generator
+from metarun.tasks import Examples
+from metarun.training.loop import TrainState, fit
 
 
 def learner(seed=0, outputs=1, hidden=(8, 6), dtype=torch.float64, **changes):
@@ -115,17 +116,17 @@ def test_examples_that_are_not_seen_do_not_count(draw):
 def test_the_loss_is_the_negative_log_density_of_what_is_seen(draw):
     ours, task = learner(), one(draw("mlp"))
     seen = (torch.arange(10) < 3).double()
-    for noise, context in ((seen, seen), ((), None)):
+    for random_inputs, context in ((seen, seen), ((), None)):
         mean, variance = predicted(ours, task.support, task.query.x, context)
         densities = [multivariate_normal(m, v).logpdf(y) for m, v, y in zip(mean, variance, task.query.y, strict=True)]
-        assert ours.meta_loss(task, noise).item() == pytest.approx(-np.mean(densities))
+        assert ours.meta_loss(task, random_inputs).item() == pytest.approx(-np.mean(densities))
 
 
 def test_context_sizes_are_all_equally_likely_from_none_to_all(draw):
     """In training; a batch's tasks differ. The support set counts whole at test."""
     ours, batch = learner(), draw("mlp")
     many = type(batch)(*(Examples(*(leaf[:1].expand(4400, *leaf.shape[1:]) for leaf in part)) for part in batch))
-    seen = ours.noise(many, 0, stream_generator("cpu", "test"))
+    seen = ours.random_inputs(many, 0, stream_generator("cpu", "test"))
     assert seen.shape == (4400, 10)
     sizes = seen.sum(1).long()
     assert torch.equal(seen, (torch.arange(10) < sizes[:, None]).float())
@@ -139,21 +140,21 @@ def test_context_sizes_are_all_equally_likely_from_none_to_all(draw):
         torch.testing.assert_close(with_noise, ours.adapt(task.support)(task.query.x))
 
 
-def losses_and_gradient(ours, batch, noise):
+def losses_and_gradient(ours, batch, random_inputs):
     ours.zero_grad()
-    losses = ours(batch, noise)
+    losses = ours(batch, random_inputs)
     losses.mean().backward()
     return losses.detach(), torch.cat([p.grad.flatten() for p in ours.parameters()])
 
 
 def test_vmap_is_a_loop_and_every_task_has_its_own_context(draw):
     ours, batch = learner(), draw("mlp")
-    noise = ours.cast(ours.noise(batch, 0, stream_generator("cpu", "test")))
-    together = losses_and_gradient(ours, batch, noise)
+    random_inputs = ours.to_dtype(ours.random_inputs(batch, 0, stream_generator("cpu", "test")))
+    together = losses_and_gradient(ours, batch, random_inputs)
     ours.vectorized = False
-    torch.testing.assert_close(losses_and_gradient(ours, batch, noise), together, rtol=1e-9, atol=1e-10)
-    assert not torch.allclose(ours(batch, torch.ones_like(noise)), together[0])
-    part = ours(slice_tasks(batch, 1, 3), noise[1:3])
+    torch.testing.assert_close(losses_and_gradient(ours, batch, random_inputs), together, rtol=1e-9, atol=1e-10)
+    assert not torch.allclose(ours(batch, torch.ones_like(random_inputs)), together[0])
+    part = ours(slice_tasks(batch, 1, 3), random_inputs[1:3])
     torch.testing.assert_close(part.detach(), together[0][1:3])
 
 
@@ -172,8 +173,8 @@ def test_it_learns_the_sinusoid_and_knows_how_well():
     """Small: the published sizes take a minute. Float32, as runs are."""
     ours = learner(hidden=(64, 64, 24), dtype=torch.float32, noise_variance=0.02)
     data = toy.sinusoid(noise=math.sqrt(0.02), train_queries=20)
-    outer = toy.adam(lr=3e-3)
-    for _ in fit(Training.begin(ours, outer, torch.device("cpu"), 0), data, outer, 800, 10):
+    meta_optimizer = toy.adam(lr=3e-3)
+    for _ in fit(TrainState.create(ours, meta_optimizer, torch.device("cpu"), 0), data, meta_optimizer, 800, 10):
         pass
     found = evaluate(ours, data, "test", 100, 0)
     assert found.estimate().mean < 0.8

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 import toy
 
-from metarun import checkpoint
 from metarun.algos.alpha_maml import AlphaMAML
 from metarun.algos.maml import MAML
-from metarun.evaluate import evaluate
-from metarun.loop import Training, fit
+from metarun.evaluation.evaluate import evaluate
+from metarun.training import checkpoint
+from metarun.training.loop import TrainState, fit
 
 KINDS = ["mlp", "conv4"]
 CPU = torch.device("cpu")
@@ -36,8 +36,8 @@ def alpha_slope_by_hand(learner, batch):
         with torch.no_grad():
             for p, g in zip(net.parameters(), inner, strict=True):
                 p -= learner.alpha * g
-        outer = task_gradients(net, learner.loss, query)
-        products.append(sum((a * b).sum() for a, b in zip(outer, inner, strict=True)))
+        meta_optimizer = task_gradients(net, learner.loss, query)
+        products.append(sum((a * b).sum() for a, b in zip(meta_optimizer, inner, strict=True)))
     return -torch.stack(products).mean()
 
 
@@ -75,10 +75,10 @@ def test_loss_and_gradient_of_theta_are_mamls(kind, make, draw, loss_and_gradien
 def test_three_outer_steps_follow_the_equations(make):
     """theta, alpha and beta after each outer step, beta's product being with the meta-gradient of the step before."""
     learner = make(AlphaMAML, "mlp", **numbers(1, alpha_rate=1e-4, beta_rate=1e-5, inner_lr=0.01))
-    outer, data = toy.sgd(lr=1e-3, schedule="linear"), toy.sinusoid()
+    meta_optimizer, data = toy.sgd(lr=1e-3, schedule="linear"), toy.sinusoid()
     reference = copy.deepcopy(learner)
     beta, previous = 1e-3, None
-    for number, step in enumerate(fit(Training.begin(learner, outer, CPU, 0), data, outer, 3, 5)):
+    for number, step in enumerate(fit(TrainState.create(learner, meta_optimizer, CPU, 0), data, meta_optimizer, 3, 5)):
         names = [name for name, _ in reference.named_parameters()]
         slopes = torch.autograd.grad(reference(step.batch).mean(), list(reference.parameters()))
         slopes = dict(zip(names, slopes, strict=True))
@@ -100,13 +100,13 @@ def test_both_rates_stop_at_zero(make):
     """Rates of change so large that a first wrong step would go far below."""
     learner = make(AlphaMAML, "mlp", **numbers(1, alpha_rate=10.0, beta_rate=0.0, inner_lr=0.05))
     learner.alpha.register_hook(lambda _gradient: torch.tensor(1.0, dtype=torch.float64))
-    outer = toy.sgd(lr=1e-5)
-    next(fit(Training.begin(learner, outer, CPU, 0), toy.sinusoid(), outer, 1, 5))
+    meta_optimizer = toy.sgd(lr=1e-5)
+    next(fit(TrainState.create(learner, meta_optimizer, CPU, 0), toy.sinusoid(), meta_optimizer, 1, 5))
     assert learner.alpha.item() == 0
 
     learner = make(AlphaMAML, "mlp", **numbers(1, alpha_rate=0.0, beta_rate=10.0))
-    training = Training.begin(learner, outer, CPU, 0)
-    steps = fit(training, toy.sinusoid(), outer, 2, 5)
+    training = TrainState.create(learner, meta_optimizer, CPU, 0)
+    steps = fit(training, toy.sinusoid(), meta_optimizer, 2, 5)
     next(steps)
     for state in training.optimizers["theta"].state.values():
         state["previous"].neg_()  # the last step now seems to have gone the wrong way
@@ -115,23 +115,23 @@ def test_both_rates_stop_at_zero(make):
 
 
 def test_both_rates_are_told_and_saved_and_a_resumed_run_is_the_unbroken_one(make, tmp_path):
-    outer, data = toy.sgd(lr=1e-4), toy.sinusoid()
+    meta_optimizer, data = toy.sgd(lr=1e-4), toy.sinusoid()
 
     def begin():
         learner = make(AlphaMAML, "mlp", **numbers(1, alpha_rate=1e-5, beta_rate=1e-6, inner_lr=0.01))
-        return Training.begin(learner, outer, CPU, 0)
+        return TrainState.create(learner, meta_optimizer, CPU, 0)
 
     whole, broken, resumed = begin(), begin(), begin()
-    list(fit(whole, data, outer, 6, 5))
-    for step in fit(broken, data, outer, 6, 5):
+    list(fit(whole, data, meta_optimizer, 6, 5))
+    for step in fit(broken, data, meta_optimizer, 6, 5):
         if step.iteration == 3:
             break
     checkpoint.save(tmp_path, "last", 3, broken.learner.state_dict(), broken.state_dict(), {})
     saved = checkpoint.load(tmp_path, "last")
     resumed.learner.load_state_dict(saved.weights)
     resumed.load_state_dict(saved.state)
-    list(fit(resumed, data, outer, 6, 5))
-    told = whole.learner.inspect()
+    list(fit(resumed, data, meta_optimizer, 6, 5))
+    told = whole.learner.diagnostics()
     assert set(told) == {"alpha", "beta"} and {"alpha", "beta"} <= set(saved.weights)
     assert told["beta"] > 1e-4 and told["alpha"] != 0.01
     for ours, theirs in zip(resumed.learner.state_dict().values(), whole.learner.state_dict().values(), strict=True):
@@ -160,16 +160,16 @@ def test_it_learns_from_rates_that_are_a_hundred_times_too_small_and_with_a_flip
     rates = numbers(alpha_rate=1e-6, beta_rate=1e-4, inner_lr=1e-4)
     learner = AlphaMAML(backbone, 1, F.mse_loss, **rates)
     before = evaluate(learner, toy.sinusoid(), "test", 100, 0).estimate().mean
-    outer = toy.sgd(lr=1e-5)
-    training = Training.begin(learner, outer, CPU, 0)
+    meta_optimizer = toy.sgd(lr=1e-5)
+    training = TrainState.create(learner, meta_optimizer, CPU, 0)
     if flipped == "alpha":
         learner.alpha.register_hook(torch.neg)
     if flipped == "theta":
         training.optimizers["theta"].rate *= -1
-    for _ in fit(training, toy.sinusoid(), outer, 1000, 25):
+    for _ in fit(training, toy.sinusoid(), meta_optimizer, 1000, 25):
         pass
     after = evaluate(learner, toy.sinusoid(), "test", 100, 0).estimate().mean
-    print(flipped, before, after, learner.inspect())
+    print(flipped, before, after, learner.diagnostics())
     assert before > 2.4  # no adaptation (systems.md, 0.1)
     if flipped is None:
         assert after < 2.6 and learner.alpha > 1e-3 and learner.beta > 1e-3

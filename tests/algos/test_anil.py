@@ -8,11 +8,11 @@ import toy
 from torch import nn
 
 from metarun.algos.anil import ANIL
-from metarun.algos.inner_loop import descend
 from metarun.algos.maml import MAML
-from metarun.backbones.norm import inductive
-from metarun.evaluate import evaluate
-from metarun.loop import Training, fit
+from metarun.evaluation.evaluate import evaluate
+from metarun.layers.norm import inductive
+from metarun.learner.gradient_descent import descend
+from metarun.training.loop import TrainState, fit
 
 KINDS = ["mlp", "conv4"]
 
@@ -138,8 +138,10 @@ def test_it_learns_the_sinusoid_and_a_random_body_under_the_same_head_does_not()
         )
         scores["untrained"] = evaluate(learner, toy.sinusoid(), "test", 100, 0).estimate().mean
         learner.body.requires_grad_(not frozen)
-        outer = toy.adam(lr=3e-3)
-        for _ in fit(Training.begin(learner, outer, torch.device("cpu"), 0), toy.sinusoid(), outer, 1500, 8):
+        meta_optimizer = toy.adam(lr=3e-3)
+        for _ in fit(
+            TrainState.create(learner, meta_optimizer, torch.device("cpu"), 0), toy.sinusoid(), meta_optimizer, 1500, 8
+        ):
             pass
         scores[frozen] = evaluate(learner, toy.sinusoid(), "test", 100, 0).estimate().mean
     assert scores["untrained"] > 2.4  # no adaptation (systems.md, 0.1)

@@ -8,10 +8,10 @@ from torch.func import functional_call
 
 from metarun.algos import bmaml
 from metarun.algos.bmaml import BMAML
-from metarun.algos.learner import Samples
 from metarun.algos.maml import MAML
-from metarun.algos.svgd import direction, squared_distances
-from metarun.tasks.task import Examples
+from metarun.learner.prediction import Samples
+from metarun.numerics.svgd import direction, squared_distances
+from metarun.tasks import Examples
 
 KINDS = ["mlp", "conv4"]
 NUMBERS = {"particles": 4, "ensemble": False, "inner_lr": 1e-3, "inner_steps": 2, "eval_steps": 2, "first_order": False}
@@ -154,8 +154,8 @@ def test_predictions_are_samples_of_all_particles(learner, draw, one, kind):
 
 def test_particles_start_apart(learner):
     ours = learner("mlp")
-    assert ours.inspect()["spread"] > 0.5
-    assert ours.inspect()["log_gamma"].item() == pytest.approx(4.0)
+    assert ours.diagnostics()["spread"] > 0.5
+    assert ours.diagnostics()["log_gamma"].item() == pytest.approx(4.0)
     weights = dict(ours.net.named_parameters())
     assert all(p.shape[0] == 4 for p in weights.values())
 
@@ -207,7 +207,7 @@ def test_it_learns(ensemble, bar):
     numbers = {"particles": 3, "ensemble": ensemble, "inner_steps": 1, "eval_steps": 1, "leader_steps": 1}
     numbers |= {"inner_lr": 0.3, "leader_lr": 0.3, "precision_rate": 0.0, "weight_precision": [0.01, 2.0, 200.0]}
     ours = BMAML(toy.mlp((2,)), 3, F.cross_entropy, **(NUMBERS | numbers))
-    before, after = toy.score(ours, toy.Blobs(), 120, toy.adam(lr=1e-2), meta_batch=6, tasks=60)
+    before, after = toy.score(ours, toy.Blobs(), 120, toy.adam(lr=1e-2), meta_batch_size=6, tasks=60)
     assert before < 0.72
     assert after > bar
-    assert 0.1 < ours.inspect()["spread"] < 10  # not collapsed
+    assert 0.1 < ours.diagnostics()["spread"] < 10  # not collapsed

@@ -9,8 +9,8 @@ import toy
 
 from metarun.algos.cavia import CAVIA
 from metarun.backbones.resnet12 import ResNet12
-from metarun.evaluate import evaluate
-from metarun.loop import Training, fit
+from metarun.evaluation.evaluate import evaluate
+from metarun.training.loop import TrainState, fit
 
 KINDS = ["mlp", "conv4"]
 
@@ -145,8 +145,10 @@ def test_it_learns_the_sinusoid_and_without_context_it_does_not():
         torch.manual_seed(0)
         learner = CAVIA(toy.mlp(hidden=[40, 40], activation="relu"), 1, F.mse_loss, **numbers(context=context))
         scores["untrained"] = evaluate(learner, toy.sinusoid(), "test", 100, 0).estimate().mean
-        outer = toy.adam(lr=2e-3)
-        for _ in fit(Training.begin(learner, outer, torch.device("cpu"), 0), toy.sinusoid(), outer, 1500, 25):
+        meta_optimizer = toy.adam(lr=2e-3)
+        for _ in fit(
+            TrainState.create(learner, meta_optimizer, torch.device("cpu"), 0), toy.sinusoid(), meta_optimizer, 1500, 25
+        ):
             pass
         scores[context] = evaluate(learner, toy.sinusoid(), "test", 100, 0).estimate().mean
     assert scores["untrained"] > 2.4

@@ -7,17 +7,17 @@ from torch import nn
 from torch.func import functional_call
 
 from metarun.algos.deml import DEML
-from metarun.evaluate import evaluate
-from metarun.loop import Training, fit
-from metarun.tasks.synthetic import Synthetic
-from metarun.tasks.task import Examples, TaskAndFlat
+from metarun.data.synthetic import Synthetic
+from metarun.evaluation.evaluate import evaluate
+from metarun.tasks import Examples, TaskAndBatch
+from metarun.training.loop import TrainState, fit
 
 CONCEPTS = 7
 
 
 def numbers(**changes):
     given = {
-        "concepts": CONCEPTS,
+        "base_classes": CONCEPTS,
         "concept_weight": 0.5,
         "initial_rates": (-0.2, 0.5),
         "inner_steps": 1,
@@ -42,13 +42,13 @@ def batch(draw):
     """Three tasks, and with each a mini-batch of six images of seven classes."""
     generator = torch.Generator().manual_seed(1)
     x = torch.rand(3, 6, 1, 16, 16, generator=generator, dtype=torch.float64)
-    return TaskAndFlat(*draw("conv4"), Examples(x, torch.randint(CONCEPTS, (3, 6), generator=generator)))
+    return TaskAndBatch(*draw("conv4"), Examples(x, torch.randint(CONCEPTS, (3, 6), generator=generator)))
 
 
 def by_hand(learner, batch, weight, steps=1):
     """Mean over tasks of both terms, with torch.autograd alone."""
     ce, total = nn.functional.cross_entropy, []
-    for x, y, query_x, query_y, flat_x, flat_y in zip(*batch.support, *batch.query, *batch.flat, strict=True):
+    for x, y, query_x, query_y, flat_x, flat_y in zip(*batch.support, *batch.query, *batch.batch, strict=True):
         phi, features = dict(learner.learner.named_parameters()), learner.generator(x)
         for _ in range(steps):
             gradients = torch.autograd.grad(
@@ -110,22 +110,25 @@ def test_vmap_is_a_loop(deml, batch, loss_and_gradient):
 def glyphs():
     sizes = {"train_classes": 60, "val_classes": 10, "test_classes": 20, "drawings": 12}
     ways = {"ways": 5, "shots": 1, "queries": 5, "train_ways": 5, "train_queries": 5}
-    return Synthetic(glyph_seed=0, **sizes, split="glyphs", **ways, flat_batch=16, device="cpu")
+    return Synthetic(glyph_seed=0, **sizes, partition="glyphs", **ways, batch_size=16, device="cpu")
 
 
 def on_glyphs():
     torch.manual_seed(0)
-    backbone, given = toy.conv4(features="flatten"), numbers(concepts=60, initial_rates=(0.3, 0.5), concept_weight=1.0)
+    backbone, given = (
+        toy.conv4(features="flatten"),
+        numbers(base_classes=60, initial_rates=(0.3, 0.5), concept_weight=1.0),
+    )
     return DEML(backbone=backbone, outputs=5, loss=nn.functional.cross_entropy, **given)
 
 
 def test_the_discriminator_sees_training_classes_only(glyphs):
     """Every image that it is trained on is one of the training part, with its class there; no part shares a class."""
-    learner, outer, seen = on_glyphs(), toy.adam(), []
+    learner, meta_optimizer, seen = on_glyphs(), toy.adam(), []
     learner.generator.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
     learner.vectorized = False
-    step = next(fit(Training.begin(learner, outer, torch.device("cpu"), 0), glyphs, outer, 10, 4))
-    flat = step.batch.flat
+    step = next(fit(TrainState.create(learner, meta_optimizer, torch.device("cpu"), 0), glyphs, meta_optimizer, 10, 4))
+    flat = step.batch.batch
     x, y = flat.x.flatten(0, 1), flat.y.flatten()
     images = {
         part: glyphs._sampler(part).images(torch.arange(len(glyphs._sampler(part).pixels)))
@@ -139,7 +142,7 @@ def test_the_discriminator_sees_training_classes_only(glyphs):
 
 
 @pytest.mark.parametrize(("change", "named"), [
-    ({"concepts": 0}, "concepts"), ({"concept_weight": -1.0}, "concept_weight"),
+    ({"base_classes": 0}, "base_classes"), ({"concept_weight": -1.0}, "concept_weight"),
     ({"initial_rates": (1.0, 0.0)}, "initial_rates"), ({"inner_steps": -1}, "inner_steps"),
 ])  # fmt: skip
 def test_bad_values_are_refused_by_name(change, named, deml):
@@ -149,8 +152,8 @@ def test_bad_values_are_refused_by_name(change, named, deml):
 
 def test_learns_glyphs(glyphs):
     """Adapting to unseen classes, and telling the training classes apart, must both be learned: untrained both fail."""
-    learner, outer = on_glyphs(), toy.adam(lr=1e-2)
-    x, y = glyphs.draw("train", "flat", 8, torch.Generator().manual_seed(3))
+    learner, meta_optimizer = on_glyphs(), toy.adam(lr=1e-2)
+    x, y = glyphs.sample("train", "batches", 8, torch.Generator().manual_seed(3))
 
     def scores():
         with torch.no_grad():
@@ -158,7 +161,7 @@ def test_learns_glyphs(glyphs):
         return evaluate(learner, glyphs, "test", 60, 0).estimate().mean, float(told.float().mean())
 
     before = scores()
-    for _ in fit(Training.begin(learner, outer, torch.device("cpu"), 0), glyphs, outer, 200, 4):
+    for _ in fit(TrainState.create(learner, meta_optimizer, torch.device("cpu"), 0), glyphs, meta_optimizer, 200, 4):
         pass
     after = scores()
     assert before[0] < 0.3 and before[1] < 0.1  # chance: 0.2 and 0.017

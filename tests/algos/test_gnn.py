@@ -7,10 +7,11 @@ import toy
 from hydra import compose, initialize_config_dir
 
 from metarun.algos.gnn import GNN, EdgeWeights
-from metarun.backbones.norm import batch_norms
-from metarun.conf_files import CONF
-from metarun.run import Refused, build
-from metarun.tasks.task import Examples, Task
+from metarun.experiment.build import build
+from metarun.experiment.choices import CONF
+from metarun.experiment.errors import ConfigError
+from metarun.layers.norm import batch_norms
+from metarun.tasks import Examples, Task
 
 WIDTH, WAYS = 5, 3
 LABELS = torch.tensor([2, 0, 1, 0, 1, 2])
@@ -171,7 +172,7 @@ def test_widths_are_the_official_codes():
 def test_training_ways_that_are_not_the_tests_are_refused_before_anything_starts():
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", ["algo=gnn", "data=synthetic", "data.train_ways=6", "tracker=none"])
-    with pytest.raises(Refused, match="data.train_ways must be data.ways=5 for algo=gnn"):
+    with pytest.raises(ConfigError, match="data.train_ways must be data.ways=5 for algo=gnn"):
         build(cfg, {"algo": "gnn", "data": "synthetic", "backbone": "conv4_embedding"})
 
 

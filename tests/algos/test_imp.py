@@ -10,7 +10,7 @@ import toy
 
 from metarun.algos.imp import IMP
 from metarun.algos.protonet import ProtoNet
-from metarun.tasks.task import Examples, Task
+from metarun.tasks import Examples, Task
 
 
 def learner(alpha=0.1, sigma=0.5, ways=3, cls=IMP, seed=0):

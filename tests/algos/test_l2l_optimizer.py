@@ -10,13 +10,13 @@ import toy
 from commands import metarun
 from torch import nn
 
-from metarun.algos.gradient_input import preprocess
 from metarun.algos.l2l_optimizer import LearnedOptimizer
 from metarun.backbones.linear import Linear
-from metarun.loop import Training, fit
-from metarun.results import read_result
-from metarun.tasks.quadratics import Quadratics
-from metarun.tasks.task import Examples
+from metarun.data.quadratics import Quadratics
+from metarun.numerics.gradient_input import preprocess
+from metarun.run_folder import read_result
+from metarun.tasks import Examples
+from metarun.training.loop import TrainState, fit
 
 NUMBERS = {"units": 5, "gradient_input": "scale", "gradient_scale": 0.1, "log_p": 10.0, "output_scale": 0.1}
 NUMBERS |= {"inner_steps": 6, "unroll": 3, "init_std": 1.0, "batch": None, "eval_steps": 6}
@@ -36,23 +36,23 @@ def make(backbone=LINEAR, seed=0, spread=0.6, **changes):
 
 def functions(tasks=3, seed=0):
     """Quadratics and noise for them."""
-    batch = DATA.draw("train", "episodes", tasks, torch.Generator().manual_seed(seed))
-    return make().cast(batch)
+    batch = DATA.sample("train", "episodes", tasks, torch.Generator().manual_seed(seed))
+    return make().to_dtype(batch)
 
 
 def drawn(learner, batch, steps=6, seed=0):
-    return learner.cast(learner.noise(batch, steps, torch.Generator().manual_seed(seed)))
+    return learner.to_dtype(learner.random_inputs(batch, steps, torch.Generator().manual_seed(seed)))
 
 
-def first_of(batch, noise, t=0):
-    rows = noise["rows"][t] if len(noise["rows"]) else ()
-    return Examples(*(leaf[t] for leaf in batch.support)), {"start": noise["start"][t], "rows": rows}
+def first_of(batch, random_inputs, t=0):
+    rows = random_inputs["rows"][t] if len(random_inputs["rows"]) else ()
+    return Examples(*(leaf[t] for leaf in batch.support)), {"start": random_inputs["start"][t], "rows": rows}
 
 
-def thetas(learner, support, noise, steps=6):
+def thetas(learner, support, random_inputs, steps=6):
     """theta_0, theta_1, ... of a linear network: what it says of the unit vectors."""
     eye = torch.eye(10).double()
-    return torch.stack([predict(eye)[:, 0] for predict in learner.trajectory(support, steps, noise)])
+    return torch.stack([predict(eye)[:, 0] for predict in learner.trajectory(support, steps, random_inputs)])
 
 
 def gradient_of(learner, losses):
@@ -69,14 +69,14 @@ def function(support, theta):
 @pytest.mark.parametrize("kind", ["scale", "log"])
 def test_it_is_torchs_lstm_for_each_coordinate(kind):
     learner, batch = make(gradient_input=kind, output_scale=0.03), functions()
-    support, noise = first_of(batch, drawn(learner, batch))
+    support, random_inputs = first_of(batch, drawn(learner, batch))
     lstm = nn.LSTM(2 if kind == "log" else 1, 5, num_layers=2).double()
     for layer, cell in enumerate(learner.cells):
         for name, value in {"weight_ih": cell.weight_ih, "weight_hh": cell.weight_hh, "bias_ih": cell.bias}.items():
             getattr(lstm, f"{name}_l{layer}").data.copy_(value)
         nn.init.zeros_(getattr(lstm, f"bias_hh_l{layer}"))
-    theta, state = noise["start"].clone(), None
-    for ours in thetas(learner, support, noise):
+    theta, state = random_inputs["start"].clone(), None
+    for ours in thetas(learner, support, random_inputs):
         torch.testing.assert_close(ours, theta, rtol=1e-10, atol=1e-12)
         gradient = 2 / 10 * support.x.T @ (support.x @ theta - support.y[:, 0])
         seen = preprocess(gradient, 10.0) if kind == "log" else learner.gradient_scale * gradient.unsqueeze(1)
@@ -87,10 +87,12 @@ def test_it_is_torchs_lstm_for_each_coordinate(kind):
 def test_what_theta_is_called_does_not_matter():
     """Permuting the coordinates permutes the trajectory: weights are shared, memories are not."""
     learner, batch = make(), functions()
-    support, noise = first_of(batch, drawn(learner, batch))
+    support, random_inputs = first_of(batch, drawn(learner, batch))
     order = torch.randperm(10, generator=torch.Generator().manual_seed(0))
-    permuted = thetas(learner, Examples(support.x[:, order], support.y), noise | {"start": noise["start"][order]})
-    plain = thetas(learner, support, noise)
+    permuted = thetas(
+        learner, Examples(support.x[:, order], support.y), random_inputs | {"start": random_inputs["start"][order]}
+    )
+    plain = thetas(learner, support, random_inputs)
     torch.testing.assert_close(permuted, plain[:, order], rtol=1e-10, atol=1e-12)
     assert (plain[1:] - plain[:-1]).abs().min() > 1e-6
 
@@ -107,15 +109,15 @@ def test_each_coordinate_remembers_its_own_gradients():
 
 def test_memory_begins_anew_with_each_task():
     learner, batch = make(), functions()
-    noise = drawn(learner, batch)
+    random_inputs = drawn(learner, batch)
     learner.vectorized = False
-    one_after_the_other = learner(batch, noise)
+    one_after_the_other = learner(batch, random_inputs)
     for t in range(3):
-        support, mine = first_of(batch, noise, t)
+        support, mine = first_of(batch, random_inputs, t)
         expected = sum(function(support, theta) for theta in thetas(learner, support, mine)[1:])
         torch.testing.assert_close(one_after_the_other[t], expected, rtol=1e-10, atol=0)
     learner.vectorized = True
-    torch.testing.assert_close(learner(batch, noise), one_after_the_other, rtol=1e-10, atol=0)
+    torch.testing.assert_close(learner(batch, random_inputs), one_after_the_other, rtol=1e-10, atol=0)
 
 
 # -------------------------------------------------------------------------------------- what is differentiated
@@ -145,12 +147,12 @@ def unrolled(learner, support, theta, steps, gradients=None, through=False):
 def test_gradients_that_are_put_in_are_constants():
     """The derivative is that of the loss with frozen inputs, by finite differences; through them it is another."""
     learner, batch = make(unroll=6), functions(1)
-    noise = drawn(learner, batch)
-    support, mine = first_of(batch, noise)
+    random_inputs = drawn(learner, batch)
+    support, mine = first_of(batch, random_inputs)
     theta = mine["start"]
-    ours = gradient_of(learner, learner(batch, noise))
+    ours = gradient_of(learner, learner(batch, random_inputs))
     value, seen = unrolled(learner, support, theta, 6)
-    torch.testing.assert_close(learner(batch, noise)[0], value)
+    torch.testing.assert_close(learner(batch, random_inputs)[0], value)
     weights = nn.utils.parameters_to_vector(learner.parameters()).detach()
     generator = torch.Generator().manual_seed(3)
     for _ in range(4):
@@ -171,8 +173,8 @@ def test_gradients_that_are_put_in_are_constants():
 def test_the_surrogate_is_the_loss_of_the_steps_mini_batches():
     """f_t is of mini-batch t: value and derivative, against plain autograd on a network with a hidden layer."""
     learner, batch = make(toy.mlp((10,), hidden=[4]), unroll=6, batch=3), functions(1)
-    noise = drawn(learner, batch)
-    support, mine = first_of(batch, noise)
+    random_inputs = drawn(learner, batch)
+    support, mine = first_of(batch, random_inputs)
     theta, total = learner.first(mine), 0.0
     state = learner.begin(theta)
     for step in range(6):
@@ -180,30 +182,30 @@ def test_the_surrogate_is_the_loss_of_the_steps_mini_batches():
         theta = theta + change
         rows = mine["rows"][step + 1]
         total = total + F.mse_loss(learner.predictor(theta, support)(support.x[rows]), support.y[rows])
-    torch.testing.assert_close(learner(batch, noise)[0], total)
-    torch.testing.assert_close(gradient_of(learner, learner(batch, noise)), gradient_of(learner, total))
+    torch.testing.assert_close(learner(batch, random_inputs)[0], total)
+    torch.testing.assert_close(gradient_of(learner, learner(batch, random_inputs)), gradient_of(learner, total))
 
 
 @pytest.mark.parametrize("unroll", [2, 3, 4, 10])
 def test_segments_are_the_episode_in_pieces(unroll):
     learner, batch = make(unroll=unroll, inner_steps=7), functions()
-    noise = drawn(learner, batch, 7)
+    random_inputs = drawn(learner, batch, 7)
     (stage,) = learner.stages
     assert stage.stream == "episodes" and len(stage.objectives) == -(-7 // unroll)
-    pieces = torch.stack([learner(batch, noise, name) for name in stage.objectives])
-    whole = learner(batch, noise)
+    pieces = torch.stack([learner(batch, random_inputs, name) for name in stage.objectives])
+    whole = learner(batch, random_inputs)
     torch.testing.assert_close(pieces.sum(0), whole)
-    expected = [sum(function(*pair) for pair in each) for each in _points(learner, batch, noise, 7)]
+    expected = [sum(function(*pair) for pair in each) for each in _points(learner, batch, random_inputs, 7)]
     torch.testing.assert_close(whole, torch.stack(expected))
     torch.testing.assert_close(
-        sum(gradient_of(learner, learner(batch, noise, name)) for name in stage.objectives),
+        sum(gradient_of(learner, learner(batch, random_inputs, name)) for name in stage.objectives),
         gradient_of(learner, whole),
     )
 
 
-def _points(learner, batch, noise, steps):
+def _points(learner, batch, random_inputs, steps):
     for t in range(3):
-        support, mine = first_of(batch, noise, t)
+        support, mine = first_of(batch, random_inputs, t)
         yield [(support, theta) for theta in thetas(learner, support, mine, steps)[1:]]
 
 
@@ -215,8 +217,8 @@ def test_the_names_of_segments():
 def test_no_derivative_crosses_a_segments_start():
     """Another optimizer with the same weights leads there: only what is done in the segment counts."""
     learner, batch = make(), functions(1)
-    noise = drawn(learner, batch)
-    support, mine = first_of(batch, noise)
+    random_inputs = drawn(learner, batch)
+    support, mine = first_of(batch, random_inputs)
     other, theta = copy.deepcopy(learner), mine["start"]
     state, total = learner.begin(theta), 0.0
     for step in range(6):
@@ -224,22 +226,23 @@ def test_no_derivative_crosses_a_segments_start():
         change, state = who.update(learner.slope(theta, support, 0, ())[0], state)
         theta = theta + change
         total = total + (function(support, theta) if step >= 3 else 0.0)
-    ours = gradient_of(learner, learner(batch, noise, "steps 3-5"))
+    ours = gradient_of(learner, learner(batch, random_inputs, "steps 3-5"))
     torch.testing.assert_close(ours, gradient_of(learner, total))
     untruncated = make(unroll=6)
     assert (
-        gradient_of(untruncated, untruncated(batch, noise)) - gradient_of(learner, learner(batch, noise))
+        gradient_of(untruncated, untruncated(batch, random_inputs))
+        - gradient_of(learner, learner(batch, random_inputs))
     ).norm() > (0.05 * ours.norm())
 
 
 def test_each_segment_is_followed_by_an_outer_step():
     """Through `fit`, with SGD: the second segment's loss and gradient are those of the optimizer already stepped."""
-    learner, outer = make(spread=0.1), toy.sgd(lr=1e-4)
+    learner, meta_optimizer = make(spread=0.1), toy.sgd(lr=1e-4)
     by_hand = copy.deepcopy(learner)
-    step = next(fit(Training.begin(learner, outer, toy.CPU, 0), DATA, outer, 1, 4))
+    step = next(fit(TrainState.create(learner, meta_optimizer, toy.CPU, 0), DATA, meta_optimizer, 1, 4))
     losses = {}
     for name in by_hand.segments:
-        loss = by_hand(step.batch, step.noise, name).mean()
+        loss = by_hand(step.batch, step.random_inputs, name).mean()
         losses[name] = loss.item()
         gradients = torch.autograd.grad(loss, list(by_hand.parameters()))
         with torch.no_grad():
@@ -277,15 +280,21 @@ def test_what_one_network_taught_another_takes():
     for changes in ({"hidden": [5]}, {"hidden": [40, 40], "activation": "relu"}, {"norm": "layer"}):
         other = make(toy.mlp((10,), **changes), seed=1)
         other.load_state_dict(taught.state_dict())
-        noise = drawn(other, batch)
-        assert noise["start"].shape[1] != drawn(taught, batch)["start"].shape[1]
+        random_inputs = drawn(other, batch)
+        assert random_inputs["start"].shape[1] != drawn(taught, batch)["start"].shape[1]
         gradient, state = torch.ones(1).double(), other.begin(torch.zeros(1).double())
         assert torch.equal(other.update(gradient, state)[0], taught.update(gradient, state)[0])
-        assert other(batch, noise).isfinite().all()
+        assert other(batch, random_inputs).isfinite().all()
 
 
 def test_a_finished_run_is_tried_on_another_network_from_the_command_line(tmp_path):
-    common = ["run.iterations=2", "run.meta_batch=2", "run.eval_tasks=4", "run.val_tasks=2", "run.validate_every=2"]
+    common = [
+        "run.iterations=2",
+        "run.meta_batch_size=2",
+        "run.eval_tasks=4",
+        "run.val_tasks=2",
+        "run.validate_every=2",
+    ]
     common += ["tracker=none", "device.threads=1", "algo.inner_steps=4", "algo.unroll=2", "run.curve_steps=4"]
     sizes = ["algo=l2l_optimizer", "data=sinusoid", "backbone.hidden=[8]", "data.queries=5"]
     assert metarun(*sizes, *common, "hydra.run.dir=first", folder=tmp_path).status == 0
@@ -322,6 +331,6 @@ def test_it_learns():
     torch.manual_seed(0)
     numbers = NUMBERS | {"units": 20, "inner_steps": 20, "unroll": 10, "eval_steps": 20}
     learner = LearnedOptimizer(LINEAR, 1, F.mse_loss, **numbers)
-    before, after = toy.score(learner, DATA, 30, toy.adam(lr=5e-3), meta_batch=16, tasks=60)
+    before, after = toy.score(learner, DATA, 30, toy.adam(lr=5e-3), meta_batch_size=16, tasks=60)
     assert before > 40
     assert after < 15

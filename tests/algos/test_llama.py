@@ -6,11 +6,11 @@ import torch.nn.functional as F
 import toy
 from torch.func import functional_call
 
-from metarun.algos.kfac import log_determinant
 from metarun.algos.llama import LLAMA
 from metarun.algos.maml import MAML
-from metarun.backbones.norm import batch_norms
-from metarun.tasks.task import Examples
+from metarun.layers.norm import batch_norms
+from metarun.numerics.kfac import log_determinant
+from metarun.tasks import Examples
 
 KINDS = ["mlp", "conv4"]
 STEPS = {"inner_lr": 0.1, "inner_steps": 2, "eval_steps": 2, "first_order": False}
@@ -112,12 +112,12 @@ def test_refuses_what_makes_no_sense(make, bad, says):
 
 def test_it_learns_and_eta_makes_it_flatter():
     data, curvature = toy.Blobs(), {}
-    batch = data.draw("test", "episodes", 20, torch.Generator().manual_seed(1))
+    batch = data.sample("test", "episodes", 20, torch.Generator().manual_seed(1))
     for eta in (0.0, 1e-3):
         torch.manual_seed(0)
         numbers = NUMBERS | {"inner_lr": 0.3, "inner_steps": 1, "eval_steps": 1, "eta": eta}
         ours = LLAMA(toy.mlp((2,)), 3, F.cross_entropy, **numbers)
-        before, after = toy.score(ours, data, 120, toy.adam(lr=1e-2), meta_batch=6, tasks=60)
+        before, after = toy.score(ours, data, 120, toy.adam(lr=1e-2), meta_batch_size=6, tasks=60)
         assert before < 0.65 and after > 0.75
         values = []
         for t in range(20):

@@ -100,5 +100,5 @@ def test_refuses_steps_that_are_no_count(steps):
 def test_it_learns():
     torch.manual_seed(0)
     ours = LRD2(toy.mlp((2,)), 3, F.cross_entropy, **NUMBERS)
-    before, after = toy.score(ours, toy.Blobs(), 150, toy.adam(lr=1e-2), meta_batch=4, tasks=60)
+    before, after = toy.score(ours, toy.Blobs(), 150, toy.adam(lr=1e-2), meta_batch_size=4, tasks=60)
     assert after > max(0.85, before + 0.1)

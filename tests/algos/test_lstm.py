@@ -1,4 +1,4 @@
-"""What is the LSTM's own; tests/algos/test_recurrent.py tries what it shares with other learners that are told late."""
+"""What is the LSTM's own; tests/learner/test_sequence.py tries what it shares with other learners that are told late."""
 
 import torch
 import torch.nn.functional as F
@@ -6,8 +6,8 @@ from torch import nn
 
 from metarun.algos.lstm import LSTM
 from metarun.backbones.pixels import Pixels
-from metarun.tasks.clusters import Clusters
-from metarun.tasks.task import stream_generator
+from metarun.data.clusters import Clusters
+from metarun.sampling import stream_generator
 
 
 def learner(units=6):
@@ -17,7 +17,7 @@ def learner(units=6):
 
 def shown(seed=0):
     data = Clusters(dimension=4, noise=0.3, ways=3, shots=1, queries=2, instances=3, device="cpu")
-    batch = data.draw("train", "sequences", 4, stream_generator("cpu", "lstm", seed))
+    batch = data.sample("train", "sequences", 4, stream_generator("cpu", "lstm", seed))
     return batch._replace(x=batch.x.double())
 
 
@@ -32,14 +32,14 @@ def test_scores_are_those_of_torchs_lstm_that_is_given_the_label_before():
     told = F.one_hot(batch.y, 3).double().roll(1, 1)
     told[:, 0] = 0
     expected = ours.classifier(theirs(torch.cat([batch.x, told], 2))[0])
-    torch.testing.assert_close(ours.follow(batch), expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(ours.predict_sequence(batch), expected, rtol=1e-10, atol=1e-12)
 
 
 def test_nothing_is_left_of_the_sequence_before():
     ours, batch = learner(), shown()
-    alone = ours.follow(batch)
-    ours.follow(shown(seed=1))
-    assert torch.equal(ours.follow(batch), alone)
+    alone = ours.predict_sequence(batch)
+    ours.predict_sequence(shown(seed=1))
+    assert torch.equal(ours.predict_sequence(batch), alone)
 
 
 def test_the_gradient_is_right_and_reaches_everything(slopes_agree):

@@ -4,10 +4,9 @@ import copy
 
 import pytest
 import torch
-from torch import nn
+from torch_batch_norm import exchange_for_torch
 
 from metarun.algos.maml import MAML
-from metarun.backbones.norm import BatchNorm
 
 KINDS = ["mlp", "conv4"]
 
@@ -87,17 +86,6 @@ def test_compiled_is_eager(kind, make, draw, loss_and_gradient, compiled_loss_an
     torch.testing.assert_close(compiled, eager, rtol=1e-9, atol=1e-12)
 
 
-def exchange_for_torch(module):
-    """Put torch's batch norm (batch statistics) in the place of ours."""
-    for name, child in module.named_children():
-        if isinstance(child, BatchNorm):
-            theirs = nn.BatchNorm2d(len(child.weight), track_running_stats=False).to(child.weight)
-            theirs.load_state_dict(child.state_dict())
-            setattr(module, name, theirs)
-        else:
-            exchange_for_torch(child)
-
-
 def test_torch_batch_norm_under_vmap_is_wrong_at_second_order(make, draw, loss_and_gradient, relative):
     """Why metarun has a batch norm of its own; should this fail, torch has mended its own."""
     batch = draw("conv4")
@@ -141,7 +129,7 @@ def test_adapting_leaves_the_meta_parameters_alone_and_helps_on_the_support_set(
     def support_losses(support):
         return torch.stack([learner.loss(p(support.x), support.y) for p in learner.trajectory(support, 5)])
 
-    losses = learner.over_tasks(support_losses, batch.support)
+    losses = learner.map_tasks(support_losses, batch.support)
     assert (losses[:, -1] < losses[:, 0]).all()
     torch.testing.assert_close(learner.state_dict(), before, rtol=0, atol=0)
 

@@ -8,12 +8,12 @@ import toy
 from torch import nn
 from torch.func import functional_call
 
-from metarun.algos.inner_loop import descend
 from metarun.algos.maml import MAML
 from metarun.algos.maml_pp import MAMLPlusPlus
-from metarun.backbones.norm import batch_norms
-from metarun.evaluate import evaluate
-from metarun.loop import Training, fit
+from metarun.evaluation.evaluate import evaluate
+from metarun.layers.norm import batch_norms
+from metarun.learner.gradient_descent import descend
+from metarun.training.loop import TrainState, fit
 
 KINDS = ["mlp", "conv4"]
 
@@ -121,7 +121,7 @@ def test_one_step_is_maml(kind, make, draw, loss_and_gradient, relative):
     if kind == "conv4":  # batch norms do not adapt here
         names = [name for name in names if ".norm" not in name]
         rates = dict.fromkeys(names, maml.inner_lr)
-        maml.trajectory = lambda support, steps, noise=(): descend(maml, maml.net, support, steps, rates)
+        maml.trajectory = lambda support, steps, random_inputs=(): descend(maml, maml.net, support, steps, rates)
     (losses, _), (expected, gradient) = loss_and_gradient(ours, draw(kind)), loss_and_gradient(maml, draw(kind))
     assert relative(losses, expected) < 1e-6
     assert relative(torch.cat([p.grad.flatten() for p in ours.net.parameters()]), gradient) < 1e-6
@@ -150,11 +150,11 @@ def test_rates_are_one_for_each_tensor_and_step_and_norms_have_none(make):
 
 
 def test_rates_have_an_outer_rate_of_their_own(make, draw):
-    learner, outer = make(MAMLPlusPlus, "mlp", dtype=torch.float32, **numbers(rates_lr=1e-6)), toy.adam(1e-3)
-    optimizers = outer.build(learner)
+    learner, meta_optimizer = make(MAMLPlusPlus, "mlp", dtype=torch.float32, **numbers(rates_lr=1e-6)), toy.adam(1e-3)
+    optimizers = meta_optimizer.build(learner)
     assert {name: o.param_groups[0]["lr"] for name, o in optimizers.items()} == {"meta": 1e-3, "rates": 1e-6}
     before = {name: p.detach().clone() for name, p in learner.named_parameters()}
-    next(fit(Training.begin(learner, outer, torch.device("cpu"), 0), toy.sinusoid(), outer, 10, 4))
+    next(fit(TrainState.create(learner, meta_optimizer, torch.device("cpu"), 0), toy.sinusoid(), meta_optimizer, 10, 4))
     moved = {name: float((p.detach() - before[name]).abs().max()) for name, p in learner.named_parameters()}
     assert moved.pop("rates") == pytest.approx(1e-6, rel=0.02)
     assert all(change == pytest.approx(1e-3, rel=0.02) for change in moved.values())  # Adam's first step
@@ -228,10 +228,10 @@ def test_bad_values_are_refused_by_name(change, named, make):
 
 def test_learns_the_sinusoid():
     torch.manual_seed(0)
-    data, outer = toy.sinusoid(), toy.adam(lr=5e-3, clip=10.0, schedule="cosine")
+    data, meta_optimizer = toy.sinusoid(), toy.adam(lr=5e-3, max_grad_norm=10.0, schedule="cosine")
     learner = MAMLPlusPlus(toy.mlp(hidden=[40, 40], activation="relu"), 1, nn.functional.mse_loss, 0.01, **numbers(3))
     before = evaluate(learner, data, "test", 100, 0).estimate().mean
-    for _ in fit(Training.begin(learner, outer, torch.device("cpu"), 0), data, outer, 400, 10):
+    for _ in fit(TrainState.create(learner, meta_optimizer, torch.device("cpu"), 0), data, meta_optimizer, 400, 10):
         pass
     after = evaluate(learner, data, "test", 100, 0).estimate().mean
     assert before > 2.4  # no adaptation: predicting nearly zero (systems.md, 0.1)

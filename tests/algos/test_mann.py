@@ -10,9 +10,10 @@ import toy
 
 from metarun.algos.mann import BLANK, MANN, cosines, least_used
 from metarun.backbones.pixels import Pixels
-from metarun.evaluate import evaluate
-from metarun.tasks.clusters import Clusters
-from metarun.tasks.task import Examples, stream_generator
+from metarun.data.clusters import Clusters
+from metarun.evaluation.evaluate import evaluate
+from metarun.sampling import stream_generator
+from metarun.tasks import Examples
 
 NUMBERS = {"rows": 6, "width": 5, "units": 7, "heads": 2, "decay": 0.6, "sharpness": 4.0}
 
@@ -28,7 +29,7 @@ def clusters(**changes):
 
 
 def shown(tasks=3, seed=0, **changes):
-    batch = clusters(**changes).draw("train", "sequences", tasks, stream_generator("cpu", "mann", seed))
+    batch = clusters(**changes).sample("train", "sequences", tasks, stream_generator("cpu", "mann", seed))
     return batch._replace(x=batch.x.double())
 
 
@@ -95,7 +96,7 @@ def far(a, b):
 @pytest.mark.parametrize("heads", [1, 2, 6])
 def test_scores_are_those_of_a_memory_read_and_written_row_by_row(heads):
     ours, batch = learner(heads=heads), shown()  # 12 steps: every row of the memory is written to again
-    scores = ours.follow(batch).detach().numpy()
+    scores = ours.predict_sequence(batch).detach().numpy()
     for t in range(3):
         x, y = batch.x[t].tolist(), batch.y[t].tolist()
         assert far(scores[t], by_hand(ours, x, y)) < 1e-10
@@ -141,28 +142,28 @@ def test_a_step_uses_what_it_reads_and_writes_and_forgets_the_rest():
 
 def test_nothing_is_left_of_the_sequence_before():
     ours, first, second = learner(), shown(seed=1), shown(seed=2)
-    alone = ours.follow(second)
-    ours.follow(first)
-    assert torch.equal(ours.follow(second), alone)
+    alone = ours.predict_sequence(second)
+    ours.predict_sequence(first)
+    assert torch.equal(ours.predict_sequence(second), alone)
 
 
 def test_nothing_comes_from_the_sequence_beside_it():
     ours, batch = learner(), shown()
-    scores = ours.follow(batch)
+    scores = ours.predict_sequence(batch)
     other = batch._replace(x=batch.x.clone(), y=batch.y.clone())
     other.x[0], other.y[0] = -other.x[0], (other.y[0] + 1) % 3
-    changed = ours.follow(other)
+    changed = ours.predict_sequence(other)
     torch.testing.assert_close(changed[1:], scores[1:], rtol=1e-12, atol=1e-13)
     assert (changed[0] - scores[0]).abs().max() > 1e-3
 
 
 def test_a_label_is_of_use_after_it_is_told_and_not_before():
     ours, batch = learner(), shown()
-    scores = ours.follow(batch)
+    scores = ours.predict_sequence(batch)
     for t in (0, 5, 10):
         later = batch._replace(y=batch.y.clone())
         later.y[:, t] = (later.y[:, t] + 1) % 3
-        change = (ours.follow(later) - scores).abs().amax((0, 2))
+        change = (ours.predict_sequence(later) - scores).abs().amax((0, 2))
         assert (change[: t + 1] == 0).all() and change[t + 1] > 1e-6
 
 
@@ -172,9 +173,9 @@ def test_a_support_set_is_followed_alone_under_vmap_too():
     def last(x, y):
         return ours.adapt(Examples(x[:7], y[:7]))(x[7:9])
 
-    together = ours.over_tasks(last, batch.x, batch.y)
-    torch.testing.assert_close(together[:, 0], ours.follow(batch)[:, 7], rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(together, ours.one_by_one(last, batch.x, batch.y), rtol=1e-10, atol=1e-12)
+    together = ours.map_tasks(last, batch.x, batch.y)
+    torch.testing.assert_close(together[:, 0], ours.predict_sequence(batch)[:, 7], rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(together, ours.map_tasks_sequentially(last, batch.x, batch.y), rtol=1e-10, atol=1e-12)
 
 
 def test_the_gradient_is_right_and_reaches_everything(slopes_agree):
@@ -205,7 +206,7 @@ def trained():
     data = clusters(dimension=8, noise=0.1, ways=2, instances=6)
     numbers = {"rows": 16, "width": 12, "units": 48, "heads": 2, "decay": 0.95, "sharpness": 8.0}
     ours = learner(ways=2, d=8, **numbers).float()
-    before, _ = toy.score(ours, data, 250, toy.adam(lr=5e-3), meta_batch=16, tasks=60)
+    before, _ = toy.score(ours, data, 250, toy.adam(lr=5e-3), meta_batch_size=16, tasks=60)
     scores = evaluate(ours, data, "test", 200, 0)
     return before, {name: scores.values[name].mean() for name in scores.metrics}
 

@@ -7,7 +7,7 @@ import toy
 from torch import nn
 
 from metarun.algos.matching import MatchingNet
-from metarun.tasks.task import Examples, Task
+from metarun.tasks import Examples, Task
 
 D = 6
 
@@ -165,7 +165,7 @@ def test_ways_may_be_others_than_at_the_start():
 
 
 def test_the_temperature_is_a_number_and_lstms_are_there_with_context_only():
-    assert learner().numbers == ("temperature",)
+    assert learner().hyperparameters == ("temperature",)
     assert not any("lstm" in name for name, _ in learner().named_parameters())
 
 

@@ -7,12 +7,12 @@ import toy
 from torch import nn
 
 from metarun.algos import meta_lstm
-from metarun.algos.gradient_input import preprocess
-from metarun.algos.inner_loop import descend
 from metarun.algos.meta_lstm import MetaLSTM
-from metarun.evaluate import evaluate
-from metarun.loop import Training, fit
-from metarun.tasks.task import Examples, Task
+from metarun.evaluation.evaluate import evaluate
+from metarun.learner.gradient_descent import descend
+from metarun.numerics.gradient_input import preprocess
+from metarun.tasks import Examples, Task
+from metarun.training.loop import TrainState, fit
 
 NUMBERS = {"hidden": 6, "p": 10.0, "divide_gradient": False, "inner_steps": 3, "eval_steps": 3}
 
@@ -218,8 +218,8 @@ def test_it_starts_as_gradient_descent_with_small_steps():
     rest = [*ours.lstm.parameters(), ours.forget.weight, ours.input.weight]
     assert all(p.abs().max() <= 0.01 for p in rest)
     assert all(p.abs().max() > 0.005 for p in rest)
-    assert set(ours.inspect()) == {"forget_gate", "input_gate"}
-    assert 0.98 < ours.inspect()["forget_gate"] < 0.994 and 0.0066 < ours.inspect()["input_gate"] < 0.0181
+    assert set(ours.diagnostics()) == {"forget_gate", "input_gate"}
+    assert 0.98 < ours.diagnostics()["forget_gate"] < 0.994 and 0.0066 < ours.diagnostics()["input_gate"] < 0.0181
 
 
 def test_evaluation_takes_its_own_number_of_steps(draw, one):
@@ -245,13 +245,13 @@ def test_refuses_what_makes_no_sense(bad, says):
 
 def test_it_learns_to_step():
     """Untrained, its steps hardly help; trained, most of what it knows of a task comes from them."""
-    data, outer = toy.sinusoid(), toy.adam(lr=1e-2)
+    data, meta_optimizer = toy.sinusoid(), toy.adam(lr=1e-2)
     torch.manual_seed(0)
     numbers = NUMBERS | {"hidden": 10, "inner_steps": 5, "eval_steps": 5}
     ours = MetaLSTM(toy.mlp(hidden=[16, 16]), 1, F.mse_loss, **numbers)
     curve = evaluate(ours, data, "test", 100, 5).curve()
     assert curve[5]["mean"] > 3.5
-    for _ in fit(Training.begin(ours, outer, torch.device("cpu"), 0), data, outer, 250, 5):
+    for _ in fit(TrainState.create(ours, meta_optimizer, torch.device("cpu"), 0), data, meta_optimizer, 250, 5):
         pass
     curve = evaluate(ours, data, "test", 100, 5).curve()
     assert curve[5]["mean"] < 2.2

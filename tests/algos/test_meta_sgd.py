@@ -42,9 +42,9 @@ def test_the_gradient_of_the_rates_is_the_papers(build, draw, one):
     theta = [(p - r * g).detach().requires_grad_() for p, r, g in zip(params, learner.rates, inner, strict=True)]
     names = [name for name, _ in learner.net.named_parameters()]
     prediction = torch.func.functional_call(learner.net, dict(zip(names, theta, strict=True)), (task.query.x,))
-    outer = torch.autograd.grad(F.mse_loss(prediction, task.query.y), theta)
+    meta_optimizer = torch.autograd.grad(F.mse_loss(prediction, task.query.y), theta)
     learner.meta_loss(task).backward()
-    for rate, a, b in zip(learner.rates, outer, inner, strict=True):
+    for rate, a, b in zip(learner.rates, meta_optimizer, inner, strict=True):
         torch.testing.assert_close(rate.grad, -a * b, rtol=1e-9, atol=1e-14)
 
 
@@ -63,7 +63,7 @@ def test_training_may_turn_a_rates_sign():
     torch.manual_seed(0)
     learner = MetaSGD(toy.mlp(), 1, F.mse_loss, (1e-4, 2e-4), 1, 1)
     score(learner, toy.sinusoid(), 60, toy.adam(lr=1e-2))
-    assert 0.02 < float(learner.inspect()["rate/negative"]) < 0.98
+    assert 0.02 < float(learner.diagnostics()["rate/negative"]) < 0.98
 
 
 def test_rates_start_in_their_range_and_are_saved(build):
@@ -81,6 +81,6 @@ def test_refuses_a_range_that_is_none(build):
 def test_it_learns_the_sinusoid():
     torch.manual_seed(0)
     learner = MetaSGD(toy.mlp(hidden=[40, 40], activation="relu"), 1, F.mse_loss, (0.005, 0.1), 1, 1)
-    before, after = score(learner, toy.sinusoid(), 1000, toy.adam(lr=3e-3), meta_batch=8)
+    before, after = score(learner, toy.sinusoid(), 1000, toy.adam(lr=3e-3), meta_batch_size=8)
     assert before > 2.4  # no adaptation
     assert after < 1.0  # the best answer that does not adapt costs 3.1

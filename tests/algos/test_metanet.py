@@ -8,12 +8,12 @@ from clusters import one, tasks
 from torch import nn
 
 from metarun.algos import metanet
-from metarun.algos.gradient_input import preprocess
 from metarun.algos.metanet import Generator, MetaNet, gradients
-from metarun.evaluate import evaluate
-from metarun.loop import Training, fit
-from metarun.tasks.clusters import Clusters
-from metarun.tasks.task import Examples, Task
+from metarun.data.clusters import Clusters
+from metarun.evaluation.evaluate import evaluate
+from metarun.numerics.gradient_input import preprocess
+from metarun.tasks import Examples, Task
+from metarun.training.loop import TrainState, fit
 
 NUMBERS = {"units": 6, "generator": 5, "p": 7.0}
 
@@ -193,10 +193,10 @@ def trained():
     """A learner that was trained on 5-way 1-shot clusters, its data, and its accuracy before."""
     torch.manual_seed(0)
     numbers = {"dimension": 8, "noise": 0.4, "ways": 5, "shots": 1, "queries": 4, "instances": 5, "device": "cpu"}
-    data, outer = Clusters(**numbers), toy.adam(lr=1e-2, clip=10.0)
+    data, meta_optimizer = Clusters(**numbers), toy.adam(lr=1e-2, max_grad_norm=10.0)
     ours = MetaNet(toy.mlp((8,), hidden=[16], activation="relu"), 5, F.cross_entropy, units=16, generator=10, p=7.0)
     before = evaluate(ours, data, "test", 100, 0).estimate().mean
-    for _ in fit(Training.begin(ours, outer, torch.device("cpu"), 0), data, outer, 150, 4):
+    for _ in fit(TrainState.create(ours, meta_optimizer, torch.device("cpu"), 0), data, meta_optimizer, 150, 4):
         pass
     return ours, data, before
 

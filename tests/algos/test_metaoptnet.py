@@ -10,7 +10,7 @@ from sklearn.svm import LinearSVC
 from torch import nn
 
 from metarun.algos.metaoptnet import MetaOptNet
-from metarun.tasks.task import Examples
+from metarun.tasks import Examples
 
 NUMBERS = {
     "variant": "svm",
@@ -141,5 +141,5 @@ def test_refuses_what_makes_no_sense(bad, says):
 def test_it_learns_in_float32():
     torch.manual_seed(0)
     ours = MetaOptNet(toy.mlp((2,)), 3, F.cross_entropy, **NUMBERS)
-    before, after = toy.score(ours, toy.Blobs(), 100, toy.adam(lr=1e-2), meta_batch=4, tasks=60)
+    before, after = toy.score(ours, toy.Blobs(), 100, toy.adam(lr=1e-2), meta_batch_size=4, tasks=60)
     assert after > max(0.85, before + 0.1)

@@ -8,16 +8,16 @@ import torch.nn.functional as F
 import toy
 from torch import nn
 
-from metarun.algos.learner import Learner
 from metarun.algos.mtl import MTL
-from metarun.backbones.norm import batch_norms
-from metarun.evaluate import evaluate
-from metarun.loop import Training, fit, stage_at
-from metarun.replicas import why_alone
-from metarun.tasks.hard import Failures
-from metarun.tasks.task import Examples, Task, TaskOfClasses
+from metarun.evaluation.evaluate import evaluate
+from metarun.fused.replicas import fusion_blocker
+from metarun.layers.norm import batch_norms
+from metarun.learner.hard_classes import HardClassMemory
+from metarun.learner.learner import Learner
+from metarun.tasks import Examples, Task, TaskOfClasses
+from metarun.training.loop import TrainState, fit, stage_at
 
-NUMBERS = {"concepts": 9, "pretrain_share": 0.5, "inner_lr": 0.25, "inner_steps": 2, "eval_steps": 3}
+NUMBERS = {"base_classes": 9, "pretrain_share": 0.5, "inner_lr": 0.25, "inner_steps": 2, "eval_steps": 3}
 NUMBERS |= {"first_order": False, "scale_lr": 0.125, "theta_lr": 0.5, "hard_every": 0, "hard_memory": 20}
 CONV = {"filters": 4, "blocks": 2, "norm": "running"}
 
@@ -175,12 +175,12 @@ def harsh():
     def make(params, lr):
         return torch.optim.SGD(params, lr=lr, momentum=0.9, weight_decay=0.1)
 
-    outer = toy.sgd(lr=0.01)
-    outer.optimizer = make
-    return outer
+    meta_optimizer = toy.sgd(lr=0.01)
+    meta_optimizer.optimizer = make
+    return meta_optimizer
 
 
-def parts_of(learner):
+def components_of(learner):
     """Copies of what each stage learns, by stage; and running statistics."""
     frozen = {**dict(learner.net.state_dict()), **{f"C.{n}": p for n, p in learner.classifier.state_dict().items()}}
     free = {**learner.scale_shift.state_dict(), **{f"theta.{n}": p for n, p in learner.theta.state_dict().items()}}
@@ -192,26 +192,26 @@ def same(a, b):
 
 
 def test_each_stage_learns_its_own_part_and_the_other_one_stays_bit_for_bit(glyphs):
-    learner = mtl(toy.conv4(**CONV), concepts=60, scale_lr=0.01, theta_lr=0.01)
-    training, outer = Training.begin(learner, harsh(), toy.CPU, 0), harsh()
-    start = parts_of(learner)
-    steps = fit(training, glyphs(), outer, 8, 2)
+    learner = mtl(toy.conv4(**CONV), base_classes=60, scale_lr=0.01, theta_lr=0.01)
+    training, meta_optimizer = TrainState.create(learner, harsh(), toy.CPU, 0), harsh()
+    start = components_of(learner)
+    steps = fit(training, glyphs(), meta_optimizer, 8, 2)
     for _ in range(4):
         assert isinstance(next(steps).batch, Examples)
-    middle = parts_of(learner)
+    middle = components_of(learner)
     assert same(start[0], middle[0]) == [] and "blocks.norm1.running_mean" in middle[0]
     assert same(start[1], middle[1]) == list(start[1])
     for step in steps:
         assert isinstance(step.batch, Task)
-    end = parts_of(learner)
+    end = components_of(learner)
     assert same(middle[0], end[0]) == list(middle[0])  # convolutions, batch norms' weights and statistics, classifier
     assert same(middle[1], end[1]) == []
 
 
 def test_scales_and_classifier_have_rates_of_their_own_which_follow_the_schedule(glyphs):
-    learner = mtl(toy.conv4(**CONV), concepts=60, pretrain_share=0.0)
-    outer = toy.sgd(lr=9.0, schedule="linear")
-    steps = fit(Training.begin(learner, outer, toy.CPU, 0), glyphs(), outer, 4, 2)
+    learner = mtl(toy.conv4(**CONV), base_classes=60, pretrain_share=0.0)
+    meta_optimizer = toy.sgd(lr=9.0, schedule="linear")
+    steps = fit(TrainState.create(learner, meta_optimizer, toy.CPU, 0), glyphs(), meta_optimizer, 4, 2)
     for factor in (1.0, 0.75, 0.5):
         before = [p.detach().clone() for p in learned(learner)]
         step = next(steps)
@@ -229,7 +229,7 @@ def test_scales_and_classifier_have_rates_of_their_own_which_follow_the_schedule
 
 
 def test_pretraining_has_its_share():
-    for share, streams in ((0.25, ["flat"] * 2 + ["episodes"] * 6), (0.0, ["episodes"] * 8), (1.0, ["flat"] * 8)):
+    for share, streams in ((0.25, ["batches"] * 2 + ["episodes"] * 6), (0.0, ["episodes"] * 8), (1.0, ["batches"] * 8)):
         stages = mtl(pretrain_share=share).stages
         assert [stage_at(stages, i, 8).stream for i in range(8)] == streams
     assert [stage.objectives for stage in mtl().stages] == [("pretrain",), ("transfer",)]
@@ -250,14 +250,16 @@ def worst_by_hand(learner, batch):
 
 
 def hard(**changes):
-    given = {"concepts": 60, "hard_every": 2, "hard_memory": 12, "pretrain_share": 0.25} | changes
+    given = {"base_classes": 60, "hard_every": 2, "hard_memory": 12, "pretrain_share": 0.25} | changes
     return mtl(toy.conv4(**CONV), scale_lr=0.01, theta_lr=0.01, **given)
 
 
 @pytest.mark.parametrize("chunk", [None, 3])
 def test_hard_tasks_are_drawn_from_the_classes_that_did_worst(chunk, glyphs):
-    learner, outer = hard(), toy.adam(lr=1e-2)
-    steps = fit(Training.begin(learner, outer, toy.CPU, 0), glyphs(train_classes=60), outer, 16, 4, chunk)
+    learner, meta_optimizer = hard(), toy.adam(lr=1e-2)
+    steps = fit(
+        TrainState.create(learner, meta_optimizer, toy.CPU, 0), glyphs(train_classes=60), meta_optimizer, 16, 4, chunk
+    )
     remembered, kinds, copies = [], [], [copy.deepcopy(learner)]
     for step in steps:
         if isinstance(step.batch, TaskOfClasses):
@@ -273,8 +275,8 @@ def test_hard_tasks_are_drawn_from_the_classes_that_did_worst(chunk, glyphs):
 
 
 def test_evaluation_leaves_the_memory_alone(glyphs):
-    learner, data, outer = hard(), glyphs(train_classes=60), toy.adam()
-    for _ in fit(Training.begin(learner, outer, toy.CPU, 0), data, outer, 6, 4):
+    learner, data, meta_optimizer = hard(), glyphs(train_classes=60), toy.adam()
+    for _ in fit(TrainState.create(learner, meta_optimizer, toy.CPU, 0), data, meta_optimizer, 6, 4):
         pass
     before = {name: value.clone() for name, value in learner.failures.state_dict().items()}
     evaluate(learner, data, "val", 4, 0)
@@ -284,8 +286,8 @@ def test_evaluation_leaves_the_memory_alone(glyphs):
 
 def test_switched_off_it_is_as_if_there_were_no_hard_tasks(glyphs, monkeypatch):
     def trained():
-        learner, outer = mtl(toy.conv4(**CONV), concepts=60, scale_lr=0.01), toy.adam()
-        for step in fit(Training.begin(learner, outer, toy.CPU, 0), glyphs(), outer, 6, 2):
+        learner, meta_optimizer = mtl(toy.conv4(**CONV), base_classes=60, scale_lr=0.01), toy.adam()
+        for step in fit(TrainState.create(learner, meta_optimizer, toy.CPU, 0), glyphs(), meta_optimizer, 6, 2):
             assert not isinstance(step.batch, TaskOfClasses)
         return learner.state_dict()
 
@@ -293,7 +295,7 @@ def test_switched_off_it_is_as_if_there_were_no_hard_tasks(glyphs, monkeypatch):
     for name in ("wishes", "after_step"):
         monkeypatch.setattr(MTL, name, getattr(Learner, name))
     for name in ("gather", "take_in", "wish"):
-        monkeypatch.setattr(Failures, name, None)  # to call it is an error
+        monkeypatch.setattr(HardClassMemory, name, None)  # to call it is an error
     without = trained()
     assert all(torch.equal(value, without[name]) for name, value in ours.items())
 
@@ -301,20 +303,20 @@ def test_switched_off_it_is_as_if_there_were_no_hard_tasks(glyphs, monkeypatch):
 @pytest.mark.parametrize("stop", [2, 7, 9, 10, 12])
 def test_a_resumed_run_equals_an_unbroken_one(stop, glyphs):
     """Stopped in pre-training, before a hard meta-batch (9), after one (10), and between."""
-    data, outer = glyphs(train_classes=60), toy.adam(lr=1e-2)
+    data, meta_optimizer = glyphs(train_classes=60), toy.adam(lr=1e-2)
 
     def begin(seed, run_seed):
         learner = hard(seed=seed)
-        return learner, Training.begin(learner, outer, toy.CPU, run_seed)
+        return learner, TrainState.create(learner, meta_optimizer, toy.CPU, run_seed)
 
     whole, training = begin(0, 0)
-    for step in fit(training, data, outer, 14, 3):
+    for step in fit(training, data, meta_optimizer, 14, 3):
         if step.iteration == stop:
             weights, state = copy.deepcopy((whole.state_dict(), training.state_dict()))
     resumed, training = begin(5, 5)
     resumed.load_state_dict(weights)
     training.load_state_dict(state)
-    for _ in fit(training, data, outer, 14, 3):
+    for _ in fit(training, data, meta_optimizer, 14, 3):
         pass
     assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in whole.state_dict().items())
     assert (whole.failures.classes >= 0).any()
@@ -323,15 +325,18 @@ def test_a_resumed_run_equals_an_unbroken_one(stop, glyphs):
 def test_it_is_not_fused():
     for every in (0, 2):
         learner = mtl(toy.mlp((256,)), hard_every=every)
-        assert why_alone(Training.begin(learner, toy.adam(), toy.CPU, 0)) == "it changes state outside the outer step"
+        assert (
+            fusion_blocker(TrainState.create(learner, toy.adam(), toy.CPU, 0))
+            == "it changes state outside the outer step"
+        )
 
 
 # ------------------------------------------------------------------------------------------------------- others
 
 
 def test_it_tells_how_far_scales_and_shifts_are():
-    assert mtl().inspect() == {"scale": 0, "shift": 0}
-    assert min(mtl(moved=True).inspect().values()) > 0.1
+    assert mtl().diagnostics() == {"scale": 0, "shift": 0}
+    assert min(mtl(moved=True).diagnostics().values()) > 0.1
 
 
 @pytest.mark.parametrize(("bad", "says"), [
@@ -341,7 +346,7 @@ def test_it_tells_how_far_scales_and_shifts_are():
     ({"hard_every": -1}, "hard_every must be a whole number of at least 0"),
     ({"hard_memory": 0}, "hard_memory must be a whole number of at least 1, got 0"),
     ({"scale_lr": 0.0}, "scale_lr must be above 0"), ({"theta_lr": -1.0}, "theta_lr must be above 0"),
-    ({"concepts": 0}, "concepts must be"),
+    ({"base_classes": 0}, "algo.base_classes must be"),
 ])  # fmt: skip
 def test_refuses_what_makes_no_sense(bad, says):
     with pytest.raises(ValueError, match=says):
@@ -360,13 +365,13 @@ def test_refuses_a_network_without_weights():
 
 def test_learns_glyphs(glyphs):
     """Untrained it fails; over tasks it learns what pre-training alone has not given it."""
-    data = glyphs(queries=10, train_queries=5, flat_batch=32)
-    given = {"concepts": 60, "inner_lr": 0.5, "inner_steps": 3, "eval_steps": 3}
+    data = glyphs(queries=10, train_queries=5, batch_size=32)
+    given = {"base_classes": 60, "inner_lr": 0.5, "inner_steps": 3, "eval_steps": 3}
     given |= {"scale_lr": 0.03, "theta_lr": 0.01, "pretrain_share": 1 / 3}
     learner = mtl(toy.conv4(filters=16, features="flatten", norm="running"), **given).float()
-    outer = toy.adam(lr=1e-2)
+    meta_optimizer = toy.adam(lr=1e-2)
     found = [evaluate(learner, data, "test", 40, 0).estimate().mean]
-    for step in fit(Training.begin(learner, outer, toy.CPU, 0), data, outer, 240, 2):
+    for step in fit(TrainState.create(learner, meta_optimizer, toy.CPU, 0), data, meta_optimizer, 240, 2):
         if step.iteration in (80, 240):
             found.append(evaluate(learner, data, "test", 40, 0).estimate().mean)
     assert found[0] < 0.3 and found[1] < 0.5 < found[2] - 0.02, found

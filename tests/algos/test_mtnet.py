@@ -12,8 +12,8 @@ from toy import score
 from metarun.algos.maml import MAML
 from metarun.algos.mtnet import MTNet
 from metarun.backbones.resnet12 import ResNet12
-from metarun.backbones.transform import transformed
-from metarun.loop import stream_generator
+from metarun.layers.transform import transformed
+from metarun.training.loop import stream_generator
 
 VARIANTS = {"tnet": (True, "none"), "mtnet": (True, "row"), "mtnet_full": (True, "weight")}
 VARIANTS |= {"mnet": (False, "row"), "mnet_full": (False, "weight")}
@@ -34,7 +34,7 @@ def build(make):
 
 
 def noise_of(learner, batch, steps, seed=4):
-    return learner.cast(learner.noise(batch, steps, torch.Generator().manual_seed(seed)))
+    return learner.to_dtype(learner.random_inputs(batch, steps, torch.Generator().manual_seed(seed)))
 
 
 def take(tree, t):
@@ -75,7 +75,7 @@ def masks_by_hand(learner, draw):
     return masks
 
 
-def meta_loss_by_hand(learner, task, noise, steps):
+def meta_loss_by_hand(learner, task, random_inputs, steps):
     layers = layers_of(learner)
     for step in range(steps):
         loss = F.mse_loss(network(task.support.x, layers), task.support.y)
@@ -84,7 +84,7 @@ def meta_loss_by_hand(learner, task, noise, steps):
         if learner.mask == "none":
             masks = [(1.0, 1.0)] * len(layers)
         else:
-            masks = masks_by_hand(learner, noise[0] if learner.mask == "row" else noise[step])
+            masks = masks_by_hand(learner, random_inputs[0] if learner.mask == "row" else random_inputs[step])
         layers = [
             (w - learner.inner_lr * mw * gw, b - learner.inner_lr * mb * gb, t)
             for (w, b, t), (mw, mb), gw, gb in zip(layers, masks, gradients[::2], gradients[1::2], strict=True)
@@ -96,12 +96,12 @@ def meta_loss_by_hand(learner, task, noise, steps):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_loss_and_meta_gradient_are_the_papers(variant, steps, build, draw, one):
     learner, batch = build(variant, steps=steps, inner_lr=0.02), draw("mlp")
-    noise = noise_of(learner, batch, steps)
-    ours = learner.meta_loss(one(batch), take(noise, 0))
+    random_inputs = noise_of(learner, batch, steps)
+    ours = learner.meta_loss(one(batch), take(random_inputs, 0))
     ours.backward()
     gradients = [p.grad.clone() for p in learner.parameters()]
     learner.zero_grad()
-    expected = meta_loss_by_hand(learner, one(batch), take(noise, 0), steps)
+    expected = meta_loss_by_hand(learner, one(batch), take(random_inputs, 0), steps)
     expected.backward()
     torch.testing.assert_close(ours, expected, rtol=1e-12, atol=0)
     for (name, p), gradient in zip(learner.named_parameters(), gradients, strict=True):
@@ -127,7 +127,7 @@ def test_with_the_identity_for_a_metric_t_net_is_maml(kind, build, make, draw, l
 
 def maml_without_norms(maml, batch):
     """Losses of MAML's descent on everything but batch norm's parameters."""
-    from metarun.algos.inner_loop import descend
+    from metarun.learner.gradient_descent import descend
 
     def meta_loss(task):
         rates = {n: maml.inner_lr for n, _ in maml.net.named_parameters() if "norm" not in n}
@@ -140,7 +140,7 @@ def maml_without_norms(maml, batch):
 # ------------------------------------------------------------------------------------------------- what moves
 
 
-def weights_after(learner, task, noise, steps):
+def weights_after(learner, task, random_inputs, steps):
     """Fast weights after `steps` steps, read out of the predictor's closure by what it predicts with."""
     seen = {}
 
@@ -148,8 +148,8 @@ def weights_after(learner, task, noise, steps):
         seen.update(params)
         return lambda x: functional_call(net, params, (x,))
 
-    learner.network_predictor = remember
-    *_, _last = learner.trajectory(task.support, steps, noise)
+    learner.functional_predictor = remember
+    *_, _last = learner.trajectory(task.support, steps, random_inputs)
     return seen
 
 
@@ -167,13 +167,13 @@ def test_the_inner_loop_leaves_the_metric_alone_and_moves_the_rest(variant, buil
 
 def test_a_row_moves_whole_or_not_at_all_its_bias_with_it_and_the_same_in_all_steps(build, draw, one):
     learner, batch = build("mtnet", steps=3), draw("mlp")
-    noise = noise_of(learner, batch, 3)
+    random_inputs = noise_of(learner, batch, 3)
     before = dict(learner.net.named_parameters())
-    after = weights_after(learner, one(batch), noise[0], 3)
+    after = weights_after(learner, one(batch), random_inputs[0], 3)
     still = 0
     at = 0
     for (name, module), zeta in zip(transformed(learner.net), learner.logits, strict=True):
-        m = (zeta + noise[0, 0, at : at + len(zeta)]) > 0
+        m = (zeta + random_inputs[0, 0, at : at + len(zeta)]) > 0
         at += len(zeta)
         moved = (after[f"{name}.layer.weight"] != before[f"{name}.layer.weight"]).any(1)
         bias_moved = after[f"{name}.layer.bias"] != before[f"{name}.layer.bias"]
@@ -185,21 +185,21 @@ def test_a_row_moves_whole_or_not_at_all_its_bias_with_it_and_the_same_in_all_st
 
 def test_each_task_has_a_mask_of_its_own(build, draw):
     learner, batch = build("mtnet"), draw("mlp")
-    noise = noise_of(learner, batch, 1)
-    assert noise.shape == noise_of(learner, batch, 5).shape == (4, 1, 81)  # one draw for all steps
-    masks = (noise > 0).flatten(1)
+    random_inputs = noise_of(learner, batch, 1)
+    assert random_inputs.shape == noise_of(learner, batch, 5).shape == (4, 1, 81)  # one draw for all steps
+    masks = (random_inputs > 0).flatten(1)
     assert all((masks[0] != masks[t]).any() for t in range(1, 4))
     # the same task with another's noise is answered otherwise
     same = type(batch)(*(type(s)(*(leaf[:1].expand_as(leaf) for leaf in s)) for s in batch))
-    losses = learner(same, noise)
+    losses = learner(same, random_inputs)
     assert len({float(loss.detach()) for loss in losses}) == 4
 
 
 def test_weights_masks_are_drawn_at_every_step(build, draw):
     learner, batch = build("mtnet_full", steps=3), draw("mlp")
-    noise = noise_of(learner, batch, 3)
-    assert noise.shape == (4, 3, 1761)  # as many as weights and biases of 1-40-40-1
-    assert ((noise[:, 0] > 0) != (noise[:, 1] > 0)).any()
+    random_inputs = noise_of(learner, batch, 3)
+    assert random_inputs.shape == (4, 3, 1761)  # as many as weights and biases of 1-40-40-1
+    assert ((random_inputs[:, 0] > 0) != (random_inputs[:, 1] > 0)).any()
 
 
 def test_a_unit_moves_with_the_probability_of_its_logit():
@@ -207,8 +207,8 @@ def test_a_unit_moves_with_the_probability_of_its_logit():
     learner.logits[0].data.fill_(1.2)
     generator = torch.Generator().manual_seed(0)
     batch = torch.zeros(20000, 1)
-    noise = learner.noise(batch, 1, generator)
-    share = float((learner.logits[0][0] + noise[:, 0, 0] > 0).float().mean())
+    random_inputs = learner.random_inputs(batch, 1, generator)
+    share = float((learner.logits[0][0] + random_inputs[:, 0, 0] > 0).float().mean())
     assert share == pytest.approx(torch.sigmoid(torch.tensor(1.2)).item(), abs=4 * (0.25 / 20000) ** 0.5)
 
 
@@ -236,7 +236,7 @@ def test_a_learner_tells_its_masks_and_spectra(build):
     learner.logits[1].data.fill_(2.0)
     (_, last) = list(transformed(learner.net))[-1]
     last.transform.data.fill_(3.0)
-    told = {name: float(value) for name, value in learner.inspect().items()}
+    told = {name: float(value) for name, value in learner.diagnostics().items()}
     assert told["mask/features.linear1"] == pytest.approx(0.5)
     assert told["mask/features.linear2"] == pytest.approx(0.8808, abs=1e-4)
     assert told["metric/head/largest"] == pytest.approx(9.0)
@@ -261,7 +261,7 @@ def test_it_learns_the_sinusoid(variant):
     transform, mask = VARIANTS[variant]
     net = toy.mlp(hidden=[40, 40], activation="relu")
     learner = MTNet(net, 1, F.mse_loss, transform, mask, 1.0, 0.01, 1, 1)
-    before, after = score(learner, toy.sinusoid(), 1300, toy.adam(lr=3e-3), meta_batch=8)
+    before, after = score(learner, toy.sinusoid(), 1300, toy.adam(lr=3e-3), meta_batch_size=8)
     assert before > 2.4  # no adaptation: predicting nearly zero
     assert after < 1.3  # the best answer that does not adapt costs 3.1
 
@@ -275,12 +275,12 @@ def test_the_metric_makes_a_tiny_step_enough():
         net = toy.mlp(hidden=[40, 40], activation="relu", init="truncated_normal")
         learner = MTNet(net, 1, F.mse_loss, transform, "none", 1.0, 1e-4, 1, 1)
         varied = toy.sinusoid(frequency=(0.8, 1.2))
-        after[transform] = score(learner, varied, 20_000, toy.adam(), meta_batch=4)[1]
+        after[transform] = score(learner, varied, 20_000, toy.adam(), meta_batch_size=4)[1]
     assert after[False] >= 2.3
     assert after[True] <= 1.3
 
 
 def test_noise_depends_on_its_generator_alone(build, draw):
     learner, batch = build("mtnet"), draw("mlp")
-    one, again, other = (learner.noise(batch, 1, stream_generator("cpu", s)) for s in (1, 1, 2))
+    one, again, other = (learner.random_inputs(batch, 1, stream_generator("cpu", s)) for s in (1, 1, 2))
     assert torch.equal(one, again) and not torch.equal(one, other)

@@ -8,11 +8,12 @@ import torch.nn.functional as F
 import toy
 from torch.distributions import Normal, kl_divergence
 
-from metarun.algos.learner import Samples
 from metarun.algos.maml import MAML
 from metarun.algos.platipus import PLATIPUS
-from metarun.evaluate import evaluate_batch
-from metarun.tasks.task import Examples, Task, stream_generator
+from metarun.evaluation.evaluate import evaluate_batch
+from metarun.learner.prediction import Samples
+from metarun.sampling import stream_generator
+from metarun.tasks import Examples, Task
 
 KINDS = ["mlp", "conv4"]
 NUMBERS = {"inner_lr": 0.05, "inner_steps": 2, "eval_steps": 2, "first_order": False, "gamma": 0.02, "kl_weight": 0.7}
@@ -36,12 +37,12 @@ def learner(make):
 
 
 def drawn(ours, batch, seed=0):
-    return ours.cast(ours.noise(batch, 2, stream_generator("cpu", "test", seed)))
+    return ours.to_dtype(ours.random_inputs(batch, 2, stream_generator("cpu", "test", seed)))
 
 
-def with_noise(ours, noise):
+def with_noise(ours, random_inputs):
     """The learner with this noise as its own: called with a batch alone."""
-    ours.forward = lambda batch: type(ours).forward(ours, batch, noise)
+    ours.forward = lambda batch: type(ours).forward(ours, batch, random_inputs)
     return ours
 
 
@@ -52,21 +53,21 @@ def stepped(ours, weights, examples, rate):
     return {name: w - rate * slope for (name, w), slope in zip(weights.items(), slopes, strict=True)}
 
 
-def pieces(ours, noise):
+def pieces(ours, random_inputs):
     """The noise of each parameter."""
     names = dict(ours.net.named_parameters())
-    split = noise.split([p.numel() for p in names.values()])
+    split = random_inputs.split([p.numel() for p in names.values()])
     return {name: piece.view_as(p) for (name, p), piece in zip(names.items(), split, strict=True)}
 
 
-def by_hand(ours, task, noise):
+def by_hand(ours, task, random_inputs):
     """Algorithm 1 of one task, a draw at a time: the likelihood's sum and the divergence."""
-    mu, n = dict(ours.net.named_parameters()), len(noise)
+    mu, n = dict(ours.net.named_parameters()), len(random_inputs)
     mean_q = stepped(ours, mu, task.query, ours.log_gamma_q.exp())
     mean_p = stepped(ours, mu, task.support, ours.log_gamma_p.exp())
     v_q, s_p = ours.posterior_variance(), ours.prior_variance()
     log_p = 0.0
-    for row in noise:
+    for row in random_inputs:
         phi = {name: m + v_q[name].sqrt() * pieces(ours, row)[name] for name, m in mean_q.items()}
         for _ in range(ours.inner_steps):
             phi = stepped(ours, phi, task.support, ours.inner_lr)
@@ -82,11 +83,11 @@ def by_hand(ours, task, noise):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_loss_and_its_gradient_are_algorithm_1s(learner, draw, one, kind, loss_and_gradient):
     ours, batch = learner(kind), draw(kind)
-    noise, task = drawn(ours, batch), one(batch)
-    log_p, kl = by_hand(ours, task, noise[0])
+    random_inputs, task = drawn(ours, batch), one(batch)
+    log_p, kl = by_hand(ours, task, random_inputs[0])
     expected = -log_p + 0.7 * kl
     assert kl > 1 and abs(log_p) > 1
-    found, gradient = loss_and_gradient(ours, batch, lambda batch: ours(batch, noise)[:1])
+    found, gradient = loss_and_gradient(ours, batch, lambda batch: ours(batch, random_inputs)[:1])
     torch.testing.assert_close(found[0], expected.detach(), rtol=1e-7, atol=0)
     slopes = torch.autograd.grad(expected, list(ours.parameters()))
     torch.testing.assert_close(gradient, torch.cat([s.flatten() for s in slopes]), rtol=1e-5, atol=1e-5)
@@ -95,13 +96,13 @@ def test_the_loss_and_its_gradient_are_algorithm_1s(learner, draw, one, kind, lo
 def test_the_divergence_is_from_the_prior_that_the_support_set_shifts(learner, draw, one):
     """And not from N(0, 1), nor from the prior before the shift."""
     ours, batch = learner("mlp"), draw("mlp")
-    noise, task = drawn(ours, batch)[0], one(batch)
+    random_inputs, task = drawn(ours, batch)[0], one(batch)
 
     def kl(task):
         losses = []
         for weight in (1.0, 2.0):
             ours.kl_weight.fill_(weight)
-            losses.append(ours.meta_loss(task, noise).detach())
+            losses.append(ours.meta_loss(task, random_inputs).detach())
         return losses[1] - losses[0]
 
     mean_q = stepped(ours, dict(ours.net.named_parameters()), task.query, ours.log_gamma_q.exp())
@@ -115,12 +116,12 @@ def test_the_divergence_is_from_the_prior_that_the_support_set_shifts(learner, d
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_prediction_is_algorithm_2s(learner, draw, one, kind):
     ours, batch = learner(kind).eval(), draw(kind)
-    noise, task = drawn(ours, batch)[0], one(batch)
-    assert noise.shape == (4, sum(p.numel() for p in ours.net.parameters()))
+    random_inputs, task = drawn(ours, batch)[0], one(batch)
+    assert random_inputs.shape == (4, sum(p.numel() for p in ours.net.parameters()))
     mean_p = stepped(ours, dict(ours.net.named_parameters()), task.support, ours.log_gamma_p.exp())
-    found = [predict(task.query.x) for predict in ours.trajectory(task.support, 2, noise)]
+    found = [predict(task.query.x) for predict in ours.trajectory(task.support, 2, random_inputs)]
     assert len(found) == 3 and all(isinstance(p, Samples) and p.variance == 0.25 for p in found)
-    for m, row in enumerate(noise):
+    for m, row in enumerate(random_inputs):
         phi = {n: v + ours.prior_variance()[n].sqrt() * pieces(ours, row)[n] for n, v in mean_p.items()}
         for k in range(3):
             expected = torch.func.functional_call(ours.net, phi, (task.query.x,))
@@ -172,9 +173,9 @@ def test_the_gradient_is_what_finite_differences_say(learner, draw, kind, slopes
 
 def test_first_order_takes_gradients_for_constants(learner, draw, loss_and_gradient):
     batch = draw("mlp")
-    noise = drawn(learner("mlp"), batch)
+    random_inputs = drawn(learner("mlp"), batch)
     exact, constant = (
-        loss_and_gradient(with_noise(learner("mlp", first_order=o), noise), batch) for o in (False, True)
+        loss_and_gradient(with_noise(learner("mlp", first_order=o), random_inputs), batch) for o in (False, True)
     )
     torch.testing.assert_close(exact[0], constant[0])
     assert (exact[1] - constant[1]).norm() > 1e-2 * exact[1].norm()
@@ -183,12 +184,12 @@ def test_first_order_takes_gradients_for_constants(learner, draw, loss_and_gradi
 @pytest.mark.parametrize("kind", KINDS)
 def test_vmap_is_a_loop(learner, draw, kind, loss_and_gradient):
     batch = draw(kind)
-    noise = drawn(learner(kind), batch)
+    random_inputs = drawn(learner(kind), batch)
     results = []
     for vectorized in (True, False):
         ours = learner(kind)
         ours.vectorized = vectorized
-        results.append(loss_and_gradient(with_noise(ours, noise), batch))
+        results.append(loss_and_gradient(with_noise(ours, random_inputs), batch))
     for together, alone in zip(*results, strict=True):
         torch.testing.assert_close(together, alone, rtol=1e-7, atol=1e-8)
 
@@ -247,6 +248,6 @@ def test_it_learns():
     torch.manual_seed(0)
     numbers = {"inner_lr": 0.3, "inner_steps": 1, "eval_steps": 1, "gamma": 0.01, "kl_weight": 1.0, "train_samples": 1}
     ours = PLATIPUS(toy.mlp((2,)), 3, F.cross_entropy, **(NUMBERS | numbers))
-    before, after = toy.score(ours, toy.Blobs(), 120, toy.adam(lr=1e-2), meta_batch=6, tasks=60)
+    before, after = toy.score(ours, toy.Blobs(), 120, toy.adam(lr=1e-2), meta_batch_size=6, tasks=60)
     assert before < 0.65
     assert after > 0.78

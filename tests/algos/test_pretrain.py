@@ -7,15 +7,16 @@ import toy
 from clusters import one, tasks
 from torch import nn
 
-from metarun.algos.nearest_centroid import NearestCentroid
+from metarun.algos.baselines.nearest_centroid import NearestCentroid
 from metarun.algos.pretrain import Pretrain
-from metarun.algos.pretrained import layer, scores
-from metarun.backbones.norm import batch_norms
-from metarun.evaluate import evaluate
-from metarun.loop import Training, fit
-from metarun.tasks.task import Examples, stream_generator
+from metarun.evaluation.evaluate import evaluate
+from metarun.layers.norm import batch_norms
+from metarun.learner.pretrained import layer, scores
+from metarun.sampling import stream_generator
+from metarun.tasks import Examples
+from metarun.training.loop import TrainState, fit
 
-NUMBERS = {"concepts": 7, "classifier": "linear", "head": "linear", "train_scale": 10.0, "scale": 2.0}
+NUMBERS = {"base_classes": 7, "classifier": "linear", "head": "linear", "train_scale": 10.0, "scale": 2.0}
 NUMBERS |= {"normalise": False, "start": "random", "inner_lr": 0.25, "eval_steps": 4}
 CONV4 = {"features": "flatten", "downsample": "max_pool", "norm": "running"}
 
@@ -26,7 +27,7 @@ def pretrain(backbone=None, ways=3, seed=0, **changes):
 
 
 def noise_of(learner, batch, seed=0):
-    return learner.cast(learner.noise(batch, 4, stream_generator("cpu", "test", seed)))
+    return learner.to_dtype(learner.random_inputs(batch, 4, stream_generator("cpu", "test", seed)))
 
 
 def flat(shape=(4,), tasks=3, b=6, seed=0):
@@ -91,7 +92,9 @@ def test_the_training_gradient_reaches_everything():
 def test_more_classes_than_units_are_an_error():
     learner = pretrain()
     learner.ways = 8  # as the loop says of a flat stream with eight classes
-    with pytest.raises(ValueError, match="concepts must be at least 8, as many as there are training classes; got 7"):
+    with pytest.raises(
+        ValueError, match="algo.base_classes must be at least 8, as many as there are training classes; got 7"
+    ):
         learner(flat())
 
 
@@ -123,15 +126,15 @@ def by_hand(z, y, x, w, scale=None, steps=4, rate=0.25):
 @pytest.mark.parametrize("normalise", [False, True])
 def test_a_head_descends_on_the_whole_support_set(kind, start, normalise):
     learner, batch = pretrain(head=kind, normalise=normalise).eval(), tasks(shots=3)
-    noise = noise_of(learner, batch)
-    assert noise.shape == (4, 3, 8) and 0.3 < float(noise.abs().max()) <= 8**-0.5
+    random_inputs = noise_of(learner, batch)
+    assert random_inputs.shape == (4, 3, 8) and 0.3 < float(random_inputs.abs().max()) <= 8**-0.5
     for t in range(2):
         task = one(batch, t)
         z, x = (learner.net(part.x).detach() for part in task)
         if normalise:
             z, x = (F.normalize(part, dim=1) for part in (z, x))
         if start == "random":
-            w, given = noise[t], noise[t]
+            w, given = random_inputs[t], random_inputs[t]
         else:
             means = torch.stack([z[task.support.y == k].mean(0) for k in range(3)])
             w, given = (torch.zeros(3, 8).double() if kind == "linear" else means), ()
@@ -145,7 +148,7 @@ def test_a_head_descends_on_the_whole_support_set(kind, start, normalise):
 
 def test_a_linear_head_may_start_at_zero():
     learner, batch = pretrain(start="zero").eval(), tasks()
-    assert learner.noise(batch, 4, torch.Generator()) == ()
+    assert learner.random_inputs(batch, 4, torch.Generator()) == ()
     task = one(batch)
     first = next(iter(learner.trajectory(task.support, 2)))
     assert (first(task.query.x) == 0).all()
@@ -161,7 +164,7 @@ def test_the_centroid_is_that_of_the_embeddings():
             z, x = (part / part.norm(dim=1, keepdim=True) for part in (z, x))
         reference = NearestCentroid(None, 3, F.cross_entropy).adapt(Examples(z, one(batch).support.y))(x)
         torch.testing.assert_close(predict(one(batch).query.x), reference, rtol=1e-9, atol=1e-12)
-        assert learner.eval_steps == 0 and learner.noise(batch, 4, torch.Generator()) == ()
+        assert learner.eval_steps == 0 and learner.random_inputs(batch, 4, torch.Generator()) == ()
 
 
 @pytest.mark.parametrize("head", ["centroid", "linear", "cosine"])
@@ -170,8 +173,8 @@ def test_any_number_of_ways_and_shots(head):
     for ways, shots in ((2, 1), (5, 4)):
         learner.ways = ways
         batch = tasks(shots, ways=ways)
-        noise = () if head == "centroid" else noise_of(learner, batch)[0]
-        assert learner.adapt(one(batch).support, noise)(one(batch).query.x).shape[1] == ways
+        random_inputs = () if head == "centroid" else noise_of(learner, batch)[0]
+        assert learner.adapt(one(batch).support, random_inputs)(one(batch).query.x).shape[1] == ways
 
 
 def test_heads_leave_the_network_alone_and_see_no_other_query():
@@ -188,22 +191,22 @@ def test_heads_leave_the_network_alone_and_see_no_other_query():
 def test_training_draws_no_noise():
     generator = torch.Generator()
     before = generator.get_state()
-    assert pretrain().noise(flat(), 0, generator) == ()
+    assert pretrain().random_inputs(flat(), 0, generator) == ()
     assert torch.equal(generator.get_state(), before)
 
 
 def test_vmap_is_a_loop():
     for head in ("centroid", "linear", "cosine"):
         learner, batch = pretrain(head=head).eval(), tasks()
-        noise = noise_of(learner, batch)
+        random_inputs = noise_of(learner, batch)
 
-        def predictions(task, noise, learner=learner):
-            return torch.stack([p(task.query.x) for p in learner.trajectory(task.support, 3, noise)])
+        def predictions(task, random_inputs, learner=learner):
+            return torch.stack([p(task.query.x) for p in learner.trajectory(task.support, 3, random_inputs)])
 
         learner.vectorized = False
-        loop = learner.over_tasks(predictions, batch, noise)
+        loop = learner.map_tasks(predictions, batch, random_inputs)
         learner.vectorized = True
-        torch.testing.assert_close(learner.over_tasks(predictions, batch, noise), loop, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(learner.map_tasks(predictions, batch, random_inputs), loop, rtol=1e-10, atol=1e-12)
 
 
 def test_a_hundred_steps_embed_queries_once():
@@ -236,7 +239,7 @@ def test_layers():
 
 
 @pytest.mark.parametrize(("bad", "says"), [
-    ({"concepts": 0}, "concepts must be a whole number of at least 1, got 0"),
+    ({"base_classes": 0}, "algo.base_classes must be a whole number of at least 1, got 0"),
     ({"classifier": "cos"}, "classifier must be one of linear, cosine; got 'cos'"),
     ({"head": "nearest"}, "head must be one of centroid, linear, cosine; got 'nearest'"),
     ({"start": "one"}, "start must be one of random, zero; got 'one'"),
@@ -251,16 +254,16 @@ def test_refuses_what_makes_no_sense(bad, says):
 
 def test_telling_training_classes_apart_teaches_features_for_new_ones(glyphs):
     """On unseen glyphs all three heads can do what they cannot on a random network."""
-    data = glyphs(queries=10, flat_batch=32)
+    data = glyphs(queries=10, batch_size=32)
     torch.manual_seed(0)
-    numbers = NUMBERS | {"concepts": 60, "inner_lr": 1.0, "eval_steps": 30, "normalise": True, "scale": 10.0}
+    numbers = NUMBERS | {"base_classes": 60, "inner_lr": 1.0, "eval_steps": 30, "normalise": True, "scale": 10.0}
 
     def made(head):
         return Pretrain(toy.conv4(filters=16, **CONV4), 5, F.cross_entropy, **(numbers | {"head": head}))
 
-    learner, outer = made("centroid"), toy.adam(lr=1e-2)
+    learner, meta_optimizer = made("centroid"), toy.adam(lr=1e-2)
     start = {name: value.clone() for name, value in learner.state_dict().items()}
-    for _ in fit(Training.begin(learner, outer, toy.CPU, 0), data, outer, 120, 1):
+    for _ in fit(TrainState.create(learner, meta_optimizer, toy.CPU, 0), data, meta_optimizer, 120, 1):
         pass
     found = {}
     for head in ("centroid", "linear", "cosine"):

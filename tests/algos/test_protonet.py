@@ -7,11 +7,11 @@ import toy
 from hydra import compose, initialize_config_dir
 
 from metarun.algos.protonet import ProtoNet
-from metarun.conf_files import CONF
-from metarun.evaluate import evaluate
-from metarun.loop import Training, fit
-from metarun.run import build
-from metarun.tasks.task import Examples, Task
+from metarun.evaluation.evaluate import evaluate
+from metarun.experiment.build import build
+from metarun.experiment.choices import CONF
+from metarun.tasks import Examples, Task
+from metarun.training.loop import TrainState, fit
 
 
 def learner(norm="batch", ways=5, seed=0):
@@ -89,7 +89,7 @@ def test_loop_and_evaluation_say_how_many_ways(glyphs):
     ours = ProtoNet(toy.conv4(), 5, F.cross_entropy)
     data = glyphs(train_ways=7)
     seen = []
-    for step in fit(Training.begin(ours, toy.adam(), torch.device("cpu"), 0), data, toy.adam(), 2, 2):
+    for step in fit(TrainState.create(ours, toy.adam(), torch.device("cpu"), 0), data, toy.adam(), 2, 2):
         assert step.batch.query.y.max() == 6
         seen += [ours.ways, evaluate(ours, data, "val", 2, 0).values["accuracy"].shape, ours.ways]
     assert seen == [7, (2, 1), 7] * 2
@@ -106,5 +106,5 @@ def test_no_layer_holds_it_to_the_tests_ways(algo):
 def test_it_learns_glyphs(glyphs):
     torch.manual_seed(0)
     ours, data = ProtoNet(toy.conv4(norm="running", downsample="max_pool"), 5, F.cross_entropy), glyphs(train_ways=15)
-    before, after = toy.score(ours, data, 100, toy.adam(3e-3), meta_batch=1, tasks=60)
+    before, after = toy.score(ours, data, 100, toy.adam(3e-3), meta_batch_size=1, tasks=60)
     assert before < 0.50 and after > before + 0.15

@@ -8,9 +8,9 @@ import toy
 from clusters import one, tasks
 from torch import nn
 
-from metarun.algos.embedding import membership
 from metarun.algos.r2d2 import R2D2, ridge, with_ones
-from metarun.tasks.task import Examples
+from metarun.learner.embedding import one_hot
+from metarun.tasks import Examples
 
 NUMBERS = {"regularization": 0.25, "learn_lambda": False, "scale": 2.0}
 
@@ -87,8 +87,8 @@ def test_lambda_matters_and_stays_positive_when_learned():
     (-ours.meta_loss(task)).backward()
     optimizer.step()
     assert ours.lambda_ > 0
-    assert learner(learn_lambda=True).numbers == ()
-    assert learner().numbers == ("regularization",)
+    assert learner(learn_lambda=True).hyperparameters == ()
+    assert learner().hyperparameters == ("regularization",)
     assert "regularization" not in learner().state_dict()
 
 
@@ -96,7 +96,7 @@ def test_targets_are_indicators_of_the_classes():
     """A huge weight leaves W = X^T Y / (n lambda): sums over each class's own examples."""
     ours, task = learner(regularization=1e9, scale=1e9), one(tasks())
     X, n = with_ones(ours.net(task.support.x)), len(task.support.x)
-    Y = membership(task.support.y, 3, torch.float64)
+    Y = one_hot(task.support.y, 3, torch.float64)
     expected = with_ones(ours.net(task.query.x)) @ X.T @ Y / n
     torch.testing.assert_close(ours.adapt(task.support)(task.query.x), expected, rtol=1e-6, atol=1e-9)
 
@@ -138,5 +138,5 @@ def test_refuses_numbers_that_are_not_positive(bad):
 def test_it_learns():
     torch.manual_seed(0)
     ours = R2D2(toy.mlp((2,)), 3, F.cross_entropy, **(NUMBERS | {"regularization": 1.0}))
-    before, after = toy.score(ours, toy.Blobs(), 200, toy.adam(lr=1e-2), meta_batch=4, tasks=100)
+    before, after = toy.score(ours, toy.Blobs(), 200, toy.adam(lr=1e-2), meta_batch_size=4, tasks=100)
     assert after > max(0.9, before + 0.1)

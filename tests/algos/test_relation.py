@@ -6,9 +6,9 @@ import torch.nn.functional as F
 import toy
 
 from metarun.algos.relation import Comparator, RelationNet
-from metarun.backbones.norm import batch_norms
-from metarun.loop import Training, fit
-from metarun.tasks.task import Examples, Task
+from metarun.layers.norm import batch_norms
+from metarun.tasks import Examples, Task
+from metarun.training.loop import TrainState, fit
 
 MAPS = {"downsample": "max_pool", "features": "map", "blocks": 2, "pools": 1, "filters": 3, "norm": "running"}
 LABELS = torch.tensor([2, 0, 1, 0, 1, 2])
@@ -152,8 +152,10 @@ def test_the_two_networks_gradients_are_clipped_apart():
     groups = ours.parameter_groups()
     assert [group["name"] for group in groups] == ["net", "comparator"]
     assert {p for group in groups for p in group["params"]} == set(ours.parameters())
-    outer = toy.adam(clip=1e-3)
-    step = next(iter(fit(Training.begin(ours, outer, torch.device("cpu"), 0), Drawn(), outer, 1, 2)))
+    meta_optimizer = toy.adam(max_grad_norm=1e-3)
+    step = next(
+        iter(fit(TrainState.create(ours, meta_optimizer, torch.device("cpu"), 0), Drawn(), meta_optimizer, 1, 2))
+    )
     assert step.loss > 0
     for group in groups:
         assert torch.cat([p.grad.flatten() for p in group["params"]]).norm() == pytest.approx(1e-3, rel=1e-2)
@@ -162,7 +164,7 @@ def test_the_two_networks_gradients_are_clipped_apart():
 class Drawn(toy.Blobs):
     """The same two tasks for ever."""
 
-    def draw(self, part, stream, tasks, generator):
+    def sample(self, part, stream, tasks, generator):
         return batch()
 
 

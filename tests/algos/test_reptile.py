@@ -9,9 +9,9 @@ import torch.nn.functional as F
 import toy
 
 from metarun.algos.reptile import Reptile
-from metarun.evaluate import evaluate
-from metarun.loop import Training, fit
-from metarun.tasks.task import Examples
+from metarun.evaluation.evaluate import evaluate
+from metarun.tasks import Examples
+from metarun.training.loop import TrainState, fit
 
 KINDS = ["mlp", "conv4"]
 OPTIMIZERS = ["sgd", "adam"]
@@ -59,13 +59,13 @@ def task_at(batch, t):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_gradient_is_the_displacement_and_the_value_the_query_loss(kind, optimizer, make, draw, loss_and_gradient):
     learner, batch = make(Reptile, kind, **numbers(optimizer)), draw(kind)
-    noise = learner.noise(batch, 3, generator())
-    losses, gradient = loss_and_gradient(learner, batch, lambda batch: learner(batch, noise))
+    random_inputs = learner.random_inputs(batch, 3, generator())
+    losses, gradient = loss_and_gradient(learner, batch, lambda batch: learner(batch, random_inputs))
     theta = torch.cat([p.detach().flatten() for p in learner.net.parameters()])
     displacements = []
     for t, loss in enumerate(losses):
         task = task_at(batch, t)
-        net = trained_by_hand(learner, pooled(task), noise["pool"][t], 3)
+        net = trained_by_hand(learner, pooled(task), random_inputs["pool"][t], 3)
         torch.testing.assert_close(loss, learner.loss(net(task.query.x), task.query.y).detach(), rtol=1e-9, atol=1e-12)
         displacements.append(theta - torch.cat([p.detach().flatten() for p in net.parameters()]))
     torch.testing.assert_close(gradient, torch.stack(displacements).mean(0), **ROUNDING)
@@ -74,12 +74,14 @@ def test_the_gradient_is_the_displacement_and_the_value_the_query_loss(kind, opt
 @pytest.mark.parametrize("chunk", [None, 1])
 def test_an_outer_step_of_the_run_goes_epsilon_of_the_way(chunk, make):
     """theta + epsilon mean(W - theta), through `fit`: a step that is scaled, or a sum for the mean, fails here."""
-    learner, data, outer = make(Reptile, "mlp", **numbers("adam")), toy.sinusoid(), toy.sgd(lr=0.25)
+    learner, data, meta_optimizer = make(Reptile, "mlp", **numbers("adam")), toy.sinusoid(), toy.sgd(lr=0.25)
     before = copy.deepcopy(learner)
-    step = next(fit(Training.begin(learner, outer, torch.device("cpu"), 0), data, outer, 1, 5, chunk))
+    step = next(
+        fit(TrainState.create(learner, meta_optimizer, torch.device("cpu"), 0), data, meta_optimizer, 1, 5, chunk)
+    )
     ends = []
     for t in range(5):
-        net = trained_by_hand(before, pooled(task_at(step.batch, t)), step.noise["pool"][t], 3)
+        net = trained_by_hand(before, pooled(task_at(step.batch, t)), step.random_inputs["pool"][t], 3)
         ends.append(torch.nn.utils.parameters_to_vector(net.parameters()).detach())
     theta = torch.nn.utils.parameters_to_vector(before.net.parameters()).detach()
     expected = theta + 0.25 * (torch.stack(ends).mean(0) - theta)
@@ -90,17 +92,17 @@ def test_an_outer_step_of_the_run_goes_epsilon_of_the_way(chunk, make):
 def test_the_configured_run_steps_with_sgd_that_falls_to_zero():
     from hydra import compose, initialize_config_dir
 
-    from metarun.conf_files import CONF
-    from metarun.run import build
+    from metarun.experiment.build import build
+    from metarun.experiment.choices import CONF
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", ["algo=reptile", "data=sinusoid", "tracker=none"])
     parts = build(cfg, {"algo": "reptile", "data": "sinusoid", "backbone": "mlp"})
-    (optimizer,) = parts.outer.build(parts.learner).values()
+    (optimizer,) = parts.meta_optimizer.build(parts.learner).values()
     assert type(optimizer) is torch.optim.SGD
     assert optimizer.defaults["momentum"] == optimizer.defaults["weight_decay"] == 0
     assert optimizer.defaults["lr"] == 0.25
-    factors = [parts.outer.factor(i, 1000) for i in range(1000)]
+    factors = [parts.meta_optimizer.factor(i, 1000) for i in range(1000)]
     assert factors[0] == 1 and factors[-1] == pytest.approx(0.001) and factors == sorted(factors, reverse=True)
 
 
@@ -125,8 +127,8 @@ def test_one_step_is_joint_training(kind, make, draw, loss_and_gradient):
 @pytest.mark.parametrize("eval_batch", [None, 3])
 def test_at_test_it_trains_on_the_support_set_alone(optimizer, eval_batch, make, draw):
     learner, batch = make(Reptile, "mlp", **numbers(optimizer, eval_batch=eval_batch)).eval(), draw("mlp")
-    noise = learner.noise(batch, 6, generator())
-    rows = noise["support"] if eval_batch else [None] * 4
+    random_inputs = learner.random_inputs(batch, 6, generator())
+    rows = random_inputs["support"] if eval_batch else [None] * 4
     for t in range(4):
         task = task_at(batch, t)
         mine = {"pool": (), "support": rows[t] if eval_batch else ()}
@@ -139,14 +141,14 @@ def test_at_test_it_trains_on_the_support_set_alone(optimizer, eval_batch, make,
 def test_mini_batches_are_shuffle_after_shuffle(make, draw):
     """10 + 10 points in batches of 5: each point once in 4 steps, then again in another order."""
     learner, batch = make(Reptile, "mlp", **numbers(steps=8, batch=5, eval_batch=5)), draw("mlp")
-    noise = learner.noise(batch, 4, generator())
-    assert noise["pool"].shape == (4, 8, 5) and noise["support"].shape == (4, 4, 5)
-    halves = noise["pool"].view(4, 2, 20)
+    random_inputs = learner.random_inputs(batch, 4, generator())
+    assert random_inputs["pool"].shape == (4, 8, 5) and random_inputs["support"].shape == (4, 4, 5)
+    halves = random_inputs["pool"].view(4, 2, 20)
     assert torch.equal(halves.sort(-1).values, torch.arange(20).expand(4, 2, 20))
-    assert torch.equal(noise["support"].view(4, 2, 10).sort(-1).values, torch.arange(10).expand(4, 2, 10))
+    assert torch.equal(random_inputs["support"].view(4, 2, 10).sort(-1).values, torch.arange(10).expand(4, 2, 10))
     assert not torch.equal(halves[:, 0], halves[:, 1]) and not torch.equal(halves[0], halves[1])
     odd = make(Reptile, "mlp", **numbers(steps=3, batch=30))  # a batch larger than the set goes on in the next shuffle
-    rows = odd.noise(batch, 3, generator())["pool"]
+    rows = odd.random_inputs(batch, 3, generator())["pool"]
     assert rows.shape == (4, 3, 30) and all(row.bincount().min() >= 1 for row in rows.flatten(0, 1))
 
 
@@ -164,19 +166,19 @@ def test_each_task_starts_with_fresh_second_moments(make, draw, one):
 @pytest.mark.parametrize("kind", KINDS)
 def test_vmap_is_a_loop(kind, make, draw, loss_and_gradient):
     learner, batch = make(Reptile, kind, **numbers("adam")), draw(kind)
-    noise = learner.noise(batch, 3, generator())
-    together = loss_and_gradient(learner, batch, lambda batch: learner(batch, noise))
+    random_inputs = learner.random_inputs(batch, 3, generator())
+    together = loss_and_gradient(learner, batch, lambda batch: learner(batch, random_inputs))
     learner.vectorized = False
-    one_by_one = loss_and_gradient(learner, batch, lambda batch: learner(batch, noise))
+    one_by_one = loss_and_gradient(learner, batch, lambda batch: learner(batch, random_inputs))
     torch.testing.assert_close(one_by_one, together, **ROUNDING)
 
 
 def test_compiled_is_eager(make, draw, loss_and_gradient, compiled_loss_and_gradient):
     learner, batch = make(Reptile, "mlp", **numbers("adam", steps=2)), draw("mlp")
-    noise = learner.noise(batch, 2, generator())
-    eager = loss_and_gradient(learner, batch, lambda batch: learner(batch, noise))
+    random_inputs = learner.random_inputs(batch, 2, generator())
+    eager = loss_and_gradient(learner, batch, lambda batch: learner(batch, random_inputs))
     torch._dynamo.reset()
-    compiled = compiled_loss_and_gradient(learner, batch, noise)
+    compiled = compiled_loss_and_gradient(learner, batch, random_inputs)
     torch.testing.assert_close(compiled, eager, rtol=1e-9, atol=1e-12)
 
 
@@ -201,8 +203,8 @@ def test_it_learns_the_sinusoid_and_one_step_does_not():
         backbone = toy.mlp(hidden=[64, 64])
         learner = Reptile(backbone, 1, F.mse_loss, **(numbers("sgd", steps, batch=10) | {"eval_steps": 32}))
         scores["untrained"] = evaluate(learner, data, "test", 100, 0).estimate().mean
-        outer = toy.sgd(lr=0.25, schedule="linear")
-        for _ in fit(Training.begin(learner, outer, torch.device("cpu"), 0), data, outer, 1000, 5):
+        meta_optimizer = toy.sgd(lr=0.25, schedule="linear")
+        for _ in fit(TrainState.create(learner, meta_optimizer, torch.device("cpu"), 0), data, meta_optimizer, 1000, 5):
             pass
         scores[steps] = evaluate(learner, data, "test", 100, 0).estimate().mean
 

@@ -7,14 +7,14 @@ import torch
 import torch.nn.functional as F
 import toy
 
-from metarun.algos.nearest_centroid import NearestCentroid
+from metarun.algos.baselines.nearest_centroid import NearestCentroid
 from metarun.algos.siamese import Siamese
-from metarun.backbones.norm import batch_norms, recording
-from metarun.evaluate import evaluate
-from metarun.loop import Training, fit
-from metarun.tasks.pairs import SyntheticPairs
-from metarun.tasks.synthetic import Synthetic
-from metarun.tasks.task import Examples, Pairs
+from metarun.data.pairs import SyntheticPairs
+from metarun.data.synthetic import Synthetic
+from metarun.evaluation.evaluate import evaluate
+from metarun.layers.norm import batch_norms, recording
+from metarun.tasks import Examples, Pairs
+from metarun.training.loop import TrainState, fit
 
 CONV4 = {"downsample": "max_pool", "features": "flatten", "norm": "running"}
 
@@ -37,7 +37,7 @@ def test_the_score_is_the_papers():
     learner, x = siamese(), pairs().x[0]
     a, b = learner.match.weight[0], learner.match.bias[0]
     assert (a > 0).any() and (a < 0).any()
-    for one, score in zip(x, learner.verify(x), strict=True):
+    for one, score in zip(x, learner.score_pairs(x), strict=True):
         first, second = (learner.net(image.unsqueeze(0))[0] for image in one)
         torch.testing.assert_close(score, sum(a[j] * (first[j] - second[j]).abs() for j in range(len(a))) + b)
 
@@ -47,24 +47,24 @@ def test_the_weights_of_the_features_are_learned():
     learner, batch = siamese(), pairs()
     learner(batch).mean().backward()
     assert (learner.match.weight.grad.abs() > 0).all() and learner.match.bias.grad.abs() > 0
-    before = learner.verify(batch.x[0])
+    before = learner.score_pairs(batch.x[0])
     with torch.no_grad():
         learner.match.weight.zero_()
-    assert torch.equal(learner.verify(batch.x[0]), torch.full_like(before, 0.7))
+    assert torch.equal(learner.score_pairs(batch.x[0]), torch.full_like(before, 0.7))
 
 
 @pytest.mark.parametrize("norm", ["none", "running"])
 def test_both_images_go_through_one_network(norm):
     learner, batch = siamese(toy.mlp((6,), norm=norm)), pairs()
     learner.train()
-    torch.testing.assert_close(learner.verify(batch.x[0]), learner.verify(batch.x[0].flip(1)))
+    torch.testing.assert_close(learner.score_pairs(batch.x[0]), learner.score_pairs(batch.x[0].flip(1)))
     alike = batch.x[0, :, :1].expand(-1, 2, -1)
-    torch.testing.assert_close(learner.verify(alike), torch.full((8,), 0.7, dtype=torch.float64))
+    torch.testing.assert_close(learner.score_pairs(alike), torch.full((8,), 0.7, dtype=torch.float64))
 
 
 def test_what_is_minimised_is_the_cross_entropy_of_pairs():
     learner, batch = siamese(), pairs()
-    p = torch.stack([learner.verify(x) for x in batch.x]).sigmoid()
+    p = torch.stack([learner.score_pairs(x) for x in batch.x]).sigmoid()
     by_hand = -(batch.y * p.log() + (1 - batch.y) * (1 - p).log()).mean(1)
     torch.testing.assert_close(learner(batch), by_hand)
 
@@ -98,15 +98,18 @@ def test_a_class_scores_what_its_best_support_example_does():
     support, query = episode()
     scores = learner.adapt(support)(query)
     for q, row in zip(query, scores, strict=True):
-        s = learner.verify(torch.stack([torch.stack([q, x]) for x in support.x]))
+        s = learner.score_pairs(torch.stack([torch.stack([q, x]) for x in support.x]))
         torch.testing.assert_close(row, torch.stack([s[support.y == k].max() for k in range(3)]))
-    together = learner.over_tasks(lambda s, q: learner.adapt(s)(q), *torch.utils._pytree.tree_map(
+    together = learner.map_tasks(lambda s, q: learner.adapt(s)(q), *torch.utils._pytree.tree_map(
         lambda leaf: leaf.expand(2, *leaf.shape), (support, query)))  # fmt: skip
     torch.testing.assert_close(together[1], scores)
 
 
 def test_it_is_judged_on_what_the_data_set_asks():
-    assert Siamese.stream_on(SyntheticPairs) == "pairs" and Siamese.stream_on(Synthetic) == "episodes"
+    assert (
+        Siamese.evaluation_stream_for(SyntheticPairs) == "pairs"
+        and Siamese.evaluation_stream_for(Synthetic) == "episodes"
+    )
 
 
 def test_it_takes_other_ways_than_it_was_trained_with():
@@ -119,12 +122,12 @@ def test_it_takes_other_ways_than_it_was_trained_with():
 def test_it_learns_to_compare_glyphs_that_it_has_never_seen():
     """Far better than distances of pixels, after seconds."""
     classes = {"train_classes": 100, "val_classes": 5, "test_classes": 30}
-    sizes = {"drawings": 10, "split": "glyphs", "pairs": 20, "pair_batch": 64}
+    sizes = {"drawings": 10, "partition": "glyphs", "pairs": 20, "pair_batch_size": 64}
     data = SyntheticPairs(glyph_seed=0, device="cpu", **classes, **sizes)
     torch.manual_seed(0)
     learner = Siamese(toy.conv4(filters=12, **CONV4), 1, data.loss)
-    outer = toy.adam(5e-3)
-    for _ in fit(Training.begin(learner, outer, data.device, 0), data, outer, 120, 1):
+    meta_optimizer = toy.adam(5e-3)
+    for _ in fit(TrainState.create(learner, meta_optimizer, data.device, 0), data, meta_optimizer, 120, 1):
         pass
     pixels = NearestCentroid(backbone=partial(toy.mlp), outputs=1, loss=data.loss)
     learned, raw = (evaluate(who, data, "test", 40, 0).estimate().mean for who in (learner, pixels))

@@ -10,10 +10,12 @@ from clusters import one, tasks
 from hydra import compose, initialize_config_dir
 
 from metarun.algos.snail import SNAIL
-from metarun.backbones.causal import CausalAttention
-from metarun.conf_files import CONF
-from metarun.run import Refused, build
-from metarun.tasks.task import Examples, stream_generator
+from metarun.experiment.build import build
+from metarun.experiment.choices import CONF
+from metarun.experiment.errors import ConfigError
+from metarun.layers.causal import CausalAttention
+from metarun.sampling import stream_generator
+from metarun.tasks import Examples
 
 NUMBERS = {"embedding": 5, "attention": [[4, 3], [6, 2]], "filters": 3, "shots": 2}
 
@@ -24,7 +26,7 @@ def learner(ways=3, seed=0, in_shape=(4,), hidden=8, **changes):
 
 
 def drawn(ours, batch, seed=0):
-    return ours.noise(batch, 0, stream_generator("cpu", "snail", seed))
+    return ours.random_inputs(batch, 0, stream_generator("cpu", "snail", seed))
 
 
 def attend(layer, x):
@@ -62,23 +64,27 @@ def by_hand(ours, task, order):
 @pytest.mark.parametrize("shots", [1, 2, 5])  # fewer than the convolutions span, as many, and more
 def test_scores_are_those_of_sequences_read_one_by_one(shots):
     ours, batch = learner(), tasks(shots)
-    noise = drawn(ours, batch)
+    random_inputs = drawn(ours, batch)
     for t in range(4):
-        scores = ours.adapt(one(batch, t).support, noise[t])(one(batch, t).query.x)
-        torch.testing.assert_close(scores, by_hand(ours, one(batch, t), noise[t].tolist()), rtol=1e-9, atol=1e-11)
+        scores = ours.adapt(one(batch, t).support, random_inputs[t])(one(batch, t).query.x)
+        torch.testing.assert_close(
+            scores, by_hand(ours, one(batch, t), random_inputs[t].tolist()), rtol=1e-9, atol=1e-11
+        )
 
 
 def test_the_support_set_is_shown_in_an_order_that_is_drawn_for_each_task():
     ours, batch = learner(), tasks(count=50)
     for mode in (ours.train, ours.eval):
         mode()
-        noise = drawn(ours, batch)
-        assert noise.shape == (50, 6) and torch.equal(noise.sort(1).values, torch.arange(6).expand(50, 6))
-        assert len({tuple(row) for row in noise.tolist()}) > 40
-        assert (noise.double().mean(0) - 2.5).abs().max() < 1  # any example may come first
+        random_inputs = drawn(ours, batch)
+        assert random_inputs.shape == (50, 6) and torch.equal(
+            random_inputs.sort(1).values, torch.arange(6).expand(50, 6)
+        )
+        assert len({tuple(row) for row in random_inputs.tolist()}) > 40
+        assert (random_inputs.double().mean(0) - 2.5).abs().max() < 1  # any example may come first
     task = one(batch)
-    shuffled = task._replace(support=Examples(*(leaf[noise[0]] for leaf in task.support)))
-    told, plain = ours.adapt(task.support, noise[0])(task.query.x), ours.adapt(task.support)(task.query.x)
+    shuffled = task._replace(support=Examples(*(leaf[random_inputs[0]] for leaf in task.support)))
+    told, plain = ours.adapt(task.support, random_inputs[0])(task.query.x), ours.adapt(task.support)(task.query.x)
     torch.testing.assert_close(told, ours.adapt(shuffled.support)(task.query.x))
     assert (told - plain).abs().max() > 1e-4  # the order is seen
 
@@ -96,14 +102,14 @@ def test_items_are_embeddings_with_labels_and_a_query_has_none():
 
 def test_the_loss_is_of_the_queries_steps_alone_and_their_labels_reach_nothing_else():
     ours, batch, scored = learner(), tasks(), []
-    ours.vectorized, noise = False, drawn(ours, batch)
+    ours.vectorized, random_inputs = False, drawn(ours, batch)
     handle = ours.classifier.register_forward_hook(lambda _module, _inputs, out: scored.append(out))
-    losses = ours(batch, noise)
-    ours(batch._replace(query=batch.query._replace(y=(batch.query.y + 1) % 3)), noise)
+    losses = ours(batch, random_inputs)
+    ours(batch._replace(query=batch.query._replace(y=(batch.query.y + 1) % 3)), random_inputs)
     handle.remove()
     for t in range(4):
         assert scored[t].shape == (9, 3) and torch.equal(scored[t], scored[4 + t])
-        expected = F.cross_entropy(by_hand(ours, one(batch, t), noise[t].tolist()), one(batch, t).query.y)
+        expected = F.cross_entropy(by_hand(ours, one(batch, t), random_inputs[t].tolist()), one(batch, t).query.y)
         torch.testing.assert_close(losses[t], expected, rtol=1e-9, atol=1e-11)
 
 
@@ -144,19 +150,19 @@ def test_convolutions_span_the_sequence_and_no_more():
         assert len(blocks) == layers == math.ceil(math.log2(ways * shots + 1))
 
 
-def losses_and_gradient(ours, batch, noise):
+def losses_and_gradient(ours, batch, random_inputs):
     ours.zero_grad()
-    losses = ours(batch, noise)
+    losses = ours(batch, random_inputs)
     losses.mean().backward()
     return losses.detach(), torch.cat([p.grad.flatten() for p in ours.parameters()])
 
 
 def test_vmap_is_a_loop_and_the_gradient_is_right_and_reaches_everything(slopes_agree):
     ours, batch = learner(), tasks()
-    noise = drawn(ours, batch)
-    together = losses_and_gradient(ours, batch, noise)
+    random_inputs = drawn(ours, batch)
+    together = losses_and_gradient(ours, batch, random_inputs)
     ours.vectorized = False
-    torch.testing.assert_close(losses_and_gradient(ours, batch, noise), together, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(losses_and_gradient(ours, batch, random_inputs), together, rtol=1e-9, atol=1e-11)
     slopes_agree(ours, batch)
     assert all(p.grad.abs().max() > 0 for p in ours.parameters())
 
@@ -175,7 +181,7 @@ def test_widths_are_the_papers_and_shots_are_the_datas():
         assert [(a.keys.out_features, a.values.out_features) for a in attention] == [(64, 32), (256, 128), (512, 256)]
         assert [len(layer) for layer in ours.layers if layer not in attention] == [layers, layers]
         assert ours.classifier.in_features == widths[-1] + 256 and ours.classifier.out_features == 5
-    with pytest.raises(Refused, match="data.train_ways must be data.ways=5 for algo=snail"):
+    with pytest.raises(ConfigError, match="data.train_ways must be data.ways=5 for algo=snail"):
         build(composed("data.train_ways=20"), choices)
 
 
@@ -197,15 +203,15 @@ def test_refuses_what_makes_no_sense(bad, says):
 
 def test_it_learns_and_then_the_order_matters_little():
     ours = learner(in_shape=(2,), hidden=16, embedding=16, attention=[[16, 16], [16, 16]], filters=16).float()
-    before, after = toy.score(ours, toy.Blobs(), 200, toy.adam(lr=5e-3), meta_batch=16, tasks=60)
+    before, after = toy.score(ours, toy.Blobs(), 200, toy.adam(lr=5e-3), meta_batch_size=16, tasks=60)
     assert before < 0.5
     assert after > 0.85
     ours.eval()
-    batch = toy.Blobs().draw("test", "episodes", 200, stream_generator("cpu", "order"))
+    batch = toy.Blobs().sample("test", "episodes", 200, stream_generator("cpu", "order"))
     orders = drawn(ours, batch), drawn(ours, batch, seed=1)
 
     def scores(order):
-        return ours.over_tasks(lambda task, order: ours.adapt(task.support, order)(task.query.x), batch, order)
+        return ours.map_tasks(lambda task, order: ours.adapt(task.support, order)(task.query.x), batch, order)
 
     first, second = map(scores, orders)
     assert (first - second).abs().max() > 0.01

@@ -9,11 +9,12 @@ import torch.nn.functional as F
 import toy
 from clusters import one, tasks
 
-from metarun.algos.learner import Samples
 from metarun.algos.versa import VERSA
-from metarun.evaluate import evaluate, evaluate_batch
-from metarun.loop import Training, fit
-from metarun.tasks.task import Examples, stream_generator
+from metarun.evaluation.evaluate import evaluate, evaluate_batch
+from metarun.learner.prediction import Samples
+from metarun.sampling import stream_generator
+from metarun.tasks import Examples
+from metarun.training.loop import TrainState, fit
 
 NUMBERS = {"dimension": 6, "samples": 5, "log_variance": [-4.0, 1.0]}
 
@@ -24,7 +25,7 @@ def learner(ways=3, seed=0, **changes):
 
 
 def drawn(ours, batch, seed=0):
-    return ours.cast(ours.noise(batch, 0, stream_generator("cpu", "test", seed)))
+    return ours.to_dtype(ours.random_inputs(batch, 0, stream_generator("cpu", "test", seed)))
 
 
 def by_hand(ours, task):
@@ -40,14 +41,14 @@ def by_hand(ours, task):
 
 def test_scores_are_their_mean_plus_noise_times_their_deviation():
     ours, batch = learner(), tasks(shots=3)
-    task, noise = one(batch), drawn(ours, batch)
-    assert noise.shape == (4, 5, 9, 3)
+    task, random_inputs = one(batch), drawn(ours, batch)
+    assert random_inputs.shape == (4, 5, 9, 3)
     w, vw, b, vb = by_hand(ours, task)
     z = ours.net(task.query.x)
     mean, variance = z @ w.T + b.T, z**2 @ vw.T + vb.T
-    scores = ours.adapt(task.support, noise[0])(task.query.x)
+    scores = ours.adapt(task.support, random_inputs[0])(task.query.x)
     assert isinstance(scores, Samples)
-    torch.testing.assert_close(scores.values, mean + noise[0] * variance.sqrt(), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(scores.values, mean + random_inputs[0] * variance.sqrt(), rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(ours.adapt(task.support)(task.query.x), mean, rtol=1e-9, atol=1e-12)
 
 
@@ -69,11 +70,11 @@ def test_it_is_as_if_weights_were_drawn():
 
 def test_the_loss_averages_probabilities_not_scores_nor_losses():
     ours, batch = learner(), tasks()
-    task, noise = one(batch), drawn(ours, batch)[0]
-    values = ours.adapt(task.support, noise)(task.query.x).values
+    task, random_inputs = one(batch), drawn(ours, batch)[0]
+    values = ours.adapt(task.support, random_inputs)(task.query.x).values
     p = values.softmax(-1)[:, torch.arange(9), task.query.y]
     expected = -p.mean(0).log().mean()
-    loss = ours.meta_loss(task, noise)
+    loss = ours.meta_loss(task, random_inputs)
     torch.testing.assert_close(loss, expected, rtol=1e-10, atol=0)
     of_mean_scores = F.cross_entropy(values.mean(0), task.query.y)
     mean_of_losses = -p.log().mean()
@@ -83,11 +84,11 @@ def test_the_loss_averages_probabilities_not_scores_nor_losses():
 
 def test_evaluation_judges_the_mean_probability_too():
     ours, batch = learner().eval(), tasks()
-    noise = drawn(ours, batch)
-    scores = evaluate_batch(ours, "classification", batch, noise, 0)
+    random_inputs = drawn(ours, batch)
+    scores = evaluate_batch(ours, "classification", batch, random_inputs, 0)
     for t in range(4):
         task = one(batch, t)
-        p = ours.adapt(task.support, noise[t])(task.query.x).values.softmax(-1).mean(0)
+        p = ours.adapt(task.support, random_inputs[t])(task.query.x).values.softmax(-1).mean(0)
         right = p[torch.arange(9), task.query.y]
         np.testing.assert_allclose(scores["nll"][t, 0], -right.log().mean().item(), rtol=1e-9)
         accuracy = (p.argmax(-1) == task.query.y).double().mean().item()
@@ -111,8 +112,8 @@ def test_shots_and_ways_may_differ_between_tasks():
     for ways, shots in ((2, 1), (5, 4)):
         ours.ways = ways
         batch = tasks(shots, ways=ways)
-        noise = drawn(ours, batch)
-        assert ours.adapt(one(batch).support, noise[0])(one(batch).query.x).values.shape == (5, 3 * ways, ways)
+        random_inputs = drawn(ours, batch)
+        assert ours.adapt(one(batch).support, random_inputs[0])(one(batch).query.x).values.shape == (5, 3 * ways, ways)
 
 
 def test_the_log_variance_is_bounded():
@@ -126,19 +127,19 @@ def test_the_log_variance_is_bounded():
         torch.testing.assert_close(values - ours.adapt(task.support)(task.query.x), expected)
 
 
-def losses_and_gradient(ours, batch, noise):
+def losses_and_gradient(ours, batch, random_inputs):
     ours.zero_grad()
-    losses = ours(batch, noise)
+    losses = ours(batch, random_inputs)
     losses.mean().backward()
     return losses.detach(), torch.cat([p.grad.flatten() for p in ours.parameters()])
 
 
 def test_vmap_is_a_loop():
     ours, batch = learner(), tasks()
-    noise = drawn(ours, batch)
-    together = losses_and_gradient(ours, batch, noise)
+    random_inputs = drawn(ours, batch)
+    together = losses_and_gradient(ours, batch, random_inputs)
     ours.vectorized = False
-    torch.testing.assert_close(losses_and_gradient(ours, batch, noise), together, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(losses_and_gradient(ours, batch, random_inputs), together, rtol=1e-9, atol=1e-11)
 
 
 def test_the_gradient_reaches_means_and_variances():
@@ -169,7 +170,7 @@ def test_refuses_what_makes_no_sense(bad, says):
 def test_it_learns():
     torch.manual_seed(0)
     ours = VERSA(toy.mlp((2,)), 3, F.cross_entropy, **(NUMBERS | {"dimension": 16}))
-    outer = toy.adam(lr=1e-2)
-    for _ in fit(Training.begin(ours, outer, torch.device("cpu"), 0), toy.Blobs(), outer, 150, 6):
+    meta_optimizer = toy.adam(lr=1e-2)
+    for _ in fit(TrainState.create(ours, meta_optimizer, torch.device("cpu"), 0), toy.Blobs(), meta_optimizer, 150, 6):
         pass
     assert evaluate(ours, toy.Blobs(), "test", 60, 0).estimate().mean > 0.85

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from metarun.algos.maml import MAML
-from metarun.backbones.drop_block import draw_masks, drop_blocks, dropping
-from metarun.backbones.norm import BatchNorm, batch_norms
 from metarun.backbones.resnet12 import ResNet12
-from metarun.tasks.task import Examples, Task
+from metarun.layers.drop_block import draw_masks, drop_blocks, dropping
+from metarun.layers.norm import BatchNorm, batch_norms
+from metarun.tasks import Examples, Task
 
 PLAIN = {"wider": False, "norm": "batch", "init": "torch"}
 

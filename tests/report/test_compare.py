@@ -7,11 +7,11 @@ import math
 
 import numpy as np
 import pytest
-from report.runs import write_run
+from runs import write_run
 from scipy import stats
 
 from metarun.report.compare import over_rates, over_seeds, paired, paired_values, settings_of, tabulate
-from metarun.report.records import read_run, read_runs
+from metarun.run_folder import read_run, read_runs
 
 
 def runs_of(folder, *cells):

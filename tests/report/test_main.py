@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from report.runs import write_config, write_run
+from runs import write_config, write_run
 
 from metarun.report.main import main
 

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from report.runs import config_of, write_config, write_run
+from runs import config_of, write_config, write_run
 
-from metarun.report.page import write_page
-from metarun.report.records import read_runs
+from metarun.report.page.build import write_page
+from metarun.run_folder import read_runs
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 
 import pytest
-from report.runs import write_run
 from rich.console import Console
+from runs import write_run
 
 from metarun.report import tables
 from metarun.report.compare import over_rates, tabulate
-from metarun.report.records import read_runs
+from metarun.run_folder import read_runs
 
 NUMBERS = {
     "an accuracy": ("accuracy", 0.9512, 0.0034, "95.12% ± 0.34"),

@@ -1,4 +1,4 @@
-"""`tracker.mode=online`: what the command really sends to a W&B server, and what it does when there is none.
+"""`tracker.wandb.mode=online`: what the command really sends to a W&B server, and what it does when there is none.
 
 The client is wandb's own, the server is `tests/wandb_server.py`, whose head says what that proves and what not.
 """
@@ -23,15 +23,26 @@ from PIL import Image
 from wandb.apis.public import Api
 from wandb_server import ACCOUNT, Run, WandbServer
 
-from metarun import run
-from metarun.results import read_result
+from metarun.experiment import session as run
+from metarun.run_folder import read_result
 from metarun.tracking import weights_and_biases
 from metarun.tracking.jsonl import MetricsFile, read_metrics
 from metarun.tracking.weights_and_biases import WandbTracker
 
 KEY = "0123456789" * 4
-ONLINE = (*SMALL, "tracker=wandb", "tracker.mode=online", "tracker.project=warm-up", "tracker.entity=our-team")
-NAMED = ("tracker.group=rates", "tracker.tags=[thesis]", "tracker.log_model=true", "algo.inner_lr=0.02")
+ONLINE = (
+    *SMALL,
+    "tracker=wandb",
+    "tracker.wandb.mode=online",
+    "tracker.wandb.project=warm-up",
+    "tracker.wandb.entity=our-team",
+)
+NAMED = (
+    "tracker.wandb.group=rates",
+    "tracker.wandb.tags=[thesis]",
+    "tracker.wandb.log_model=true",
+    "algo.inner_lr=0.02",
+)
 
 
 def settings(url: str, home: Path) -> dict[str, str]:
@@ -97,14 +108,14 @@ def logged(folder: Path) -> list[dict]:
 
 def at_33(monkeypatch, act: Callable[[], None]) -> tuple[str, ...]:
     """Lets something happen after iteration 33 of the runs of this process, and its checkpoint; the words they need."""
-    save = run.Job.save
+    save = run.Experiment.save
 
     def save_and_act(self, name):
         save(self, name)
         if self.training.iteration == 33:
             act()
 
-    monkeypatch.setattr(run.Job, "save", save_and_act)
+    monkeypatch.setattr(run.Experiment, "save", save_and_act)
     return (*ONLINE, "run.checkpoint_seconds=0", "hydra.run.dir=run")
 
 
@@ -248,7 +259,7 @@ def test_a_killed_run_records_again_what_was_not_uploaded(tmp_path, account):
         tracker.log({"train/loss": 0.0}, 301)
         tracker.finish(0)
     assert iterations(only_run(server)) == list(range(1, 302))
-    assert only_run(server).entity == ACCOUNT  # tracker.entity=null
+    assert only_run(server).entity == ACCOUNT  # tracker.wandb.entity=null
 
 
 def test_a_run_resumed_below_what_was_uploaded_loses_no_row(tmp_path, account):
@@ -280,8 +291,10 @@ def test_a_run_resumed_below_what_was_uploaded_loses_no_row(tmp_path, account):
 def assert_refused(outcome: Outcome, folder: Path) -> None:
     """One line that says what to do instead, and nothing trained."""
     assert outcome.status == 2
-    assert outcome.err.count("\n") == 1 and outcome.err.startswith("metarun: W&B cannot start with tracker.mode=online")
-    assert "tracker.mode=offline needs no account" in outcome.err
+    assert outcome.err.count("\n") == 1 and outcome.err.startswith(
+        "metarun: W&B cannot start with tracker.wandb.mode=online"
+    )
+    assert "tracker.wandb.mode=offline needs no account" in outcome.err
     assert outcome.out == ""
     assert not (folder / "checkpoint").exists() and not (folder / "result.json").exists()
 
@@ -322,7 +335,7 @@ def test_a_server_that_dies_does_not_hurt_the_run_and_gets_the_rest_later(tmp_pa
     monkeypatch.setattr(weights_and_biases, "UPLOAD_SECONDS", 1.0)
     monkeypatch.setattr(Api, "_HTTP_TIMEOUT", 1)  # WANDB_HTTP_TIMEOUT, which wandb reads once, at its import
     account(server.url)
-    outcome = metarun(*arguments, "tracker.log_model=true", folder=tmp_path, pictures=True)
+    outcome = metarun(*arguments, "tracker.wandb.log_model=true", folder=tmp_path, pictures=True)
     ended = time.time()
     folder = tmp_path / "run"
     result = read_result(folder)

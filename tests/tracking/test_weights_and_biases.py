@@ -263,8 +263,8 @@ except TrackerError as error:
         os.close(theirs)
     assert done.returncode == 0
     assert done.stdout.count("\n") == 1
-    assert "tracker.mode=online" in done.stdout and "No API key configured" in done.stdout
-    assert "tracker.mode=offline" in done.stdout  # what to do instead
+    assert "tracker.wandb.mode=online" in done.stdout and "No API key configured" in done.stdout
+    assert "tracker.wandb.mode=offline" in done.stdout  # what to do instead
 
 
 def test_a_run_killed_right_after_its_checkpoint_and_resumed_has_every_row(tmp_path):
@@ -385,5 +385,5 @@ assert tracker.run_id is None and "wandb" not in sys.modules
 
 
 def test_an_unknown_mode_is_refused_with_the_choices():
-    with pytest.raises(ValueError, match="tracker.mode must be one of offline, online, disabled; got 'ofline'"):
+    with pytest.raises(ValueError, match="tracker.wandb.mode must be one of offline, online, disabled; got 'ofline'"):
         WandbTracker(mode="ofline", **SETTINGS)

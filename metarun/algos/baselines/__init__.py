@@ -1,0 +1,1 @@
+"""What a meta-learner is measured against."""

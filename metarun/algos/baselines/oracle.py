@@ -1,0 +1,58 @@
+"""The oracle of MAML's sinusoid experiment: it is told which task it has.
+
+Finn, Abbeel, Levine: Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks, ICML 2017,
+arXiv 1703.03400, section 5.1 (there it gets the true amplitude and phase beside x). Official
+code: github cbfinn/maml (main.py, `baseline=oracle`).
+
+Outer problem, all examples of all tasks pooled:    min_theta  mean_i L(theta, D_i + D'_i)
+Inner problem:                                      none: x itself carries what the task is
+
+    symbol   code             shape / unit
+    theta    self.net         the backbone's parameters
+    x        support.x        [n, 1 + p]: the input, then the task's p true parameters
+    L        self.loss        mean over a set's examples
+
+The stream `oracle` draws the same held-out tasks as `episodes`, with the parameters appended to x.
+
+Differences from the paper
+    - The frequency stands beside amplitude and phase, as some data vary it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from metarun.learner.learner import Backbone, Learner, Stage
+from metarun.learner.prediction import Predictor
+from metarun.tasks import Examples, Kind, Task, TaskLoss
+
+
+class Oracle(Learner):
+    """One network for all tasks, which is given each task's true parameters.
+
+    Args:
+        backbone: makes the network, `backbone(outputs=...)`, for inputs of the stream `oracle`.
+        outputs: dimension of the target.
+        loss: the task loss L.
+    """
+
+    stages: tuple[Stage, ...] = (Stage("oracle"),)
+    evaluation_stream: ClassVar[str | None] = "oracle"
+    task_types: ClassVar[tuple[Kind, ...]] = ("regression",)
+
+    def __init__(self, backbone: Backbone, outputs: int, loss: TaskLoss) -> None:
+        super().__init__(loss)
+        self.net = backbone(outputs=outputs)
+
+    def adapt(self, support: Examples, random_inputs: Any = ()) -> Predictor:
+        del random_inputs  # draws nothing
+        theta: dict[str, Tensor] = dict(self.net.named_parameters())
+        return self.functional_predictor(self.net, theta, support)
+
+    def meta_loss(self, task: Task, random_inputs: Any = ()) -> Tensor:
+        del random_inputs
+        pool = Examples(*map(torch.cat, zip(task.support, task.query, strict=True)))
+        return self.loss(self.net(pool.x), pool.y)

@@ -1,0 +1,1 @@
+"""learn2learn's own classes as learners: the referees."""

@@ -1,0 +1,41 @@
+"""Reference learner: learn2learn's prototypical classifier, task by task, behind our `Learner`.
+
+Arnold, Mahajan, Datta, Bunner, Zarkias: learn2learn: A Library for Meta-Learning Research, 2020, arXiv 2008.12284.
+Official code: github learnables/learn2learn (learn2learn/nn/protonet.py). The algorithm is Snell, Swersky, Zemel,
+NeurIPS 2017, arXiv 1703.05175.
+
+Inner problem:      classifier = PrototypicalClassifier(f(D), y)
+Outer problem:      min_f  mean_i CE(classifier_i(f(x)), y) over the queries of task i
+
+    symbol   code         shape / unit
+    f        self.net     the backbone without a last layer, to embeddings [n, d]
+
+Differences from the paper (for this, learn2learn's own loop)
+    - Its example embeds one task an outer step, support and queries together; here each of `run.meta_batch_size` tasks.
+    - Classes are numbered in the order of their labels, as `torch.unique` finds them.
+
+It exists to be compared with: `algo=protonet` is the same algorithm, faster. Not for `torch.compile`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from metarun.learner.embedding import Embedding
+from metarun.learner.prediction import Predictor
+from metarun.tasks import Examples
+
+
+class Learn2LearnProtoNet(Embedding):
+    """`l2l.nn.PrototypicalClassifier`; weights (`state_dict`) are those of `metarun.algos.protonet.ProtoNet`.
+
+    Arguments as in `Embedding`.
+    """
+
+    vectorized = False
+
+    def head(self, support: Examples, random_inputs: Any = ()) -> Predictor:
+        del random_inputs  # draws nothing
+        from learn2learn.nn import PrototypicalClassifier  # takes seconds to import
+
+        return PrototypicalClassifier(support.x, support.y)

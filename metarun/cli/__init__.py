@@ -1,0 +1,1 @@
+"""The command line: Hydra's, with our words where it is mistyped."""

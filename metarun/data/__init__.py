@@ -1,0 +1,1 @@
+"""One data set, one file: `data=NAME` is `data/NAME.py`."""

@@ -1,0 +1,80 @@
+"""Sinusoids of which training sees only so many, again and again: how much a learner overfits to its tasks.
+
+BMAML's regression (Yoon et al. 2018; github jsikyoon/bmaml data_generator.py): points and noise of a training task are
+fixed too, and so is which of them are its support set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from metarun.data.curves import Range, check_count
+from metarun.data.sinusoid import Sinusoid
+from metarun.sampling import stream_generator
+from metarun.tasks import Batch, DataError, Split
+
+
+class FiniteSinusoid(Sinusoid):
+    """A set of training tasks, of which an outer step takes some, each at most once; held-out tasks are all new.
+
+    Args:
+        amplitude, phase, frequency, x: uniform ranges (lowest, highest); phase in radians.
+        noise: standard deviation of the noise on y, as a share of the task's amplitude. Held-out query sets have none.
+        tasks: how many training tasks there are.
+        tasks_seed: which ones.
+        shots, queries, train_queries: points of the support set and of the query set (train_queries: in training).
+        device: where tasks are drawn.
+
+    Raises:
+        ValueError: a range that is not (lowest, highest), or a count below 1.
+    """
+
+    def __init__(
+        self,
+        amplitude: Range,
+        phase: Range,
+        frequency: Range,
+        x: Range,
+        noise: float,
+        tasks: int,
+        tasks_seed: int,
+        shots: int,
+        queries: int,
+        train_queries: int,
+        device: torch.device | str,
+    ) -> None:
+        super().__init__(amplitude, phase, frequency, x, noise, shots, queries, train_queries, device)
+        check_count("tasks", tasks, 1)
+        self.tasks, self.tasks_seed = tasks, tasks_seed
+        self._training: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def training_tasks(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Parameters `[tasks, 3, 1]`, x and y `[tasks, points, 1]` of all training tasks."""
+        if self._training is None:
+            generator = stream_generator(self.device, "training tasks", self.tasks_seed)
+            self._training = self._points(self.tasks, self.shots + self.train_queries, [generator])
+        return self._training
+
+    def _draw(self, split: Split, stream: str, tasks: int, generators: Sequence[torch.Generator]) -> Batch:
+        if stream not in self.streams:
+            raise ValueError(f"the sinusoid has no stream {stream!r}; it offers {', '.join(self.streams)}")
+        if split == "train":
+            if tasks > self.tasks:
+                raise DataError(
+                    f"an outer step takes each task once: run.meta_batch_size={tasks}, data.tasks={self.tasks}"
+                )
+            order = [torch.rand(self.tasks, generator=g, device=self.device).argsort()[:tasks] for g in generators]
+            parameters, x, y = pytree.tree_map(lambda leaf: leaf[torch.cat(order)], self.training_tasks())
+        else:
+            parameters, x, y = self._points(tasks, self.shots + self.queries, generators)
+            y[:, self.shots :] = self.curve(parameters, x[:, self.shots :])
+        return self._task(stream, parameters, x, y)
+
+    def _points(self, tasks: int, points: int, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor, Tensor]:
+        parameters, x = self._uniform(tasks, points, generators)
+        noise = torch.cat([torch.randn((tasks, points, 1), generator=g, device=self.device) for g in generators])
+        return parameters, x, self.curve(parameters, x) + self.noise * parameters[:, :1] * noise

@@ -1,0 +1,1 @@
+"""What held-out tasks say of a learner: metrics, intervals, calibration."""

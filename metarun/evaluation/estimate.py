@@ -1,0 +1,54 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+Z95 = 1.959963984540054  # two-sided 95 % of the normal distribution
+
+
+class Estimate(NamedTuple):
+    """The mean of a metric over tasks and its 95 % interval.
+
+    `ci95` is half the interval's width, 1.96 standard errors over tasks: it says how well the mean over the task
+    distribution is known for this one trained learner, and nothing about other seeds.
+    """
+
+    mean: float
+    ci95: float
+    median: float
+    tasks: int
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> Estimate:
+        """From the metric of each task `[tasks]`; the interval of fewer than two tasks is infinite."""
+        tasks = len(values)
+        with np.errstate(invalid="ignore", over="ignore"):  # a diverged task's is infinite, and so is the spread
+            spread = float(values.std(ddof=1)) if tasks > 1 else math.inf
+        return cls(float(values.mean()), Z95 * spread / math.sqrt(tasks), float(np.median(values)), tasks)
+
+    def as_dict(self) -> dict[str, float]:
+        return {"mean": self.mean, "ci95": self.ci95, "median": self.median}
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4g} +- {self.ci95:.2g} ({self.tasks} tasks)"
+
+
+def bootstrap(tasks: int, statistic: Callable[[np.ndarray], float], resamples: int = 200) -> float:
+    """Half the 95 % interval of a statistic of all tasks pooled: 1.96 times its spread over resampled sets of tasks.
+
+    Always the same resamples. Infinite for a single task.
+
+    Args:
+        tasks: how many.
+        statistic: from how often each task counts `[tasks]` to a number.
+        resamples: how many sets.
+    """
+    if tasks < 2:
+        return math.inf
+    draws = np.random.default_rng(0).multinomial(tasks, np.full(tasks, 1 / tasks), resamples)
+    return Z95 * float(np.std([statistic(weight) for weight in draws], ddof=1))

@@ -1,0 +1,211 @@
+"""From a configuration to the objects it stands for; touches no data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from metarun import old_names
+from metarun.checks import require, require_choice, require_int, require_non_negative
+from metarun.experiment.choices import describe, names
+from metarun.experiment.errors import ConfigError
+from metarun.layers.drop_block import drop_blocks
+from metarun.learner.learner import Learner
+from metarun.run_folder import read_choices, read_config
+from metarun.tasks import TaskSet
+from metarun.tracking.trackers import Trackers
+from metarun.training import checkpoint
+from metarun.training.device import Device
+from metarun.training.meta_optimizer import MetaOptimizer
+
+
+@dataclass
+class RunConfig:
+    """The `run` group, checked. Units and meanings stand in conf/config.yaml."""
+
+    iterations: int
+    meta_batch_size: int
+    eval_tasks: int
+    val_tasks: int
+    validate_every: int
+    log_every: int
+    curve_steps: int
+    checkpoint_seconds: float
+    test_weights: str
+    resume: str | None
+    init_from: str | None
+    evaluate: str | None
+
+    def __post_init__(self) -> None:
+        at_least_one = ("iterations", "meta_batch_size", "eval_tasks", "val_tasks", "validate_every", "log_every")
+        require_int("run", minimum=1, **{name: getattr(self, name) for name in at_least_one})
+        require_int("run", curve_steps=self.curve_steps)
+        require_non_negative("run", checkpoint_seconds=self.checkpoint_seconds)
+        require_choice("run.test_weights", self.test_weights, ("best", "last"))
+
+
+@dataclass
+class Components:
+    """What a configuration stands for."""
+
+    config: RunConfig
+    device: Device
+    data: TaskSet
+    learner: Learner
+    meta_optimizer: MetaOptimizer
+    tracker: Trackers
+    seed: int
+
+
+def build(cfg: DictConfig, choices: dict[str, str]) -> Components:
+    """The objects of a configuration; touches no data.
+
+    Args:
+        cfg: the composed configuration.
+        choices: the chosen name of each group (`algo`, `data`, `backbone`, ...), for messages.
+
+    Raises:
+        ConfigError: a value or a combination makes no sense; the message names the key.
+    """
+    try:
+        _refuse_old_paths(OmegaConf.to_container(cfg))
+        config = RunConfig(**cfg.run)
+        require("seed", cfg.seed, isinstance(cfg.seed, int) and not isinstance(cfg.seed, bool), "an integer")
+        device = Device(**cfg.device)
+        data = instantiate(cfg.data, device=device.torch_device, _convert_="all")
+        _refuse_mismatch(_class(cfg.algo), data, choices)
+        torch.manual_seed(cfg.seed)
+        learner = _build_learner(cfg, data, choices).to(device.torch_device, device.dtype)
+        meta_optimizer = instantiate(cfg.optimizer, _convert_="all")
+        trackers = {name: instantiate(tracker, _convert_="all") for name, tracker in cfg.tracker.items()}
+    except InstantiationException as error:
+        raise ConfigError(str(error.__cause__ or error)) from error
+    except (ValueError, TypeError, OmegaConfBaseException) as error:
+        raise ConfigError(str(error)) from error
+    return Components(config, device, data, learner, meta_optimizer, Trackers(trackers), cfg.seed)
+
+
+def _build_learner(cfg: DictConfig, data: TaskSet, choices: dict[str, str]) -> Learner:
+    """The learner, on the CPU.
+
+    Raises:
+        ValueError: its weights do not fit the training tasks, or it has no use for what the backbone brings.
+    """
+    learner_class = _class(cfg.algo)
+    stream = learner_class.evaluation_stream_for(data)
+    outputs = data.outputs("test", stream)
+    offered: dict[str, Any] = {
+        "backbone": partial(instantiate(cfg.backbone, _partial_=True, _convert_="all"), data.in_shape(stream)),
+        "outputs": outputs,
+        "ways": outputs,
+        "loss": data.loss,
+    }
+    parameters = signature(learner_class).parameters
+    kwargs = {name: value for name, value in offered.items() if name in parameters}
+    learner: Learner = instantiate(cfg.algo, **kwargs, _convert_="all")
+    if "outputs" in parameters and learner.stages:
+        train_outputs = data.outputs("train", learner.stages[-1].stream)
+        wanted = f"data.ways={outputs} for algo={choices['algo']}, whose last layer has one unit for each way"
+        require("data.train_ways", train_outputs, train_outputs == outputs, wanted)
+    if drop_blocks(learner) and not learner.supports_dropblock:
+        raise ValueError(
+            f"backbone.drop_rate must be 0 for algo={choices['algo']}, which draws no masks to drop by; "
+            f"got {cfg.backbone.drop_rate}"
+        )
+    return learner
+
+
+def _class(config: Mapping[str, Any]) -> Any:
+    return get_class(config["_target_"])
+
+
+def _refuse_old_paths(config: Any) -> None:
+    """Refuse a class path of an earlier version, which somebody's own YAML file may still have."""
+    for key, path in _targets(config, ""):
+        if (new := old_names.new_class_path(path)) != path:
+            raise ValueError(f"{key}={path} has moved: it is {new} now")
+
+
+def _targets(node: Any, prefix: str) -> Iterator[tuple[str, str]]:
+    if not isinstance(node, dict):
+        return
+    for key, value in node.items():
+        dotted = f"{prefix}.{key}" if prefix else str(key)
+        if key == "_target_" and isinstance(value, str):
+            yield dotted, value
+        yield from _targets(value, dotted)
+
+
+def _refuse_mismatch(learner: type[Learner], data: TaskSet, choices: dict[str, str]) -> None:
+    """Refuse an algorithm on data whose tasks or streams it cannot use, and name the data that it can."""
+
+    def needed(tasks: TaskSet | type[TaskSet]) -> set[str]:
+        return {stage.stream for stage in learner.stages} | {learner.evaluation_stream_for(tasks)}
+
+    def fits(tasks: TaskSet | type[TaskSet]) -> bool:
+        return tasks.kind in learner.task_types and needed(tasks) <= set(tasks.streams)
+
+    if fits(data):
+        return
+    fitting = [name for name in names("data") if fits(_class(describe("data", name)))]
+    reason = (
+        f"{choices['algo']} is for {' and '.join(learner.task_types)}, {choices['data']} is {data.kind}"
+        if data.kind not in learner.task_types
+        else f"{choices['algo']} needs the streams {', '.join(sorted(needed(data)))}; "
+        f"{choices['data']} has {', '.join(data.streams)}"
+    )
+    raise ValueError(
+        f"algo={choices['algo']} cannot run on data={choices['data']}: {reason}. It runs on {', '.join(fitting)}."
+    )
+
+
+def saved_config(folder: Path) -> tuple[DictConfig, dict[str, str]]:
+    """The configuration a run was started with, and its chosen groups.
+
+    Raises:
+        ConfigError: there is no run in that folder.
+    """
+    try:
+        config = read_config(folder)
+    except FileNotFoundError as error:
+        raise ConfigError(str(error)) from error
+    return OmegaConf.create(config), read_choices(folder)
+
+
+def load(path: str | Path) -> Learner:
+    """The trained learner of a run's folder, in evaluation mode, ready for `adapt(support)` or `score_pairs(pairs)`.
+
+    Args:
+        path: the run's folder. Its data need not be there.
+
+    Raises:
+        ConfigError: no run there.
+        FileNotFoundError: the run has no checkpoint.
+    """
+    folder = Path(path)
+    cfg, choices = saved_config(folder)
+    cfg.device.name = "auto"
+    with torch.random.fork_rng(devices=[]):  # drawing initial weights must not reseed the caller
+        learner = build(cfg, choices).learner
+    learner.load_state_dict(tested_weights(folder))
+    return learner.eval()
+
+
+def tested_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights a finished run is tested with: its best, or where it kept none, its last.
+
+    Raises:
+        FileNotFoundError: the run has no checkpoint.
+    """
+    name = "best" if checkpoint.exists(folder / "checkpoint", "best") else "last"
+    return checkpoint.load(folder / "checkpoint", name).weights

@@ -1,0 +1,221 @@
+"""What a run came to: the test's result, computed whole before anything is drawn of it, and `result.json`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import traceback
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from metarun.evaluation.adapted_curves import adapted_curves
+from metarun.evaluation.calibration import Calibration, calibration
+from metarun.evaluation.evaluate import Evaluation
+from metarun.evaluation.verification import VerificationResult, evaluate_verification
+from metarun.experiment.errors import ConfigError, InterruptedRun
+from metarun.experiment.session import Experiment
+from metarun.files import write_atomically, write_json
+from metarun.report.console import print_line, print_result
+from metarun.run_folder import FORMAT
+from metarun.tasks import DataError
+from metarun.tracking.tracker import TrackerError
+from metarun.training.device import peak_memory_mb
+from metarun.training.loop import DivergenceError
+
+PACKAGES = ("metarun", "torch", "learn2learn", "hydra-core", "numpy")
+
+
+class Outcome(NamedTuple):
+    """All that the test of a run says.
+
+    Attributes:
+        evaluation: the metrics of each held-out task; of verification each task's accuracy too.
+        curve: the headline after each number of steps.
+        chance: accuracy of guessing; None where there are no classes.
+        verification: of all pairs together, where the data are pairs.
+        calibration: where predictions say how sure they are.
+        adapted_curves: a few functions before and after adaptation; empty where the data are no curves.
+    """
+
+    evaluation: Evaluation
+    curve: list[dict[str, float]]
+    chance: float | None
+    verification: VerificationResult | None
+    calibration: Calibration | None
+    adapted_curves: list[dict[str, Any]]
+
+    def fields(self) -> dict[str, Any]:
+        """The test's part of `result.json`."""
+        evaluation = self.evaluation
+        headline, metrics = evaluation.headline, [name for name in evaluation.metrics if name != evaluation.headline]
+        pooled: dict[str, Any] = {}
+        details: dict[str, Any] = {}
+        if self.verification is not None:
+            pooled["eer"], details["verification"] = self.verification.eer, self.verification.details
+        if self.calibration is not None:
+            pooled[self.calibration.metric] = self.calibration.error
+            details["calibration"] = self.calibration.diagram
+        return {
+            "metric": headline,
+            **evaluation.estimate()._asdict(),
+            "step": evaluation.step,
+            "steps": self.curve,
+            "metrics": {name: evaluation.estimate(name).as_dict() for name in metrics} | pooled,
+            "episodes": evaluation.episodes,
+            **details,
+        }
+
+    def write_episodes(self, file: Path) -> None:
+        """Keep the metrics of every held-out task, so that runs can be compared task by task."""
+        values: dict[str, Any] = self.evaluation.values
+        step = self.evaluation.step
+        write_atomically(file, lambda opened: np.savez_compressed(opened, headline_step=step, **values))
+
+
+def compute_result(run: Experiment, evaluation: Evaluation) -> Outcome:
+    """All that follows from the evaluation on the test tasks; may evaluate validation tasks for a threshold.
+
+    Raises:
+        DivergenceError: the score of a pair is NaN or infinite.
+    """
+    verification = None
+    if run.data.kind == "verification":
+        validation = run.evaluate("val", run.config.val_tasks, 0, "threshold")
+        for values in (evaluation.values, validation.values):
+            if not np.isfinite(values["scores"]).all():
+                raise DivergenceError(run.state.iteration, "the score of a pair became NaN or infinite")
+        verification = evaluate_verification(evaluation.values, validation.values)
+        evaluation.values["accuracy"] = verification.accuracy[:, None]
+    classes = run.data.kind == "classification"
+    ways = run.data.outputs("test", run.learner.evaluation_stream_for(run.data)) if classes else None
+    return Outcome(
+        evaluation,
+        evaluation.curve(),
+        1 / ways if ways else None,
+        verification,
+        calibration(evaluation.values),
+        adapted_curves(run.learner, run.data),
+    )
+
+
+def failure(run: Experiment, error: BaseException) -> tuple[dict[str, Any], int]:
+    """What `result.json` says of an error that ended the run, and the exit status.
+
+    Raises:
+        ConfigError: data or tracker would not start.
+    """
+    if isinstance(error, DivergenceError):
+        return {"status": "diverged", "error": str(error), "iteration": error.iteration}, 3
+    iteration = {"iteration": run.state.iteration}
+    if isinstance(error, InterruptedRun | KeyboardInterrupt):
+        status = getattr(error, "exit_status", 130)
+        return {"status": "interrupted", "error": str(error) or "stopped", **iteration}, status
+    if isinstance(error, DataError | TrackerError):
+        if run.metrics is not None:
+            run.metrics.close()
+        run.tracker.finish(2)
+        raise ConfigError(str(error)) from error
+    text = "".join(traceback.format_exception(error))
+    with (run.folder / "metarun.log").open("a") as log:  # the run's log; several runs may share a logger
+        log.write(text)
+    return {"status": "failed", "error": f"{type(error).__name__}: {error}", "traceback": text, **iteration}, 1
+
+
+def close(run: Experiment, fields: dict[str, Any], exit_status: int) -> dict[str, Any]:
+    """Write `result.json`, finish the trackers, print the result.
+
+    Args:
+        run: the run.
+        fields: what it came to.
+        exit_status: see design of the command line, metarun/cli/main.py.
+
+    Returns:
+        The content of `result.json`, with `exit_status` beside it.
+    """
+    result = {**metadata(run), "status": "completed", **fields}
+    try:
+        if run.metrics is not None:
+            run.metrics.close()
+        write_json(run.folder / "result.json", result)
+    except OSError as error:  # a full disk: the checkpoint is whole, and the run can be resumed
+        print(f"metarun: cannot write {run.folder / 'result.json'}: {error}", file=sys.stderr)
+        exit_status = exit_status or 1
+    run.tracker.summary(result)
+    if exit_status == 0:
+        run.tracker.artifact(run.folder / "checkpoint")
+    run.tracker.finish(exit_status)
+    if run.spec.sweep is None:
+        print_result(result, run.folder)
+    else:  # a multirun ends in a table of all
+        print_line(result, run.folder)
+    return {**result, "exit_status": exit_status}
+
+
+def metadata(run: Experiment) -> dict[str, Any]:
+    """What is known of a run however it ended, and null for what is not."""
+    median = float(np.median(run.step_seconds)) if run.step_seconds else None
+    return {
+        "format": FORMAT,
+        "status": None,
+        "error": None,
+        "iteration": None,
+        **{name: run.spec.choices[name] for name in ("algo", "data", "backbone")},
+        **run.data.describe(),
+        "seed": run.seed,
+        "metric": run.data.metric,
+        "higher_is_better": run.data.higher_is_better,
+        "mean": None,
+        "ci95": None,
+        "median": None,
+        "tasks": None,
+        "step": run.learner.eval_steps,
+        "steps": [],
+        "metrics": {},
+        "episodes": None,
+        "validation": {"best": run.best, "last": run.validation},
+        "iterations": run.state.iteration,
+        "train_seconds": round(run.train_seconds, 3),
+        "compile_seconds": round(run.compile_seconds, 3),
+        "iterations_per_second": 1 / median if median else None,
+        "peak_memory_mb": round(peak_memory_mb(run.device.torch_device), 1),
+        "parameters": sum(p.numel() for p in run.learner.parameters()),
+        "paper": published(run),
+        "overrides": run.spec.overrides,
+        "device": str(run.device.torch_device),
+        "threads": torch.get_num_threads(),
+        "compiled": run.compiled,
+        "vectorized": run.learner.vectorized,
+        "replicas": run.replicas,
+        "processes": run.processes.size,
+        "versions": {name: version(name) for name in PACKAGES},
+        "commit": commit(),
+    }
+
+
+def published(run: Experiment) -> dict[str, Any] | None:
+    """The published figure for this run's ways and shots, where setting or experiment names one."""
+    task = run.data.describe()
+    for entry in run.spec.cfg.paper:
+        if all(entry.get(key, task[key]) == task[key] for key in ("ways", "shots")):
+            return {key: entry[key] for key in ("source", "value", "ci95", "status") if key in entry}
+    return None
+
+
+def commit() -> str | None:
+    """The commit of the checkout that metarun runs from, with `+` where files differ from it; None: no checkout."""
+    checkout = Path(__file__).parents[2]
+    if not (checkout / ".git").exists():
+        return None  # installed: the checkout around it, if any, is somebody else's
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(checkout), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,106 @@
+"""One experiment from start to end: train, test, and leave a folder that says everything about it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from metarun.evaluation.evaluate import Evaluation
+from metarun.experiment.build import build
+from metarun.experiment.cell import RunSpec
+from metarun.experiment.errors import ConfigError, InterruptedRun
+from metarun.experiment.figures import draw_result, track_result
+from metarun.experiment.result import close, compute_result, failure
+from metarun.experiment.session import Experiment
+from metarun.experiment.signals import signals
+from metarun.experiment.trainer import Trainer
+from metarun.training.distributed import process_group
+from metarun.training.loop import DivergenceError
+
+
+def run(spec: RunSpec) -> dict[str, Any]:
+    """Train, test, and leave a folder that says everything about it.
+
+    Returns:
+        The content of `result.json`, with `exit_status` beside it (0, 1, 3, 130 or 143; see metarun/cli/main.py).
+
+    Raises:
+        ConfigError: before anything started.
+    """
+    with open_experiment(spec) as experiment:
+        if result := experiment.prepare_folder():
+            return result
+        try:
+            experiment.open()
+            with experiment.checkpoint_on_error():
+                Trainer(experiment).train()
+            fields, exit_status = finish(experiment, test(experiment)), 0
+        except (Exception, KeyboardInterrupt) as error:
+            fields, exit_status = failure(experiment, error)
+        return close(experiment, fields, exit_status)
+
+
+def test(experiment: Experiment) -> Evaluation:
+    """Evaluate a trained run on the test tasks."""
+    experiment.load_test_weights()
+    config = experiment.config
+    return experiment.evaluate("test", config.eval_tasks, config.curve_steps, "test")
+
+
+def finish(experiment: Experiment, evaluation: Evaluation) -> dict[str, Any]:
+    """From the evaluation on the test tasks: compute the result, write it, draw it, track it.
+
+    Returns:
+        The test's part of `result.json`.
+
+    Raises:
+        DivergenceError: the score of a pair is NaN or infinite.
+    """
+    result = compute_result(experiment, evaluation)
+    result.write_episodes(experiment.folder / "episodes.npz")
+    draw_result(result, experiment.folder, trained=experiment.iterations > 0)
+    track_result(result, experiment.folder, experiment.tracker)
+    return result.fields()
+
+
+def run_worker(spec: RunSpec) -> dict[str, Any]:
+    """Take part in the outer steps of a run that another process writes, tests and ends (training/distributed.py).
+
+    Args:
+        spec: of that run; `folder` is where to resume from, if it is resumed.
+
+    Returns:
+        `exit_status` and `mean`, as `run`: 0 however the run ends, but 1 where the other process is gone.
+
+    Raises:
+        ConfigError: before anything started.
+    """
+    with open_experiment(spec) as experiment:
+        try:
+            Trainer(experiment).work()
+        except (DivergenceError, InterruptedRun):
+            pass  # process 0 says so
+        except RuntimeError as error:
+            print(f"metarun: process {experiment.processes.rank} stops: {error}", file=sys.stderr)
+            return {"exit_status": 1, "mean": None}
+    return {"exit_status": 0, "mean": None}
+
+
+@contextmanager
+def open_experiment(spec: RunSpec) -> Iterator[Experiment]:
+    """An experiment whose processes know each other, and that receives signals.
+
+    Raises:
+        ConfigError: the configuration makes no sense.
+    """
+    components = build(spec.cfg, spec.choices)
+    with process_group(components.device.torch_device) as processes, signals() as received_signals:
+        experiment = Experiment(components, spec, processes, received_signals)
+        if components.config.meta_batch_size < processes.size:
+            raise ConfigError(
+                f"run.meta_batch_size must be at least {processes.size}, a task for each process; "
+                f"got {components.config.meta_batch_size}"
+            )
+        yield experiment

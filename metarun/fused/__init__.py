@@ -1,0 +1,1 @@
+"""Runs that train together as one program; nothing below knows of them."""

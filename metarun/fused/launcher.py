@@ -1,0 +1,182 @@
+"""`hydra/launcher=fused`: runs of a multirun that can share a program train together (metarun/fused/replicas.py).
+
+Runs share a program if they differ in nothing but: the seed, the learner's 0-dim hyperparameters (`algo.inner_lr` and
+its like), where its parameters start (`algo.initial_rates`, `backbone.init`), `optimizer.lr`, what their data set says
+may vary (`TaskSet.fusable_args`), the published figure, the tracker. All others run sequentially. Each run keeps a
+folder, metrics, checkpoints and `result.json` of its own.
+
+One outer step of a program takes its replicas through the forward and backward pass together, or micro-batch by
+micro-batch (`hydra.launcher.replica_micro_batch`). By the rule `auto` convolutional networks on a CPU go one replica at
+a time, as separate runs would, and share the data set, the process and its start.
+
+A multirun that stopped is resumed as with every launcher (metarun/sweeps/grid.py).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from hydra.core.utils import JobReturn, configure_log, run_job, setup_globals
+from hydra.types import HydraContext
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from metarun.experiment.build import Components, build
+from metarun.experiment.cell import RunSpec, composed_spec, record_exit, refuse
+from metarun.experiment.errors import ConfigError
+from metarun.experiment.run import run
+from metarun.experiment.session import Experiment
+from metarun.experiment.signals import signals
+from metarun.fused.program import FusionError, Program
+from metarun.fused.replicas import fusion_blocker
+from metarun.tasks import TaskSet
+
+
+class Sizes(NamedTuple):
+    """Most runs in one program, and most replicas in one forward and backward pass: `auto` is the device's rule,
+    None all."""
+
+    max_replicas: int
+    micro_batch: int | str | None
+
+
+# ---------------------------------------------------------------------------------------------- from Hydra's side
+
+
+def launch(
+    context: HydraContext, config: DictConfig, sizes: Sizes, job_overrides: Sequence[Sequence[str]], first: int
+) -> list[JobReturn]:
+    """What a Hydra launcher does: run every job, and return what each came to.
+
+    Args:
+        context: Hydra's.
+        config: the multirun's configuration.
+        sizes: of programs.
+        job_overrides: of each job.
+        first: number of the first job.
+    """
+    setup_globals()
+    configure_log(config.hydra.hydra_logging, config.hydra.verbose)
+    specs: list[RunSpec] = []
+    returns = []
+    for number, overrides in enumerate(job_overrides, first):
+        job_config = context.config_loader.load_sweep_config(config, list(overrides))
+        with open_dict(job_config):
+            job_config.hydra.job.id = job_config.hydra.job.num = number
+        # Hydra makes the folder and writes .hydra; the job itself only tells where it is.
+        returned = run_job(
+            hydra_context=context,
+            task_function=lambda cfg: specs.append(composed_spec(cfg)),
+            config=job_config,
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+            configure_logging=number == first,
+        )
+        _ = returned.return_value  # raises what the job raised
+        returns.append(returned)
+    results = run_all(specs, sizes)
+    for returned, spec, result in zip(returns, specs, results, strict=True):
+        returned.return_value = record_exit(spec, result)
+    return returns
+
+
+# ------------------------------------------------------------------------------------------- who runs with whom
+
+
+def run_all(specs: list[RunSpec], sizes: Sizes) -> list[dict[str, Any]]:
+    """Every run's result, with its exit status beside it. Groups run in the order of their first runs."""
+    results: dict[int, dict[str, Any]] = {}
+    groups: dict[str, list[int]] = {}
+    components: dict[int, Components] = {}
+    for number, spec in enumerate(specs):
+        try:
+            components[number] = build(spec.cfg, spec.choices)
+        except ConfigError as error:
+            results[number] = refuse(spec, error)
+            continue
+        groups.setdefault(program_key(spec, components[number]), []).append(number)
+    for numbers in groups.values():
+        for at in range(0, len(numbers), sizes.max_replicas):
+            chosen = numbers[at : at + sizes.max_replicas]
+            ended = run_group([specs[n] for n in chosen], [components[n] for n in chosen], sizes.micro_batch)
+            results |= dict(zip(chosen, ended, strict=True))
+            if any(result["exit_status"] > 128 for result in ended):
+                rest = {"exit_status": ended[0]["exit_status"], "mean": None}
+                return [results.get(n, rest) for n in range(len(specs))]
+    return [results[n] for n in range(len(specs))]
+
+
+def program_key(spec: RunSpec, components: Components) -> str:
+    """Text that two runs share if they can share a program."""
+    config: Any = OmegaConf.to_container(spec.cfg, resolve=True)
+    free = {
+        "": ("seed", "paper", "tracker"),
+        "run": ("resume",),
+        "optimizer": ("lr",),
+        "backbone": ("init",),
+        "algo": (*components.learner.hyperparameters, *components.learner.init_only_args),
+        "data": type(components.data).fusable_args,
+    }
+    for group, keys in free.items():
+        for key in keys:
+            (config[group] if group else config).pop(key, None)
+    return json.dumps(config, sort_keys=True)
+
+
+def run_group(
+    specs: list[RunSpec], components: list[Components], micro_batch: int | str | None
+) -> list[dict[str, Any]]:
+    """The results of runs of one key: fused if possible, otherwise sequentially."""
+    if len(specs) > 1 and not specs[0].cfg.run.evaluate:
+        try:
+            results = run_fused(specs, components, micro_batch)
+            refusals = [result.get("refusal") for result in results]
+            for number, (spec, why) in enumerate(zip(specs, refusals, strict=True)):
+                if why is not None:  # said once for all
+                    refuse(spec, why, silent=refusals.index(why) != number)
+            return results
+        except FusionError as error:
+            print(f"metarun: {len(specs)} runs go one after the other, since {error}", file=sys.stderr)
+    results = []
+    for spec in specs:
+        try:
+            results.append(run(spec))
+        except ConfigError as error:
+            results.append(refuse(spec, error))
+        if results[-1]["exit_status"] > 128:
+            results += [{**results[-1], "mean": None}] * (len(specs) - len(results))
+            break
+    return results
+
+
+def run_fused(
+    specs: list[RunSpec], components: list[Components], micro_batch: int | str | None
+) -> list[dict[str, Any]]:
+    """The results of runs that train together.
+
+    Raises:
+        FusionError: they cannot.
+    """
+    shared: dict[str, TaskSet] = {}
+    for spec, own in zip(specs, components, strict=True):  # one data set in memory for all that draw from it
+        own.data = shared.setdefault(json.dumps(OmegaConf.to_container(spec.cfg.data, resolve=True)), own.data)
+    try:
+        runs = [Experiment(own, spec) for spec, own in zip(specs, components, strict=True)]
+    except ConfigError as error:  # one of them cannot start from what it names: alone, the others still can
+        raise FusionError(str(error)) from error
+    if not components[0].data.fixed_shapes:
+        raise FusionError("their tasks differ in size")
+    if (reason := fusion_blocker(runs[0].state)) is not None:
+        raise FusionError(reason)
+    results: list[dict[str, Any] | None] = [run.prepare_folder() for run in runs]
+    waiting = [r for r, result in enumerate(results) if result is None]
+    with signals() as received_signals:
+        # A process may be killed between two checkpoints: runs at the same iteration resume together.
+        for iteration in sorted({runs[r].state.iteration for r in waiting}):
+            members = [r for r in waiting if runs[r].state.iteration == iteration]
+            program = Program([runs[r] for r in members], received_signals, micro_batch)
+            for r, result in zip(members, program.run(), strict=True):
+                results[r] = result
+    return [result for result in results if result is not None]

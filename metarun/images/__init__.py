@@ -1,0 +1,1 @@
+"""Images as a store under the sampler: decoded once, drawn by index."""

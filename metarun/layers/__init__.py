@@ -1,0 +1,1 @@
+"""Layers that are right under vmap and at second order."""

@@ -1,0 +1,1 @@
+"""The one abstraction, and what families of learners share."""

@@ -1,0 +1,70 @@
+"""Normal distributions over a network's parameters, each parameter by itself: bounded variances, draws, divergence.
+
+Means and variances are dicts by the parameters' names, and of their shapes.
+
+Differences from the paper: stated by the algorithms that use it; this is no algorithm of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from metarun.learner.ensemble import Weights
+
+
+class Variances(nn.Module):
+    """A learned variance for each parameter of a network, `exp(low + (high - low) sigmoid(raw))`, raw 0 at first.
+
+    Args:
+        net: whose parameters.
+        log_variance: low and high.
+
+    Raises:
+        ValueError: a range that is not (lowest, highest).
+    """
+
+    def __init__(self, net: nn.Module, log_variance: Sequence[float]) -> None:
+        super().__init__()
+        if len(log_variance) != 2 or not log_variance[0] < log_variance[1]:
+            raise ValueError(f"log_variance must be two numbers, the lower first; got {list(log_variance)}")
+        self.lowest, self.highest = log_variance
+        self.names = [name for name, _ in net.named_parameters()]
+        self.raw = nn.ParameterList(torch.zeros_like(p) for p in net.parameters())
+
+    def forward(self) -> Weights:
+        span = self.highest - self.lowest
+        return {
+            name: (self.lowest + span * raw.sigmoid()).exp() for name, raw in zip(self.names, self.raw, strict=True)
+        }
+
+    def mean_std(self) -> Tensor:
+        """The mean standard deviation over all parameters, 0-dim."""
+        return torch.cat([variance.sqrt().flatten() for variance in self().values()]).mean()
+
+
+def count_parameters(net: nn.Module) -> int:
+    """How many numbers a draw of all parameters takes."""
+    return sum(p.numel() for p in net.parameters())
+
+
+def draw(mean: Weights, variance: Weights, random_inputs: Any) -> Weights:
+    """A draw for each row of the standard normal `noise [S, parameters]`, `[S, ...]`; where that is (), the mean."""
+    if not isinstance(random_inputs, Tensor):
+        return {name: m.unsqueeze(0) for name, m in mean.items()}
+    pieces = random_inputs.split([m.numel() for m in mean.values()], dim=-1)
+    drawn = zip(mean.items(), pieces, strict=True)
+    return {name: m + variance[name].sqrt() * piece.view(-1, *m.shape) for (name, m), piece in drawn}
+
+
+def divergence(mean_q: Weights, variance_q: Weights, mean_p: Weights, variance_p: Weights) -> Tensor:
+    """KL(q || p) of normal distributions, summed over all parameters; in nats."""
+    terms = []
+    for name, v in variance_q.items():
+        ratio = v / variance_p[name]
+        distance = (mean_q[name] - mean_p[name]).square() / variance_p[name]
+        terms.append((ratio + distance - 1 - ratio.log()).sum())
+    return 0.5 * torch.stack(terms).sum()

@@ -1,0 +1,1 @@
+"""The page of metarun-report: one file that needs no network."""

@@ -1,0 +1,242 @@
+"""Figures, PNG or PDF: a run's metric while adapting and training, its curves, its pairs; a sweep's comparison.
+
+Drawn with matplotlib's Agg canvas, which needs no screen and no global state; matplotlib is imported when the
+first figure is drawn. Colours are Okabe and Ito's, told apart with every common colour blindness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metarun.report.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    PALE,
+    PURPLE,
+    axis_name,
+    label,
+    new_figure,
+    scale_of,
+    scaled,
+)
+from metarun.tracking.jsonl import read_metrics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+STYLES = ((ORANGE, (0, (1, 1.2))), (GREEN, (0, (5, 1.5))), (BLUE, "solid"), (PURPLE, (0, (5, 1.5, 1, 1.5))))
+
+
+def step_curve(rows: Sequence[Mapping[str, Any]], metric: str, path: Path) -> None:
+    """Draws the mean with its 95% interval, and the median, after 0..S adaptation steps.
+
+    Args:
+        rows: {step, mean, ci95, median}, as `steps` in result.json; a missing number (None) leaves a gap.
+        metric: its name; accuracies between 0 and 1 are shown in percent.
+        path: the PNG, written whole or not at all.
+    """
+    scale = scale_of(metric)
+    steps = [row["step"] for row in rows]
+    mean, width, median = (scaled([row[key] for row in rows], scale) for key in ("mean", "ci95", "median"))
+    with new_figure(path, (5.0, 3.4)) as figure:
+        axes = figure.subplots()
+        axes.errorbar(
+            steps,
+            mean,
+            yerr=width,
+            color=BLUE,
+            marker="o",
+            markersize=4,
+            capsize=3,
+            label="mean, 95% interval",
+        )
+        axes.plot(steps, median, color=ORANGE, linestyle=(0, (4, 2)), linewidth=1.2, label="median")
+        label(axes, "adaptation steps", axis_name(metric))
+        axes.locator_params(axis="x", integer=True)
+        axes.legend(frameon=False)
+
+
+def learning_curve(metrics_jsonl_path: Path, metric: str, path: Path) -> None:
+    """Draws `train/METRIC` and `val/METRIC` of a metrics.jsonl against the iteration.
+
+    Args:
+        metrics_jsonl_path: a run's metrics.jsonl; a half-written last line is passed over.
+        metric: its name; accuracies between 0 and 1 are shown in percent.
+        path: the PNG, written whole or not at all.
+    """
+    rows = read_metrics(metrics_jsonl_path)
+    with new_figure(path, (5.0, 3.4)) as figure:
+        axes = figure.subplots()
+        styles: tuple[tuple[str, str, dict[str, Any]], ...] = (
+            ("train", "training tasks", {"color": GREY, "linewidth": 1.0}),
+            ("val", "validation tasks", {"color": BLUE, "linewidth": 1.6, "marker": "o", "markersize": 3}),
+        )
+        for split, name, style in styles:
+            points = [(row["iteration"], row[f"{split}/{metric}"]) for row in rows if f"{split}/{metric}" in row]
+            if points:
+                iterations, values = zip(*points, strict=True)
+                axes.plot(iterations, scaled(values, scale_of(metric)), label=name, **style)
+        label(axes, "iteration (outer steps)", axis_name(metric))
+        if axes.lines:
+            axes.legend(frameon=False)
+
+
+def adapted_curves(examples: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draws, task by task, the curve, its support points and the predictions before and after adapting.
+
+    Args:
+        examples: one a task, arrays: `x_support`, `y_support` [shots], `x`, `y` [points] (the true curve
+            on a dense grid), `predictions` {steps: y [points]} for at most four numbers of steps, `title`; and of a
+            distribution after the last of them `samples` [S, points] or the standard `deviation` [points].
+        path: the PNG, written whole or not at all.
+
+    Raises:
+        ValueError: no example, or more than four numbers of steps.
+    """
+    if not examples:
+        raise ValueError("examples must hold at least one task")
+    if max(len(example["predictions"]) for example in examples) > len(STYLES):
+        raise ValueError(f"predictions may name at most {len(STYLES)} numbers of steps, one a colour")
+    columns = min(3, len(examples))
+    lines = ceil(len(examples) / columns)
+    with new_figure(path, (3.1 * columns, 2.3 * lines + 0.5)) as figure:
+        grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+        for axes, example in zip(grid.flat, examples, strict=False):
+            draw_task(axes, example)
+        for axes in grid.flat[len(examples) :]:
+            axes.remove()
+        for axes in grid.flat[: len(examples)][-columns:]:
+            axes.tick_params(labelbottom=True)  # also above an empty place of the last line
+        figure.supxlabel("x", fontsize=9)
+        figure.supylabel("y", fontsize=9)
+        handles, names = grid[0, 0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside upper center", ncols=len(names), frameon=False, fontsize=9)
+
+
+def roc(verification: Mapping[str, Any], auc: float, path: Path) -> None:
+    """Draws the ROC curve of pairs, the point of equal error, and the diagonal, which is chance.
+
+    Args:
+        verification: `roc` (false and true positive rates) and `eer`, as in result.json.
+        auc: the headline, for the legend.
+        path: the PNG, written whole or not at all.
+    """
+    curve, eer = verification["roc"], verification["eer"]
+    with new_figure(path, (4.0, 3.8)) as figure:
+        axes = figure.subplots()
+        axes.plot([0, 1], [0, 1], color=GREY, linestyle=(0, (4, 2)), linewidth=1.0, label="chance")
+        x, y = curve["false_positive_rate"], curve["true_positive_rate"]
+        axes.plot(x, y, color=BLUE, linewidth=1.6, label=f"AUC {auc:.3f}")
+        axes.plot([eer], [1 - eer], "o", color=ORANGE, markersize=5, zorder=3, label=f"equal error rate {eer:.3f}")
+        label(axes, "different pairs taken for the same", "same pairs recognised")
+        axes.set_aspect("equal")
+        axes.legend(frameon=False, fontsize=8, loc="lower right")
+
+
+def pair_scores(same: Sequence[float], different: Sequence[float], threshold: float, path: Path) -> None:
+    """Draws histograms of the scores of pairs of one class and of two, and the threshold between them.
+
+    Args:
+        same, different: scores, at least one each.
+        threshold: from which on a pair is said to be of one class.
+        path: the PNG, written whole or not at all.
+
+    Raises:
+        ValueError: no scores of one kind.
+    """
+    if not len(same) or not len(different):
+        raise ValueError("same and different must hold at least one score each")
+    low, high = min(min(same), min(different)), max(max(same), max(different))
+    bounds = (low, high) if high > low else (low - 0.5, high + 0.5)
+    with new_figure(path, (5.0, 3.4)) as figure:
+        axes = figure.subplots()
+        for scores, color, name in ((different, ORANGE, "different"), (same, BLUE, "same")):
+            axes.hist(scores, bins=50, range=bounds, density=True, color=color, alpha=0.55, label=name)
+        axes.axvline(threshold, color=INK, linestyle=(0, (4, 2)), linewidth=1.2, label="threshold (validation)")
+        label(axes, "score of a pair", "density")
+        axes.legend(frameon=False)
+
+
+def reliability(about: Mapping[str, Sequence[float]], error: str, names: tuple[str, str], path: Path) -> None:
+    """Draws what was found against what was claimed, dots as large as their share, and the diagonal of who is right.
+
+    Args:
+        about: `claimed`, `found` and `weight`, as `calibration` in result.json.
+        error: the calibration error in a few words, for the legend.
+        names: of the two axes.
+        path: the PNG, written whole or not at all.
+    """
+    with new_figure(path, (4.0, 3.8)) as figure:
+        axes = figure.subplots()
+        axes.plot([0, 1], [0, 1], color=GREY, linestyle=(0, (4, 2)), linewidth=1.0, label="as claimed")
+        axes.plot(about["claimed"], about["found"], color=BLUE, linewidth=1.4, label=error)
+        areas = [6 + 160 * weight for weight in about["weight"]]
+        axes.scatter(about["claimed"], about["found"], s=areas, color=BLUE, zorder=3, linewidths=0)
+        label(axes, *names)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+        axes.set_aspect("equal")
+        axes.legend(frameon=False, fontsize=8, loc="upper left")
+
+
+def instances(estimates: Sequence[Mapping[str, Any]], chance: float, path: Path) -> None:
+    """Draws the accuracy where a class is seen for the first time, the second, ..., with its 95% interval.
+
+    Args:
+        estimates: {mean, ci95}, between 0 and 1, from the first instance on.
+        chance: the accuracy of guessing.
+        path: the PNG, written whole or not at all.
+    """
+    numbers = range(1, len(estimates) + 1)
+    mean, width = (scaled([row[key] for row in estimates], 100.0) for key in ("mean", "ci95"))
+    with new_figure(path, (5.0, 3.4)) as figure:
+        axes = figure.subplots()
+        axes.axhline(100 * chance, color=GREY, linestyle=(0, (4, 2)), linewidth=1.0, label="chance")
+        axes.errorbar(
+            numbers, mean, yerr=width, color=BLUE, marker="o", markersize=4, capsize=3, label="mean, 95% interval"
+        )
+        label(axes, "instance of a class", "accuracy (%)")
+        axes.set_ylim(0, 102)
+        axes.locator_params(axis="x", integer=True)
+        axes.legend(frameon=False, loc="lower right")
+
+
+def draw_task(axes: Axes, example: Mapping[str, Any]) -> None:
+    """One task of `adapted_curves`."""
+    # Wide and pale, underneath: a good prediction would hide a thin line.
+    axes.plot(example["x"], example["y"], color=PALE, linewidth=4.5, label="truth")
+    for (steps, y), (color, dashes) in zip(sorted(example["predictions"].items()), STYLES, strict=False):
+        axes.plot(example["x"], y, color=color, linestyle=dashes, linewidth=1.6, label=steps_name(steps))
+        if steps == max(example["predictions"]):
+            draw_spread(axes, example, y, color)
+    axes.plot(
+        example["x_support"],
+        example["y_support"],
+        "o",
+        color=INK,
+        markersize=4.5,
+        zorder=3,
+        label="support points",
+    )
+    label(axes, "", "")
+    axes.set_title(example.get("title", ""), fontsize=9)
+
+
+def draw_spread(axes: Axes, example: Mapping[str, Any], mean: Sequence[float], color: str) -> None:
+    """Sampled functions as thin lines, or a band that should hold 95 % of the targets, about a prediction."""
+    for number, sample in enumerate(example.get("samples", ())):
+        name = None if number else "samples"
+        axes.plot(example["x"], sample, color=color, linewidth=0.6, alpha=0.5, label=name)
+    if "deviation" in example:
+        low, high = ([m + sign * 1.96 * d for m, d in zip(mean, example["deviation"], strict=True)] for sign in (-1, 1))
+        axes.fill_between(example["x"], low, high, color=color, alpha=0.18, linewidth=0, label="95 % band")
+
+
+def steps_name(steps: int) -> str:
+    return "before adapting" if steps == 0 else "after 1 step" if steps == 1 else f"after {steps} steps"

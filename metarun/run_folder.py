@@ -1,0 +1,332 @@
+"""The one reader of a run's folder: `result.json`, `.hydra/`, its status, and whether it can be resumed.
+
+`Run` reads whatever is there, and says what is missing or broken; it never raises. The functions below it are for who
+needs one thing, and raise where that is missing. Folders of earlier versions are read by today's names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from metarun import old_names
+from metarun.tracking.jsonl import read_metrics
+
+if TYPE_CHECKING:
+    import numpy as np
+
+ENDED = ("completed", "diverged", "failed", "interrupted")
+STATUSES = (*ENDED, "unfinished", "broken")
+LOWER_IS_BETTER = ("mse", "nll", "ece", "eer", "loss")
+CONFIG, HYDRA, OVERRIDES = Path(".hydra/config.yaml"), Path(".hydra/hydra.yaml"), Path(".hydra/overrides.yaml")
+FORMAT = 1  # of result.json and checkpoints; absent: 0, with the names of old_names.py
+
+
+@dataclass
+class Run:
+    """One run's folder.
+
+    Attributes:
+        folder: where it lies.
+        name: its folder relative to the path that was asked for, what tells it from the others.
+        result: `result.json`; empty where there is none or it cannot be read.
+        config: `.hydra/config.yaml`, interpolations as they are written; empty where it cannot be read.
+        overrides: `.hydra/overrides.yaml`.
+        problem: what is missing or broken, for people; None for a run that is whole.
+    """
+
+    folder: Path
+    name: str
+    result: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    overrides: list[str] = field(default_factory=list)
+    problem: str | None = None
+
+    @property
+    def status(self) -> str:
+        """One of `STATUSES`; `unfinished` has no result yet, or its process was killed."""
+        if not self.result:
+            return "broken" if self.problem and self.problem.startswith("result.json") else "unfinished"
+        status = self.result.get("status")
+        return status if status in ENDED else "broken"
+
+    @property
+    def algo(self) -> str:
+        return str(self.result.get("algo") or self.choices.get("algo", "?"))
+
+    @property
+    def data(self) -> str:
+        return str(self.result.get("data") or self.choices.get("data", "?"))
+
+    @cached_property
+    def choices(self) -> dict[str, Any]:
+        """Each group's choice, as Hydra wrote them; empty where it did not."""
+        try:
+            return read_choices(self.folder)
+        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+            return {}
+
+    @property
+    def seed(self) -> Any:
+        return self.result.get("seed", self.config.get("seed"))
+
+    @property
+    def metric(self) -> str:
+        return str(self.result.get("metric") or "")
+
+    @property
+    def mean(self) -> float | None:
+        """The headline metric of a completed run."""
+        mean = self.result.get("mean")
+        return float(mean) if self.status == "completed" and isinstance(mean, int | float) else None
+
+    @property
+    def why(self) -> str:
+        """Why it did not complete, or what is wrong with its folder."""
+        return str(self.result.get("error") or self.problem or "")
+
+    @property
+    def higher_is_better(self) -> bool:
+        return bool(self.result.get("higher_is_better", self.metric not in LOWER_IS_BETTER))
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The configuration as `{dotted key: value}`; `algo.inner_lr` also where a learner has another name for it."""
+        flat = dict(leaves(self.config))
+        rate = self.inner_lr
+        if rate is not None and "algo.inner_lr" not in flat:
+            flat = {key: value for key, value in flat.items() if key != "algo.initial_rates"}
+            flat["algo.inner_lr"] = rate
+        return flat
+
+    @property
+    def inner_lr(self) -> float | None:
+        """The inner learning rate, or what learned rates all begin as; None where there is no such number."""
+        algo = self.config.get("algo")
+        algo = algo if isinstance(algo, dict) else {}
+        rate, rates = algo.get("inner_lr"), algo.get("initial_rates")
+        if isinstance(rates, list) and len(rates) == 2 and rates[0] == rates[1]:
+            rate = rates[0]
+        return as_number(rate)
+
+    def history(self) -> list[dict[str, Any]]:
+        """The rows of metrics.jsonl; none where it is missing or damaged."""
+        try:
+            return read_metrics(self.folder / "metrics.jsonl")
+        except (OSError, ValueError):
+            return []
+
+    def episodes(self) -> np.ndarray | None:
+        """The headline metric of each held-out task `[tasks]` at the headline's step; None where there is none."""
+        import numpy as np
+
+        try:
+            with np.load(self.folder / "episodes.npz") as file:
+                values = file[self.metric]
+                return values[:, int(file["headline_step"])] if values.ndim == 2 else values
+        except (OSError, ValueError, KeyError, IndexError):
+            return None
+
+
+def as_number(value: Any) -> float | None:
+    """A number, also one that YAML 1.1 takes for text: `1e-05` has no dot."""
+    try:
+        return None if value is None or isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of everything below a mapping; lists count as values."""
+    if not isinstance(node, dict):
+        yield prefix, node
+        return
+    for key, value in node.items():
+        yield from leaves(value, f"{prefix}.{key}" if prefix else str(key))
+
+
+def read_run(folder: Path, name: str | None = None) -> Run:
+    """One run's folder, however little of it is there."""
+    run = Run(folder, name or folder.name)
+    problems = []
+    for attribute, kind, path, parse, translate in (
+        ("result", dict, folder / "result.json", json.loads, old_names.new_result),
+        ("config", dict, folder / CONFIG, load_yaml, old_names.new_config),
+        ("overrides", list, folder / OVERRIDES, load_yaml, old_names.new_overrides),
+    ):
+        try:
+            content = parse(path.read_text(encoding="utf-8"))
+            if not isinstance(content, kind):
+                raise ValueError(f"holds no {'mapping' if kind is dict else 'list'}")
+            setattr(run, attribute, translate(content))  # type: ignore[arg-type]
+        except FileNotFoundError:
+            if attribute == "result":
+                problems.append("no result.json: it is running, or its process was killed")
+            elif attribute == "config":
+                problems.append("no .hydra/config.yaml")
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            problems.append(f"{path.relative_to(folder)} cannot be read: {str(error).splitlines()[0]}")
+    run.problem = "; ".join(problems) or None
+    return run
+
+
+def load_yaml(text: str) -> Any:
+    """YAML as OmegaConf reads it: `1e-05`, which YAML 1.1 takes for text, is a number."""
+    return yaml.load(text, Loader=_loader())
+
+
+@cache
+def _loader() -> Any:
+    base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML was built with it
+    loader: Any = type("Loader", (base,), {})
+    number = re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$")
+    loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789."))
+    return loader
+
+
+def is_run(folder: Path) -> bool:
+    return (folder / "result.json").is_file() or (folder / CONFIG).is_file()
+
+
+def run_folders(path: Path) -> Iterator[Path]:
+    """Every run's folder at or below a path, in the order of their names."""
+    for found, folders, _ in os.walk(path):
+        here = Path(found)
+        if is_run(here):
+            folders.clear()  # nothing but its own files is below a run
+            yield here
+        folders.sort(key=natural)
+
+
+def natural(text: str) -> list[Any]:
+    """A key that sorts `cell_9` before `cell_10`."""
+    words = []
+    digits = ""
+    for letter in text:
+        if letter.isdigit():
+            digits += letter
+            continue
+        if digits:
+            words.append((0, int(digits), ""))
+            digits = ""
+        words.append((1, 0, letter))
+    return [*words, (0, int(digits), "")] if digits else words
+
+
+def read_runs(paths: Sequence[Path]) -> list[Run]:
+    """All runs at or below the paths, each once.
+
+    Raises:
+        FileNotFoundError: a path that is not there, or that holds no run.
+    """
+    found: dict[Path, Run] = {}
+    for path in paths:
+        if not path.is_dir():
+            raise FileNotFoundError(f"{path} is no folder" if path.exists() else f"there is no {path}")
+        folders = list(run_folders(path))
+        if not folders:
+            raise FileNotFoundError(f"{path} holds no run: no result.json and no .hydra/config.yaml in or below it")
+        for folder in folders:
+            name = str(folder.relative_to(path)) if folder != path else path.resolve().name
+            name = name if len(paths) == 1 or folder == path else f"{path.resolve().name}/{name}"
+            found.setdefault(folder.resolve(), read_run(folder, name))
+    return list(found.values())
+
+
+# ------------------------------------------------------------------------------------------ one thing of a folder
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """`result.json` of a run's folder.
+
+    Raises:
+        FileNotFoundError: the run left none (yet).
+    """
+    return old_names.new_result(json.loads((folder / "result.json").read_text()))
+
+
+def result_or_empty(folder: Path) -> dict[str, Any]:
+    """`result.json`; empty where there is none, or none that can be read."""
+    try:
+        result = read_result(folder)
+        return result if isinstance(result, dict) else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def status_of(folder: Path) -> str | None:
+    """`status` of a run's result; None where there is none, or none that can be read."""
+    return result_or_empty(folder).get("status")
+
+
+def result_mtime(folder: Path) -> int | None:
+    """When a run's result was written, in ns; None where there is none."""
+    try:
+        return (folder / "result.json").stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+def holds_checkpoint(folder: Path) -> bool:
+    """Whether a run has left a checkpoint folder here."""
+    return (folder / "checkpoint").is_dir()
+
+
+def can_resume(folder: Path) -> bool:
+    """Whether a run that starts in this folder resumes from a checkpoint there."""
+    return holds_checkpoint(folder) and status_of(folder) not in ("completed", "diverged")
+
+
+def has_config(folder: Path) -> bool:
+    """Whether Hydra has written a run's configuration here."""
+    return (folder / CONFIG).is_file()
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration a run was started with, interpolations unresolved.
+
+    Raises:
+        FileNotFoundError: there is no run in that folder; the message says so.
+    """
+    if not has_config(folder):
+        raise FileNotFoundError(f"{folder} is no run's folder: it has no {CONFIG}")
+    return old_names.new_config(load_yaml((folder / CONFIG).read_text()))
+
+
+def read_choices(folder: Path) -> dict[str, str]:
+    """The chosen name of each group."""
+    chosen = load_yaml((folder / HYDRA).read_text())["hydra"]["runtime"]["choices"]
+    return old_names.new_choices({str(group): str(name) for group, name in chosen.items()})
+
+
+def read_overrides(folder: Path) -> list[str]:
+    """What the run's command line changed."""
+    return old_names.new_overrides(load_yaml((folder / OVERRIDES).read_text()))
+
+
+def read_multirun(folder: Path) -> dict[str, list[str]]:
+    """What a multirun's command line changed: `task`, the cells' overrides, and `hydra`, Hydra's own.
+
+    Raises:
+        FileNotFoundError: there is no multirun in that folder; the message says so.
+    """
+    if not (folder / "multirun.yaml").is_file():
+        raise FileNotFoundError(f"{folder} is no multirun's folder: it has no multirun.yaml")
+    saved = load_yaml((folder / "multirun.yaml").read_text())["hydra"]["overrides"]
+    return {kind: old_names.new_overrides(saved[kind]) for kind in ("task", "hydra")}
+
+
+def read_tracker_ids(file: Path) -> dict[str, str]:
+    """The services' names of a run, by tracker, as `metarun.tracking.trackers.write_run_ids` left them; empty where there is no such file."""
+    if not file.is_file():
+        return {}
+    text = file.read_text().strip()
+    return json.loads(text) if text.startswith("{") else {"wandb": text}

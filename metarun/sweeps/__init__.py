@@ -1,0 +1,1 @@
+"""Multiruns: plan the cells, hand them out, summarise them."""

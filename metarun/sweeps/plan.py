@@ -1,0 +1,130 @@
+"""The jobs of a multirun: a folder for each, and what of them is done already."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import HydraContext
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from metarun.experiment.multirun import SweepJob
+from metarun.run_folder import can_resume, has_config, holds_checkpoint, read_config, status_of
+
+LONGEST_NAME = 150
+
+
+def assign_folders(context: HydraContext, config: DictConfig, jobs: list[SweepJob]) -> None:
+    """Assign every job its folder, and see what is there already; composes them all.
+
+    Raises:
+        HydraException: a cell cannot be composed, two have one folder, or one holds another run.
+    """
+    arguments: Any = OmegaConf.to_container(config.hydra.overrides.hydra)  # as written: `${hydra.job.num}`, say
+    named_by_us = not any(line.startswith("hydra.sweep.subdir=") for line in arguments)
+    folders: dict[Path, SweepJob] = {}
+    for job, name in zip(jobs, job_names([job.overrides for job in jobs]), strict=True):
+        if named_by_us:
+            job.overrides.append(f"hydra.sweep.subdir={quoted(name)}")
+        composed = compose(context, config, job.overrides, job.number)
+        subdir = folder_name(composed)
+        job.folder = job.sweep / subdir
+        if job.folder in folders:
+            raise HydraException(
+                f"two cells would run in {job.folder}: {describe(folders[job.folder])} and {describe(job)}. "
+                "Each value is swept once, and hydra.sweep.subdir must tell cells apart"
+            )
+        if not named_by_us:  # the number may be part of it, and a launcher counts on from where it is told to
+            job.overrides.append(f"hydra.sweep.subdir={quoted(subdir)}")
+        folders[job.folder] = job
+        job.state = state_of(job.folder, composed)
+
+
+def describe(job: SweepJob) -> str:
+    """Its overrides, without Hydra's own."""
+    return " ".join(line for line in job.overrides if not line.startswith("hydra."))
+
+
+def compose(context: HydraContext, config: DictConfig, lines: list[str], number: int) -> DictConfig:
+    """A job's configuration, as a launcher will compose it."""
+    composed = context.config_loader.load_sweep_config(config, lines)
+    with open_dict(composed):
+        composed.hydra.job.id = composed.hydra.job.num = number
+    return composed
+
+
+def quoted(text: str) -> str:
+    """A value that holds what means something to Hydra, for an override."""
+    return "'" + text.replace("'", r"\'") + "'"
+
+
+def folder_name(composed: DictConfig) -> str:
+    """Name of a job's folder in the multirun's."""
+    before = HydraConfig.instance().cfg
+    HydraConfig.instance().set_config(composed)  # the name may be made of what the job chose
+    try:
+        return str(composed.hydra.sweep.subdir)
+    finally:
+        HydraConfig.instance().cfg = before
+
+
+def job_names(jobs: Sequence[Sequence[str]]) -> list[str]:
+    """A folder's name for each job, from its overrides: the values that differ, `maml_inner_lr=0.01_seed=0`."""
+    values = [dict(line.split("=", 1) for line in lines) for lines in jobs]
+    keys = dict.fromkeys(key for own in values for key in own)
+    varying = [key for key in keys if len({own.get(key) for own in values}) > 1]
+    varying.sort(key=lambda key: key == "seed")  # last, as people write it
+    last = [key.lstrip("+~").rpartition(".")[2] for key in varying]
+    short = {key: name if last.count(name) == 1 else key for key, name in zip(varying, last, strict=True)}
+    names = []
+    for own in values:
+        words = [value_name(key, short[key], own[key]) for key in varying if key in own]
+        names.append("_".join(words) or value_name("algo", "", own.get("algo", "run")))
+    return [
+        shortened(name, lines) if len(name) > LONGEST_NAME or is_shared(name, lines, names, jobs) else name
+        for name, lines in zip(names, jobs, strict=True)
+    ]
+
+
+def is_shared(name: str, lines: Sequence[str], names: Sequence[str], jobs: Sequence[Sequence[str]]) -> bool:
+    """Whether another job, of other overrides, would be called the same: some letters no folder can have."""
+    return any(name == other and list(lines) != list(own) for other, own in zip(names, jobs, strict=True))
+
+
+def shortened(name: str, lines: Sequence[str]) -> str:
+    """A name that is cut, made unique by a digest of the overrides."""
+    return f"{name[: LONGEST_NAME - 9]}_{hashlib.sha256(repr(list(lines)).encode()).hexdigest()[:8]}"
+
+
+def value_name(key: str, short: str, value: str) -> str:
+    """`inner_lr=0.01`; of groups the choice alone, its folders by dashes."""
+    text = re.sub(r"[^\w.,=+-]+", "-", value.strip("'\"[]")) or "none"
+    return text if "." not in key and key != "seed" else f"{short}={text}"
+
+
+def state_of(folder: Path, composed: DictConfig) -> Literal["new", "resumable", "done"]:
+    """Whether a job's folder holds a run of this very configuration, and how far that got.
+
+    Raises:
+        HydraException: it holds another one.
+    """
+    status = status_of(folder)
+    if status is None and not holds_checkpoint(folder):
+        return "new"
+    config: Any = OmegaConf.to_container(composed)
+    wanted = {key: value for key, value in config.items() if key not in ("hydra", "sweep")}
+    saved = read_config(folder) if has_config(folder) else {}
+    saved.pop("sweep", None)
+    if saved != wanted:
+        raise HydraException(
+            f"{folder} holds a run of another configuration. Name another hydra.sweep.dir, or repeat the command that "
+            "it was started with to resume it"
+        )
+    if status in ("completed", "diverged"):
+        return "done"
+    return "resumable" if can_resume(folder) else "new"

@@ -1,1 +1,0 @@
-"""Distributions of tasks: what a learner is trained and judged on."""

@@ -1,0 +1,88 @@
+"""All trackers of a run as one: what is recorded goes to each; none is there is no tracker."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from metarun.files import write_text
+from metarun.tracking.tracker import Tracker
+
+
+class Trackers:
+    """Trackers side by side, by the name that the configuration gives each (`tracker.wandb`).
+
+    Its methods are `Tracker`'s, which says what they do.
+
+    Args:
+        trackers: by name; none: a run's record is what every run writes to its folder.
+    """
+
+    def __init__(self, trackers: Mapping[str, Tracker]) -> None:
+        self.trackers = dict(trackers)
+
+    @property
+    def run_ids(self) -> dict[str, str]:
+        """The services' names of this run, by tracker."""
+        return {name: tracker.run_id for name, tracker in self.trackers.items() if tracker.run_id}
+
+    def start(
+        self,
+        folder: Path,
+        config: dict[str, Any],
+        name: str,
+        group: str | None,
+        tags: Sequence[str],
+        run_ids: Mapping[str, str],
+    ) -> None:
+        """Open the record of each.
+
+        Args:
+            folder, config, name, group, tags: see `Tracker.start`.
+            run_ids: of the run to continue, by tracker; where one is missing, a new one.
+
+        Raises:
+            TrackerError: a service cannot be reached or refuses.
+        """
+        for key, tracker in self.trackers.items():
+            tracker.start(folder, config, name, group, tags, run_ids.get(key))
+
+    def log(self, values: dict[str, float], iteration: int) -> None:
+        for tracker in self.trackers.values():
+            tracker.log(values, iteration)
+
+    def curve(self, metric: str, rows: list[dict[str, Any]]) -> None:
+        for tracker in self.trackers.values():
+            tracker.curve(metric, rows)
+
+    def figure(self, name: str, path: Path) -> None:
+        for tracker in self.trackers.values():
+            tracker.figure(name, path)
+
+    def table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
+        for tracker in self.trackers.values():
+            tracker.table(name, columns, rows)
+
+    def lines(self, name: str, x_name: str, lines: dict[str, list[tuple[float, float | None]]]) -> None:
+        for tracker in self.trackers.values():
+            tracker.lines(name, x_name, lines)
+
+    def summary(self, result: dict[str, Any]) -> None:
+        for tracker in self.trackers.values():
+            tracker.summary(result)
+
+    def artifact(self, folder: Path) -> None:
+        for tracker in self.trackers.values():
+            tracker.artifact(folder)
+
+    def finish(self, exit_code: int) -> None:
+        for tracker in self.trackers.values():
+            tracker.finish(exit_code)
+
+
+def write_run_ids(file: Path, run_ids: Mapping[str, str]) -> None:
+    """Keep the services' names of a run, for `metarun.run_folder.read_tracker_ids`; nothing where there are none."""
+    if run_ids:
+        write_text(file, json.dumps(run_ids) + "\n")

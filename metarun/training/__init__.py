@@ -1,0 +1,1 @@
+"""The outer loop: the only place where meta-parameters change."""

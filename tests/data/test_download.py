@@ -1,0 +1,230 @@
+"""Downloads from a server of this test's own, which can break off, disappear and lie."""
+
+import hashlib
+import pickle
+import runpy
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from metarun.data import download, miniimagenet, omniglot
+from metarun.data.download import DATASETS, Remote, fetch, main
+from metarun.tasks import DataError
+
+DATA = np.random.RandomState(0).bytes(300_000)
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        server = self.server
+        server.requests.append((self.path, self.headers.get("Range")))
+        data = server.content.get(self.path)
+        if data is None:
+            self.send_error(404)
+            return
+        start = int(self.headers["Range"][6:-1]) if self.headers.get("Range") and server.ranges else 0
+        if start and start >= len(data):
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(data)}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(data) - start))
+        self.end_headers()
+        self.wfile.write(data[start : server.stop_at or None])
+        self.close_connection = True
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "*")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.content, server.requests, server.stop_at, server.ranges = {"/data.bin": DATA}, [], None, True
+    server.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def md5(data):
+    return "md5:" + hashlib.md5(data).hexdigest()
+
+
+def remote(server, *paths):
+    urls = tuple(server.url + path for path in paths or ("/data.bin",))
+    return Remote("some/data.bin", urls, md5(DATA), None, "ask the author for data.bin")
+
+
+def left(root):
+    """What lies in the folder, but for the lock."""
+    return sorted(path.name for path in (root / "some").iterdir() if path.suffix != ".lock")
+
+
+def test_a_file_is_downloaded_and_checked(server, tmp_path):
+    path = fetch(remote(server), tmp_path)
+    assert path == tmp_path / "some" / "data.bin" and path.read_bytes() == DATA
+    assert left(tmp_path) == ["data.bin"]
+
+
+def test_what_is_there_is_checked_and_left_alone(server, tmp_path):
+    fetch(remote(server), tmp_path)
+    fetch(remote(server), tmp_path)
+    assert len(server.requests) == 1
+    (tmp_path / "some" / "data.bin").write_bytes(b"damaged")
+    assert fetch(remote(server), tmp_path).read_bytes() == DATA
+    assert len(server.requests) == 2
+
+
+def test_a_download_that_broke_off_goes_on_from_there(server, tmp_path):
+    server.stop_at = 100_000
+    with pytest.raises(DataError, match="it goes on from there"):
+        fetch(remote(server), tmp_path)
+    assert not (tmp_path / "some" / "data.bin").exists()
+    server.stop_at = None
+    assert fetch(remote(server), tmp_path).read_bytes() == DATA
+    (first, began), (second, resumed) = server.requests
+    assert first == second == "/data.bin" and began is None
+    assert 100_000 - download.PIECE < int(resumed.removeprefix("bytes=").removesuffix("-")) <= 100_000
+    assert left(tmp_path) == ["data.bin"]
+
+
+def test_a_server_that_cannot_resume_starts_again(server, tmp_path):
+    server.stop_at = 100_000
+    with pytest.raises(DataError):
+        fetch(remote(server), tmp_path)
+    server.stop_at, server.ranges = None, False
+    assert fetch(remote(server), tmp_path).read_bytes() == DATA
+
+
+def partial_of(server, tmp_path):
+    server.stop_at = 100_000
+    with pytest.raises(DataError):
+        fetch(remote(server), tmp_path)
+    server.stop_at = None
+    (partial,) = (tmp_path / "some").glob(".data.bin.part-*")
+    return partial
+
+
+def test_a_complete_part_needs_only_its_name(server, tmp_path):
+    partial_of(server, tmp_path).write_bytes(DATA)
+    assert fetch(remote(server), tmp_path).read_bytes() == DATA
+
+
+def test_a_part_that_is_too_long_is_thrown_away(server, tmp_path):
+    partial_of(server, tmp_path).write_bytes(DATA + b"and more")
+    with pytest.raises(DataError, match="does not fit"):
+        fetch(remote(server), tmp_path)
+    assert fetch(remote(server), tmp_path).read_bytes() == DATA
+
+
+def test_a_wrong_checksum_is_refused(server, tmp_path):
+    server.content["/data.bin"] = b"something else"
+    with pytest.raises(DataError, match="hash"):
+        fetch(remote(server), tmp_path)
+    assert left(tmp_path) == []
+
+
+def test_a_source_that_is_gone_says_what_to_do_by_hand(server, tmp_path):
+    with pytest.raises(DataError) as caught:
+        fetch(remote(server, "/gone.bin", "/gone-too.bin"), tmp_path)
+    message = str(caught.value)
+    assert "data.bin could not be downloaded" in message and "404" in message
+    assert f"{server.url}/gone.bin" in message and f"{server.url}/gone-too.bin" in message
+    assert "ask the author for data.bin" in message and str(tmp_path / "some" / "data.bin") in message
+
+
+def test_the_next_source_is_tried(server, tmp_path):
+    server.content["/liar.bin"] = b"<html>"
+    assert fetch(remote(server, "/gone.bin", "/liar.bin", "/data.bin"), tmp_path).read_bytes() == DATA
+    assert [path for path, _ in server.requests] == ["/gone.bin", "/liar.bin", "/data.bin"]
+
+
+def test_without_a_hash_the_contents_decide(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(miniimagenet, "RAVI", {"val": 2})
+    monkeypatch.setattr(miniimagenet, "PER_CLASS", 2)
+    good = {"image_data": np.zeros((4, 84, 84, 3), np.uint8), "class_dict": {"a": [0, 1], "b": [2, 3]}}
+    short = good | {"class_dict": {"a": [0, 1]}}
+    server.content = {"/page": b"<!DOCTYPE html>", "/short": pickle.dumps(short), "/good": pickle.dumps(good)}
+    val = DATASETS["miniimagenet"][1]
+    for path, message in (("/page", "is refused"), ("/short", "wanted 2 classes of 2 images")):
+        with pytest.raises(DataError, match=message):
+            fetch(val._replace(urls=(server.url + path,)), tmp_path)
+    path = fetch(val._replace(urls=(server.url + "/good",)), tmp_path)
+    assert path == tmp_path / "mini_imagenet" / "mini-imagenet-cache-validation.pkl"
+    path.write_bytes(b"damaged")
+    fetch(val._replace(urls=(server.url + "/good",)), tmp_path)
+    assert path.read_bytes() == server.content["/good"]
+
+
+def test_the_command(server, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(DATASETS, "omniglot", (remote(server), remote(server, "/gone")._replace(name="some/x")))
+    assert main(["omniglot", "--root", str(tmp_path)]) == 1
+    describe_job = capsys.readouterr()
+    assert describe_job.out == f"{tmp_path / 'some' / 'data.bin'}: complete\n"
+    assert "x could not be downloaded" in describe_job.err
+    monkeypatch.setitem(DATASETS, "omniglot", (remote(server),))
+    assert main(["omniglot", "--root", str(tmp_path)]) == 0
+
+
+def test_a_folder_that_cannot_be_written_is_named(server, tmp_path, monkeypatch):
+    def refuse(*arguments, **keywords):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(DataError, match="--root"):
+        fetch(remote(server), tmp_path)
+
+
+@pytest.mark.parametrize("command", ["module", "script"])
+def test_help(command, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["download", "--help"])
+    script = Path(__file__).parents[2] / "scripts" / "download.py"
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"]) if command == "module" else runpy.run_path(str(script), run_name="__main__")
+    assert caught.value.code == 0
+    assert "omniglot" in capsys.readouterr().out
+
+
+def test_what_is_downloaded_is_where_it_is_looked_for():
+    names = {remote.name for remotes in DATASETS.values() for remote in remotes}
+    assert {f"omniglot/{half}.zip" for half in omniglot.HALVES} <= names
+    assert {f"mini_imagenet/mini-imagenet-cache-{p}.pkl" for p in ("train", "validation", "test")} <= names
+    assert {f"omniglot/splits/vinyals/{part}.txt" for part in ("train", "val", "test")} <= names
+
+
+def test_addresses_and_hashes_are_torchvisions_and_learn2learns():
+    torchvision = pytest.importorskip("torchvision.datasets.omniglot").Omniglot
+    for remote in DATASETS["omniglot"][:2]:
+        half = Path(remote.name).stem
+        assert remote.known_hash == "md5:" + torchvision.zips_md5[half]
+        assert remote.urls == (f"{torchvision.download_url_prefix}/{half}.zip",)
+    theirs = Path(pytest.importorskip("learn2learn").__file__).parent / "vision" / "datasets" / "mini_imagenet.py"
+    source = theirs.read_text()
+    assert all(url in source for remote in DATASETS["miniimagenet"] for url in remote.urls)
+
+
+def test_class_lists_are_downloaded_once(server, tmp_path, monkeypatch):
+    data = b"Alpha/character01/rot000\n"
+    server.content["/test.txt"] = data
+    listed = download.VINYALS["test"]._replace(urls=(server.url + "/test.txt",), known_hash=md5(data))
+    monkeypatch.setitem(download.VINYALS, "test", listed)
+    for _ in range(2):
+        assert omniglot.vinyals(tmp_path, "test") == [("Alpha/character01", 0)]
+    assert len(server.requests) == 1
+
+
+@pytest.mark.data
+def test_the_real_class_lists_have_the_hashes_stated(real_root):
+    for part, remote in download.VINYALS.items():
+        path = real_root / "omniglot" / "splits" / "vinyals" / f"{part}.txt"
+        assert remote.known_hash == "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()

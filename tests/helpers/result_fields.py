@@ -1,0 +1,21 @@
+"""What `result.json` of every run holds."""
+
+FIELDS = {
+    *("status", "error", "iteration"),
+    *("algo", "data", "backbone", "ways", "shots", "queries", "split", "seed"),
+    *("metric", "higher_is_better", "mean", "ci95", "median", "tasks"),
+    *("step", "steps", "metrics", "episodes", "validation"),
+    *("iterations", "train_seconds", "compile_seconds", "iterations_per_second", "peak_memory_mb", "parameters"),
+    *(
+        "paper",
+        "overrides",
+        "device",
+        "threads",
+        "compiled",
+        "vectorized",
+        "replicas",
+        "processes",
+        "versions",
+        "commit",
+    ),
+}

@@ -1,0 +1,113 @@
+"""The pieces that learners which compare embeddings share."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+import toy
+
+from metarun.algos.protonet import ProtoNet
+from metarun.layers.drop_block import DropBlock
+from metarun.layers.norm import inductive
+from metarun.learner.embedding import class_means, one_hot, squared_distances
+from metarun.learner.learner import slice_tasks
+from metarun.tasks import Examples, Task
+
+
+def numbers(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_squared_distances_are_those_of_differences():
+    a, b = numbers(7, 4), numbers(3, 4, seed=1)
+    torch.testing.assert_close(squared_distances(a, b), torch.cdist(a, b) ** 2)
+    far = squared_distances((a + 1e4).float(), (b + 1e4).float())  # far from the origin float32 has few digits left
+    torch.testing.assert_close(far.double(), torch.cdist(a, b) ** 2, rtol=1e-2, atol=1e-2)
+
+
+def test_class_means_in_any_order_and_of_any_size():
+    z, y = numbers(6, 4), torch.tensor([2, 0, 1, 0, 2, 2])
+    expected = torch.stack([z[[1, 3]].mean(0), z[2], z[[0, 4, 5]].mean(0)])
+    torch.testing.assert_close(class_means(z, y, 3), expected)
+    assert class_means(z, y, 4)[3].isnan().all()  # a class without examples has no mean
+
+
+def test_membership_is_one_hot():
+    y = torch.tensor([2, 0, 1])
+    assert torch.equal(one_hot(y, 4, torch.float64), F.one_hot(y, 4).double())
+
+
+def batch(tasks=3, n=6, m=10, seed=0):
+    x = numbers(tasks, n + m, 1, 16, 16, seed=seed)
+    y = torch.arange(n + m).remainder(2).expand(tasks, -1)
+    return Task(Examples(x[:, :n], y[:, :n]), Examples(x[:, n:], y[:, n:]))
+
+
+def protonet(norm):
+    torch.manual_seed(0)
+    return ProtoNet(toy.conv4((1, 16, 16), blocks=3, norm=norm), 2, F.cross_entropy).double()
+
+
+@pytest.mark.parametrize("norm", ["batch", "support", "running", "none"])
+def test_many_tasks_at_once_are_each_alone(norm, loss_and_gradient):
+    """With batch norm each task has its own statistics, however many go together; one goes without vmap."""
+    learner, tasks = protonet(norm), batch()
+    losses, gradient = loss_and_gradient(learner, tasks)
+    singles = [loss_and_gradient(learner, slice_tasks(tasks, t, t + 1)) for t in range(3)]
+    torch.testing.assert_close(losses, torch.cat([loss for loss, _ in singles]))
+    torch.testing.assert_close(gradient, torch.stack([g for _, g in singles]).mean(0))
+
+
+@pytest.mark.parametrize("norm", ["batch", "running"])
+def test_the_gradient_agrees_with_finite_differences(norm, slopes_agree):
+    slopes_agree(protonet(norm), batch())
+
+
+def test_running_statistics_are_those_of_support_and_queries_together():
+    learner, tasks = protonet("running"), batch(1)
+    learner(tasks)
+    learner.after_step()
+    first = learner.net.blocks.norm1
+    x = learner.net.blocks.conv1(torch.cat([tasks.support.x[0], tasks.query.x[0]]))
+    torch.testing.assert_close(first.running_mean, 0.1 * x.mean((0, 2, 3)))
+    torch.testing.assert_close(first.running_var, 0.9 + 0.1 * x.transpose(0, 1).flatten(1).var(1))
+
+
+def test_queries_are_normalised_by_the_support_set_where_that_is_asked_for():
+    learner, tasks = protonet("support"), batch(1)
+    task = Task(*(Examples(*(leaf[0] for leaf in part)) for part in tasks))
+    learner.meta_loss(task).backward()
+    same = protonet("batch")
+    with inductive(same):
+        torch.testing.assert_close(learner.adapt(task.support)(task.query.x), same.adapt(task.support)(task.query.x))
+        torch.testing.assert_close(learner.meta_loss(task), same.meta_loss(task))
+
+
+class Dropped(torch.nn.Module):
+    """A small network with a DropBlock."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(1, 4, 3, padding=1)
+        self.drop = DropBlock((4, 16, 16), 0.5, 1)
+
+    def forward(self, x):
+        return self.drop(self.conv(x)).mean((-2, -1))
+
+
+def test_what_is_dropped_is_an_input_of_training_tasks(loss_and_gradient):
+    """Each task by its own masks, the same in chunks as in one; nothing is dropped when evaluating."""
+    torch.manual_seed(0)
+    learner, tasks = ProtoNet(lambda outputs: Dropped(), 2, F.cross_entropy).double(), batch()
+    random_inputs = learner.to_dtype(learner.random_inputs(tasks, 0, torch.Generator().manual_seed(1)))
+    other = learner.random_inputs(tasks, 0, torch.Generator().manual_seed(2))
+    assert random_inputs.masks[0].shape[:2] == (3, 16)
+    whole = learner(tasks, random_inputs)
+    parts = torch.cat([learner(slice_tasks(tasks, t, t + 1), slice_tasks(random_inputs, t, t + 1)) for t in range(3)])
+    torch.testing.assert_close(whole, parts)
+    assert not torch.allclose(whole, learner(tasks, other)) and not torch.allclose(whole, learner(tasks))
+    learner.eval()
+    task = Task(*(Examples(*(leaf[0] for leaf in part)) for part in tasks))
+    assert learner.random_inputs(tasks, 0, torch.Generator()) == ()
+    assert torch.equal(
+        learner.adapt(task.support, random_inputs)(task.query.x), learner.adapt(task.support)(task.query.x)
+    )

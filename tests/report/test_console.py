@@ -1,0 +1,180 @@
+"""The progress bar is silent without a terminal and cheap at every step; the result fits 80 columns."""
+
+import io
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from metarun.report.console import Progress, duration, print_result
+
+RESULT = {
+    "status": "completed",
+    "algo": "maml",
+    "data": "omniglot",
+    "ways": 5,
+    "shots": 1,
+    "queries": 15,
+    "partition": "maml",
+    "seed": 0,
+    "metric": "accuracy",
+    "mean": 0.9512,
+    "ci95": 0.0034,
+    "median": 0.96,
+    "tasks": 600,
+    "steps": [{"step": step, "mean": 0.2 + step / 4, "ci95": 0.003, "median": 0.2} for step in range(4)],
+    "metrics": {"nll": {"mean": 0.22341, "ci95": 0.0123, "median": None}},
+    "iterations": 5000,
+    "train_seconds": 2512.3,
+    "iterations_per_second": 5.123,
+    "peak_memory_mb": 1823.2,
+    "parameters": 112005,
+    "paper": {"source": "Finn et al. 2017, table 1", "value": 0.987, "ci95": 0.004},
+}
+
+
+def terminal(width: int = 80) -> Console:
+    return Console(force_terminal=True, file=io.StringIO(), width=width, color_system=None)
+
+
+def piped() -> Console:
+    return Console(file=io.StringIO(), width=80)
+
+
+def text(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_progress_says_nothing_where_the_output_is_no_terminal(capsys):
+    console = piped()
+    with Progress(100, "maml on sinusoid", "mse", console=console) as progress:
+        for iteration in range(1, 101):
+            progress.update(iteration, loss=1.0, metric=0.5)
+    with Progress(100, "maml on sinusoid", "mse") as progress:  # the standard output, which pytest captures
+        progress.update(50, loss=1.0)
+    assert text(console) == ""
+    assert capsys.readouterr() == ("", "")
+
+
+def test_progress_shows_loss_metric_count_and_time():
+    console = terminal(100)
+    with Progress(200, "maml on omniglot", "accuracy", console=console) as progress:
+        progress.update(10, loss=torch.tensor(0.75), metric=0.5)
+        progress.update(200, loss=0.25)  # the metric stands from before; the last call is always shown
+    last = text(console).split("\r")[-1]
+    assert all(word in last for word in ("maml on omniglot", "200/200", "loss 0.25", "accuracy 50.0%", "it/s"))
+
+
+def test_progress_fits_one_line_of_80_columns():
+    console = terminal(80)
+    with Progress(60000, "maml on omniglot", "accuracy", start=100, console=console) as progress:
+        progress.update(12345, loss=0.012345, metric=0.9512)
+        time.sleep(0.3)
+        progress.update(12400, loss=0.012345)
+    frames = [line for line in text(console).replace("\x1b", "\r").split("\r") if "loss" in line]
+    assert frames and all("accuracy 95.1%" in frame and "/60000" in frame for frame in frames)
+    assert "\n" not in frames[-1].strip("\n")
+
+
+def test_steps_done_before_a_resume_are_no_speed():
+    console = terminal(120)
+    with Progress(2000, "maml", "mse", start=1000, console=console) as progress:
+        assert "1000/2000" in text(console)
+        progress.update(1001, loss=1.0)
+        time.sleep(0.25)
+        progress.update(1002, loss=1.0)
+    speed = float(text(console).split("\r")[-1].split(" it/s")[0].split()[-1])
+    assert speed < 50  # 1002 steps in a quarter of a second would be 4000
+
+
+def test_progress_reads_a_loss_only_when_it_shows_it():
+    reads = 0
+
+    class Loss:
+        def __float__(self):
+            nonlocal reads
+            reads += 1
+            return 1.0
+
+    with Progress(10**6, "maml", "mse", console=terminal()) as progress:
+        loss = Loss()
+        started = time.perf_counter()
+        for iteration in range(20_000):
+            progress.update(iteration, loss=loss)
+        seconds = time.perf_counter() - started
+    assert reads <= 2 + seconds / 0.2 + 1
+    assert seconds / 20_000 < 50e-6  # about 0.5 microseconds; an outer step takes 700
+
+
+@pytest.mark.parametrize("make", [terminal, piped])
+def test_result_names_everything_within_80_columns(make):
+    console = make()
+    print_result(RESULT, Path("outputs") / "run", console)
+    shown = text(console)
+    for words in (
+        "maml on omniglot  5-way 1-shot, 15 queries, split maml, seed 0",
+        "95.12% ± 0.34   600 held-out tasks",
+        "98.70% ± 0.40   Finn et al. 2017, table 1",
+        "45.00% ± 0.30",
+        "0.223 ± 0.012",
+        "5,000 iterations · 41:52 · 5.12 it/s · 1,823 MB · 112,005 parameters",
+        "outputs/run",
+    ):
+        assert words in shown
+    assert max(map(len, shown.splitlines())) <= 80
+    if make is piped:
+        assert "\x1b" not in shown
+
+
+@pytest.mark.parametrize(("steps", "rows"), [(20, range(21)), (60, [0, 1, 2, 5, 10, 20, 33, 50, 60])])
+def test_a_long_curve_is_shown_at_a_few_steps_with_the_headline_s_and_the_last(steps, rows):
+    console = terminal()
+    curve = [{"step": step, "mean": 0.5, "ci95": 0.003, "median": 0.5} for step in range(steps + 1)]
+    print_result({**RESULT, "steps": curve, "step": 33}, None, console)
+    shown = [line.split() for line in text(console).splitlines() if "50.00% ± 0.30" in line]
+    assert [int(words[0]) for words in shown] == list(rows)
+
+
+def test_result_in_ascii():
+    console = Console(file=io.TextIOWrapper(io.BytesIO(), encoding="ascii"), width=80)
+    print_result(RESULT, None, console)
+    console.file.seek(0)
+    assert "95.12% +/- 0.34" in console.file.read()
+
+
+def test_result_of_a_run_that_failed_says_why_and_shows_no_number():
+    console = piped()
+    result = {"status": "diverged", "iteration": 421, "error": "the loss is NaN"}
+    print_result({**RESULT, **result, "mean": None, "steps": [], "metrics": {}}, None, console)
+    shown = text(console)
+    assert "diverged" in shown and "at iteration 421: the loss is NaN" in shown
+    assert "%" not in shown
+
+
+def test_result_without_paper_interval_or_ways():
+    console = piped()
+    result = {
+        "metric": "mse",
+        "mean": 0.25,
+        "ci95": None,
+        "ways": None,
+        "shots": 10,
+        "paper": None,
+        "metrics": {},
+    }
+    print_result(
+        {**RESULT, **result, "steps": [{"step": 0, "mean": None, "ci95": None, "median": None}]},
+        None,
+        console,
+    )
+    assert (
+        "10 shots" in text(console) and "published" not in text(console) and "mse               0.25" in text(console)
+    )
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(4.21, "4.2 s"), (185, "3:05"), (59.99, "60.0 s"), (7385.2, "2:03:05")])
+def test_durations(seconds, shown):
+    assert duration(seconds) == shown

@@ -1,0 +1,137 @@
+"""Runs as they lie on the disk, whole and broken."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from runs import write_config, write_run
+
+from metarun.run_folder import natural, read_run, read_runs, run_folders
+
+
+def test_a_run_is_read_whole(tmp_path):
+    write_run(tmp_path / "run", algo="mtnet", seed=3, inner_lr=0.1, mean=0.25)
+    run = read_run(tmp_path / "run")
+    assert (run.algo, run.seed, run.mean, run.metric, run.status, run.problem) == (
+        *("mtnet", 3, 0.25, "mse", "completed"),
+        None,
+    )
+    assert run.inner_lr == 0.1 and run.settings["algo.inner_lr"] == 0.1
+    assert len(run.history()) > 20 and run.history()[-1]["iteration"] == 1000
+    assert run.episodes().shape == (20,)
+    assert not run.higher_is_better
+
+
+RATES = {
+    "a number": ({"inner_lr": 0.1}, 0.1),
+    "text, as YAML 1.1 reads 1e-05": ({"inner_lr": "1e-05"}, 1e-5),
+    "rates that all begin alike": ({"inner_lr": None, "initial_rates": [0.2, 0.2]}, 0.2),
+    "rates drawn from a range": ({"inner_lr": None, "initial_rates": [0.005, 0.1]}, None),
+    "none": ({"inner_lr": None}, None),
+    "an interpolation": ({"inner_lr": "${algo.other}"}, None),
+}
+
+
+@pytest.mark.parametrize(("algo", "wanted"), RATES.values(), ids=RATES)
+def test_the_inner_rate_whatever_it_is_called(algo, wanted, tmp_path):
+    write_run(tmp_path / "run", config={"algo": algo})
+    assert read_run(tmp_path / "run").inner_lr == wanted
+
+
+def broken_json(folder):
+    (folder / "result.json").write_text('{"status": "comp')
+
+
+def list_json(folder):
+    (folder / "result.json").write_text("[1, 2]")
+
+
+def unknown_status(folder):
+    (folder / "result.json").write_text('{"status": 3, "algo": "maml"}')
+
+
+def binary(folder):
+    (folder / "result.json").write_bytes(b"\xff\xfe\x00")
+
+
+def broken_yaml(folder):
+    (folder / ".hydra" / "config.yaml").write_text("a: [1\nb: {")
+
+
+def no_result(folder):
+    (folder / "result.json").unlink()
+
+
+def no_config(folder):
+    (folder / ".hydra" / "config.yaml").unlink()
+
+
+DAMAGE = {
+    broken_json: ("broken", "result.json cannot be read"),
+    list_json: ("broken", "result.json cannot be read"),
+    unknown_status: ("broken", None),
+    binary: ("broken", "result.json cannot be read"),
+    broken_yaml: ("completed", "config.yaml cannot be read"),
+    no_result: ("unfinished", "no result.json"),
+    no_config: ("completed", "no .hydra/config.yaml"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE, ids=lambda damage: damage.__name__)
+def test_a_broken_run_is_listed_as_such(damage, tmp_path):
+    write_run(tmp_path / "run")
+    damage(tmp_path / "run")
+    (run,) = read_runs([tmp_path])
+    status, problem = DAMAGE[damage]
+    assert run.status == status
+    assert problem in run.problem if problem else run.problem is None
+    assert run.settings is not None and run.inner_lr in (0.01, None)
+
+
+def test_damaged_metrics_and_episodes_are_none(tmp_path):
+    write_run(tmp_path / "run")
+    (tmp_path / "run" / "metrics.jsonl").write_text("{\n{}\n{}")
+    (tmp_path / "run" / "episodes.npz").write_bytes(b"PK half")
+    run = read_run(tmp_path / "run")
+    assert run.history() == [] and run.episodes() is None
+
+
+def test_runs_are_found_at_any_depth_each_once_in_natural_order(tmp_path):
+    for name in ("b/cell_10", "b/cell_9", "a"):
+        write_run(tmp_path / name)
+    write_run(tmp_path / "a" / "wandb" / "not_a_run")  # below a run is only its own
+    assert [str(path.relative_to(tmp_path)) for path in run_folders(tmp_path)] == ["a", "b/cell_9", "b/cell_10"]
+    assert [run.name for run in read_runs([tmp_path])] == ["a", "b/cell_9", "b/cell_10"]
+    assert [run.name for run in read_runs([tmp_path / "b", tmp_path, tmp_path / "a"])][:2] == ["b/cell_9", "b/cell_10"]
+    assert len(read_runs([tmp_path, tmp_path / "a"])) == 3
+
+
+def test_paths_without_runs_are_refused(tmp_path):
+    write_config(tmp_path / "begun", {"seed": 0})
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    assert read_runs([tmp_path / "begun"])[0].status == "unfinished"
+    for name, words in (("empty", "holds no run"), ("file", "is no folder"), ("nowhere", "there is no")):
+        with pytest.raises(FileNotFoundError, match=words):
+            read_runs([tmp_path / name])
+
+
+def test_numbers_in_names_sort_as_numbers():
+    assert sorted(["a10", "a9", "b1", "a", "10", "9"], key=natural) == ["9", "10", "a", "a9", "a10", "b1"]
+
+
+def test_a_mean_that_is_no_number_is_none(tmp_path):
+    write_run(tmp_path / "run")
+    path = tmp_path / "run" / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"mean": None}))
+    assert read_run(tmp_path / "run").mean is None
+
+
+def test_a_run_without_a_result_is_known_by_what_hydra_wrote(tmp_path):
+    write_config(tmp_path / "run", {"seed": 0})
+    assert (read_run(tmp_path / "run").algo, read_run(tmp_path / "run").data) == ("?", "?")
+    choices = "hydra: {runtime: {choices: {algo: learn2learn/maml, data: omniglot}}}"
+    (tmp_path / "run" / ".hydra" / "hydra.yaml").write_text(choices)
+    run = read_run(tmp_path / "run")
+    assert (run.algo, run.data, run.status) == ("learn2learn/maml", "omniglot", "unfinished")
