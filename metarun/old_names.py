@@ -65,7 +65,8 @@ def new_class_path(path: str) -> str:
     """Where the class of that dotted path is now; the path itself where it has not moved."""
     module, _, name = path.rpartition(".")
     for old in sorted(MODULES, key=len, reverse=True):
-        if module == old or (old == "metarun.tasks" and module.startswith(f"{old}.")):
+        below = old == "metarun.tasks" and module.startswith(f"{old}.")
+        if below or (module == old and old != "metarun.tasks"):
             return f"{MODULES[old]}{module[len(old) :]}.{CLASSES.get(name, name)}"
     return path
 
