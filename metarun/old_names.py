@@ -121,7 +121,7 @@ def new_config(config: dict[str, Any]) -> dict[str, Any]:
 
 def new_result(result: dict[str, Any]) -> dict[str, Any]:
     """`result.json` of an earlier version by its new names."""
-    if "format" in result or not result:
+    if not isinstance(result, dict) or "format" in result or not result:
         return result
     result = {RESULT_FIELDS.get(key, key): value for key, value in result.items()}
     named = {key: str(result[key]) for key in ("algo", "data", "backbone") if result.get(key)}

@@ -1,7 +1,7 @@
 """Folders of an earlier version still load, resume, are tested again and reported.
 
 tests/fixtures/format_0 holds small ones as version 0.1.0 left them at commit a5b50f1, before modules, keys and streams
-were renamed (paths of the machine they were made on are replaced), and in expected.json what unbroken runs came to there.
+were renamed (paths of the machine they were made on are replaced), expected.json what unbroken runs came to.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ def test_the_training_metric_is_that_of_the_steps_own_tasks():
     for t in range(4):
         support, query = (type(part)(part.x[t], part.y[t]) for part in batch)
         *_, predictor = learner.trajectory(support, learner.inner_steps)
-        errors.append(float((predictor(query.x) - query.y).square().mean()))
+        errors.append((predictor(query.x) - query.y).square().mean().item())
     assert metric == pytest.approx(sum(errors) / 4, rel=1e-5)
 
 
