@@ -101,7 +101,7 @@ def test_what_changes_the_program_is_not_fused(tmp_path):
 def test_a_refused_cell_is_recorded_and_the_rest_runs(tmp_path):
     outcome = sweep("algo=maml", "algo.inner_steps=1,-1", "run.iterations=4", folder=tmp_path)
     assert outcome.status == 1
-    assert "inner_steps must be a whole number" in outcome.err
+    assert "algo.inner_steps must be an integer of at least 0; got -1" in outcome.err
     assert [result["status"] for result in results(tmp_path / "sweep")] == ["completed", "failed"]
 
 
