@@ -3,19 +3,20 @@
     metarun-download omniglot --root FOLDER
 
 pooch downloads a file and checks its hash; only a file that passes gets its name, and one that is there and passes is
-left alone. A download that breaks off starts again from the beginning, as pooch does not resume. Nothing else in
-metarun needs a network, except the class lists of Omniglot's partition `vinyals` where the data has none.
+left alone. A download that breaks off is resumed by the same command. Nothing else in metarun needs a network, except
+the class lists of Omniglot's partition `vinyals` where the data has none.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pooch
 import requests
@@ -145,7 +146,7 @@ def _download(remote: Remote, target: Path) -> None:
     reasons = "\n".join(f"    {failure}" for failure in failures)
     raise DataError(
         f"{target.name} could not be downloaded:\n{reasons}\n"
-        f"Run this again if the connection broke off. By hand: {remote.by_hand}; put it at\n"
+        f"Run this again if the connection broke off: it is resumed. By hand: {remote.by_hand}; put it at\n"
         f"    {target}\nand run this again, which will check it."
     )
 
@@ -154,13 +155,58 @@ def _download_from(url: str, remote: Remote, target: Path) -> None:
     bar = sys.stderr.isatty()
     if bar:
         print(f"downloading {target.name} from {url}", file=sys.stderr)
-    downloader = pooch.HTTPDownloader(progressbar=bar, chunk_size=PIECE, timeout=TIMEOUT)
+    source = hashlib.sha256(url.encode()).hexdigest()[:8]  # what came from one source is no start of another's
+    downloader = ResumingDownloader(target.with_name(f".{target.name}.part-{source}"), progressbar=bar)
     with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
         path = Path(pooch.retrieve(url, remote.known_hash, target.name, folder, downloader=downloader))
         if remote.check:
             remote.check(path)
         path.chmod(0o644)  # pooch's 0600 would hide the data from others who share the folder
         os.replace(path, target)
+
+
+class ResumingDownloader:
+    """pooch's downloader, made to resume what broke off, which pooch does not do.
+
+    Args:
+        partial: keeps what has come so far, until all has.
+        progressbar: show how far it is.
+    """
+
+    def __init__(self, partial: Path, progressbar: bool) -> None:
+        self.partial, self.progressbar = partial, progressbar
+
+    def __call__(self, url: str, output_file: str, client: Any) -> None:
+        """Download to `output_file`.
+
+        Raises:
+            requests.RequestException: the connection broke off, or there is no such file.
+        """
+        with open(self.partial, "ab") as file:
+            size = file.tell()
+
+            def start_anew_unless_partial(response: requests.Response, **_: Any) -> None:
+                if response.status_code == requests.codes.ok:  # the server cannot resume: here is the whole file
+                    file.truncate(0)
+
+            # Unencoded, since offsets count the bytes that come over the wire.
+            headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={size}-"} if size else {})
+            downloader = pooch.HTTPDownloader(
+                progressbar=self.progressbar,
+                chunk_size=PIECE,
+                timeout=TIMEOUT,
+                headers=headers,
+                hooks={"response": start_anew_unless_partial},
+            )
+            try:
+                downloader(url, file, client)
+            except requests.HTTPError as error:
+                if error.response.status_code != requests.codes.requested_range_not_satisfiable:
+                    raise
+                if error.response.headers.get("Content-Range") != f"bytes */{size}":
+                    self.partial.unlink()
+                    raise requests.ConnectionError("the partial download does not fit; it was removed") from error
+        os.replace(self.partial, output_file)
 
 
 def vinyals_list(places: Sequence[Path], split: Split) -> Path:

@@ -25,14 +25,22 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         server = self.server
         server.requests.append(self.path)
+        server.ranges.append(self.headers.get("Range"))
         data = server.content.get(self.path)
         if data is None:
             self.send_error(404)
             return
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(data)))
+        start = int(self.headers["Range"][6:-1]) if self.headers.get("Range") and server.resumes else 0
+        if start and start >= len(data):
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(data)}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(data) - start))
         self.end_headers()
-        self.wfile.write(data[: server.stop_at])
+        self.wfile.write(data[start : server.stop_at])
         self.close_connection = True
 
     def log_message(self, *arguments):
@@ -44,6 +52,7 @@ def server(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "*")
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.content, server.requests, server.stop_at = {"/data.bin": DATA}, [], None
+    server.ranges, server.resumes = [], True
     server.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
@@ -81,21 +90,52 @@ def test_what_is_there_is_checked_and_left_alone(server, tmp_path):
     assert len(server.requests) == 2
 
 
-def test_a_download_that_breaks_off_leaves_nothing_and_starts_again(server, tmp_path):
+def test_a_download_that_broke_off_is_resumed(server, tmp_path):
     server.stop_at = 100_000
-    with pytest.raises(DataError, match="Run this again if the connection broke off"):
+    with pytest.raises(DataError, match="it is resumed"):
         fetch(remote(server), tmp_path)
-    assert left(tmp_path) == []
+    assert not (tmp_path / "some" / "data.bin").exists()
     server.stop_at = None
     assert fetch(remote(server), tmp_path).read_bytes() == DATA
+    began, resumed = server.ranges
+    assert began is None
+    assert 100_000 - download.PIECE < int(resumed.removeprefix("bytes=").removesuffix("-")) <= 100_000
     assert left(tmp_path) == ["data.bin"]
+
+
+def broken_off(server, tmp_path):
+    """The partial file of a download that broke off."""
+    server.stop_at = 100_000
+    with pytest.raises(DataError):
+        fetch(remote(server), tmp_path)
+    server.stop_at = None
+    (partial,) = (tmp_path / "some").glob(".data.bin.part-*")
+    return partial
+
+
+def test_a_server_that_cannot_resume_starts_again(server, tmp_path):
+    broken_off(server, tmp_path)
+    server.resumes = False
+    assert fetch(remote(server), tmp_path).read_bytes() == DATA
+
+
+def test_a_complete_partial_file_needs_only_its_name(server, tmp_path):
+    broken_off(server, tmp_path).write_bytes(DATA)
+    assert fetch(remote(server), tmp_path).read_bytes() == DATA
+
+
+def test_a_partial_file_that_is_too_long_is_removed(server, tmp_path):
+    broken_off(server, tmp_path).write_bytes(DATA + b"and more")
+    with pytest.raises(DataError, match="does not fit"):
+        fetch(remote(server), tmp_path)
+    assert fetch(remote(server), tmp_path).read_bytes() == DATA
 
 
 def test_a_download_that_breaks_off_without_a_hash_is_noticed_too(server, tmp_path):
     server.stop_at = 100_000
     with pytest.raises(DataError, match="Run this again if the connection broke off"):
         fetch(remote(server)._replace(known_hash=None), tmp_path)
-    assert left(tmp_path) == []
+    assert not (tmp_path / "some" / "data.bin").exists()
 
 
 def test_a_damaged_file_stays_until_a_better_one_is_there(server, tmp_path):
