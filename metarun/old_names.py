@@ -27,7 +27,7 @@ KEYS = {
 SCHEDULES = {"constant": "constant", "cosine": "cosine", "linear": "linear", "halve": "step"}
 # With their values: `optimizer.schedule=halve optimizer.halve_every=N` is `scheduler=step scheduler.step_size=N`.
 SCHEDULER_KEYS = {"optimizer.schedule": "scheduler", "optimizer.halve_every": "scheduler.step_size"}
-CHOICES = {("algo", "hand_optimizer"): "tuned_optimizer"}
+CHOICES = {("algo", "hand_optimizer"): "tuned_optimizer", ("scheduler", "halve"): "step"}
 RESULT_FIELDS = {"split": "partition", "merged": "classes_per_way"}
 
 MODULES = {
@@ -82,7 +82,7 @@ def new_override(override: str) -> str | None:
     prefix = re.match(r"[+~]*", key).group()  # type: ignore[union-attr]
     bare = key.removeprefix(prefix)
     if bare == "optimizer.schedule":
-        return f"scheduler={SCHEDULES.get(value, value)}"
+        return f"scheduler={','.join(SCHEDULES.get(name, name) for name in value.split(','))}"
     if bare == "optimizer.halve_every":
         return None if value == "null" else f"scheduler.step_size={value}"
     if (bare, value) in CHOICES:

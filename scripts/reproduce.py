@@ -55,9 +55,9 @@ def small(algo: str, ways: int, shots: int, iterations: int, *more: str) -> Cell
     return Cell(name, [*SMALL, f"algo={algo}", *sizes, *SCHEDULE, *more], [0, 1, 2])
 
 
-SCHEDULE = ["optimizer.schedule=cosine", "optimizer.halve_every=null", "run.meta_batch_size=1", "data.train_queries=15"]
+SCHEDULE = ["scheduler=cosine", "run.meta_batch_size=1", "data.train_queries=15"]
 # The whole of Omniglot, Vinyals' split, 5-way 1-shot: about 15 minutes each on one thread beside another run.
-FULL = ["data=omniglot", "data.partition=vinyals", "optimizer.schedule=cosine", "optimizer.halve_every=null"]
+FULL = ["data=omniglot", "data.partition=vinyals", "scheduler=cosine"]
 FULL += ["optimizer.lr=0.001", "run.val_tasks=200", "run.validate_every=500", "device.threads=1"]
 
 
@@ -67,7 +67,7 @@ def full(algo: str, iterations: int, *more: str) -> Cell:
 
 
 # The whole of mini-ImageNet, conv4-64: about 20 minutes each on one thread beside another run.
-MINI = ["data=miniimagenet", "backbone.filters=64", "optimizer.schedule=cosine", "optimizer.halve_every=null"]
+MINI = ["data=miniimagenet", "backbone.filters=64", "scheduler=cosine"]
 MINI += ["data.train_queries=5", "run.val_tasks=100", "run.validate_every=100", "device.threads=1"]
 
 

@@ -112,9 +112,71 @@ def test_a_files_keys_are_its_constructors_arguments(group, name):
 def test_an_optimizers_keys_are_arguments(group, name):
     content = dict(describe(group, name))
     inner = content.pop("optimizer")
-    assert set(content) - {"_target_"} == set(signature(get_class(content["_target_"])).parameters) - {"optimizer"}
+    assert set(content) - {"_target_"} == set(signature(get_class(content["_target_"])).parameters) - {
+        "optimizer",
+        "scheduler",
+    }
     known = set(signature(get_class(inner["_target_"])).parameters)
     assert set(inner) - {"_target_", "_partial_"} <= known
+
+
+@pytest.mark.parametrize("name", names("scheduler"))
+def test_a_schedulers_keys_are_arguments_and_its_rate_ends_as_the_file_says(name):
+    """Lengths are the run's. Two have a number without a default: they are refused by its name until it is given."""
+    content = describe("scheduler", name)
+    numbers = {"step": "step_size=30", "multi_step": "milestones=[60,90]"}
+    if content:
+        known = set(signature(get_class(content["_target_"])).parameters)
+        assert set(content) - {"_target_", "_partial_"} <= known
+    overrides = [f"scheduler={name}", "run.iterations=100", "tracker=none"]
+    if name in numbers:
+        with pytest.raises(ConfigError, match=f"scheduler.{numbers[name].partition('=')[0]} must be .*; got None"):
+            build(*composed(*overrides))
+        overrides.append(f"scheduler.{numbers[name]}")
+    meta_optimizer = build(*composed(*overrides)).meta_optimizer
+    ends = {"constant": 1.0, "step": 0.125, "multi_step": 0.01, "one_cycle": 1 / 25 / 10000, "exponential": 0.9995**99}
+    assert meta_optimizer.factor(0) == pytest.approx(1 / 25 if name == "one_cycle" else 1.0)
+    assert meta_optimizer.factor(99) == pytest.approx(ends.get(name, 0.0), abs=1e-15 if name in ends else 0.011)
+
+
+def test_a_scheduler_in_a_folder_is_a_settings_or_chosen_by_an_experiment():
+    chosen = {
+        entry["override /scheduler"]
+        for path in (CONF / "experiment").rglob("*.yaml")
+        for entry in yaml.safe_load(path.read_text()).get("defaults", [])
+        if "override /scheduler" in entry
+    }
+    nested = {str(p.relative_to(CONF / "scheduler").with_suffix("")) for p in (CONF / "scheduler").rglob("*/*.yaml")}
+    settings = {str(path.relative_to(CONF / "setting").with_suffix("")) for path in SETTINGS}
+    assert nested - settings <= chosen <= nested | set(names("scheduler"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "choice", "keys"),
+    [
+        ([], "constant", {}),
+        (["data=omniglot"], "omniglot/maml", {"T_max": 12000, "eta_min": 0.0}),
+        (["data=omniglot", "algo=mnet_full"], "omniglot/maml", {"T_max": 12000, "eta_min": 0.0}),
+        (["data=sinusoid_bmaml", "algo=emaml"], "sinusoid_bmaml/bmaml", {"step_size": 3400, "gamma": 0.5}),
+        (
+            ["data=omniglot", "algo=protonet", "scheduler.step_size=7"],
+            "omniglot/protonet",
+            {"step_size": 7, "gamma": 0.5},
+        ),
+        (["data=omniglot", "scheduler=constant"], "constant", {}),
+        (["algo=reptile", "run.iterations=9"], "linear", {"start_factor": 1.0, "end_factor": 0.0, "total_iters": 9}),
+        (["algo=reptile", "scheduler=exponential"], "exponential", {"gamma": 0.9995}),
+        (["experiment=gnn/omniglot/5way1shot"], "omniglot/gnn_paper", {"step_size": 10000, "gamma": 0.5}),
+        (["experiment=gnn/omniglot/5way1shot", "scheduler=cosine"], "cosine", {"T_max": 100000, "eta_min": 0.0}),
+        (["experiment=versa/omniglot/5way1shot"], "constant", {}),
+    ],
+)
+def test_the_command_line_goes_before_experiment_algorithm_and_setting(overrides, choice, keys):
+    """A scheduler that is chosen brings all its keys, and none of the one in its place."""
+    cfg, choices = composed(*overrides)
+    assert choices["scheduler"] == choice
+    content = OmegaConf.to_container(cfg.scheduler, resolve=True)
+    assert {key: content[key] for key in content if key not in ("_target_", "_partial_")} == keys
 
 
 @pytest.mark.parametrize("name", names("tracker"))
@@ -145,7 +207,7 @@ def test_every_backbone_is_built_for_images(backbone):
     assert build(cfg, choices).learner.net is not None
 
 
-@pytest.mark.parametrize("group", ["device", "optimizer", "tracker"])
+@pytest.mark.parametrize("group", ["device", "optimizer", "scheduler", "tracker"])
 def test_every_choice_of_the_other_groups_composes(group):
     for name in names(group):
         assert composed(f"{group}={name}")[1][group] == name

@@ -12,7 +12,7 @@ Outer problem, over tasks with query sets D':
 beta_k are the scales and shifts of the batch norms at step k, which the inner loop leaves alone (BNWB); with
 `backbone.norm=running` each step has running statistics too (BNRS). w is uniform at first; by linear annealing all but
 w_S fall to 0.03 / S. For the first part of training the inner gradient counts as a constant (derivative-order
-annealing). Cosine annealing of the outer rate is the optimizer's (`optimizer.schedule=cosine`).
+annealing). Cosine annealing of the outer rate is the run's (`scheduler=cosine`).
 
     symbol   code                     shape / unit
     theta    self.net                 the backbone's parameters, batch norms' excepted

@@ -86,7 +86,8 @@ def build(cfg: DictConfig, choices: dict[str, str]) -> Components:
         _refuse_mismatch(_class(cfg.algo), data, choices)
         torch.manual_seed(cfg.seed)
         learner = _build_learner(cfg, data, choices).to(device.torch_device, device.dtype)
-        meta_optimizer = instantiate(cfg.optimizer, _convert_="all")
+        scheduler = instantiate(cfg.scheduler, _convert_="all") if cfg.scheduler else None
+        meta_optimizer = instantiate(cfg.optimizer, scheduler=scheduler, _convert_="all")
         trackers = {name: instantiate(tracker, _convert_="all") for name, tracker in cfg.tracker.items()}
     except InstantiationException as error:
         raise ConfigError(str(error.__cause__ or error)) from error

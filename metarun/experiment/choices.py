@@ -7,29 +7,66 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf import OmegaConf
 
 # A wheel carries conf/ inside the package. A checkout, also an editable install, reads the top-level one.
 _INSIDE = Path(__file__).parents[1] / "conf"
 CONF = _INSIDE if _INSIDE.is_dir() else Path(__file__).parents[2] / "conf"
 
-GROUPS = ("data", "algo", "backbone", "device", "optimizer", "tracker", "experiment", "sweep")
+GROUPS = ("data", "algo", "backbone", "device", "optimizer", "scheduler", "tracker", "experiment", "sweep")
 
 
 def names(group: str) -> list[str]:
-    """The choices of a group, e.g. `maml` and `learn2learn/maml`."""
+    """The choices of a group, e.g. `maml` and `learn2learn/maml`.
+
+    Those of `scheduler` in a folder are left out: a setting or an experiment chooses them, not a person.
+    """
     folder = CONF / group
-    return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
+    files = folder.glob("*.yaml") if group == "scheduler" else folder.rglob("*.yaml")
+    return sorted(str(path.relative_to(folder).with_suffix("")) for path in files)
+
+
+@cache
+def setting_scheduler(pair: str) -> str:
+    """The choice of `scheduler` that goes with the setting of a pair `DATA/ALGO`.
+
+    Its own file, conf/scheduler/DATA/ALGO.yaml, else that of the setting it builds on, else `constant`. A setting
+    cannot hold `override /scheduler: NAME` itself: Hydra refuses overrides in a file whose name it interpolates.
+    """
+    if (CONF / "scheduler" / f"{pair}.yaml").is_file():
+        return pair
+    if (CONF / "setting" / f"{pair}.yaml").is_file():
+        for base in reversed(_bases("setting", pair)):
+            if (inherited := setting_scheduler(base)) != "constant":
+                return inherited
+    return "constant"
+
+
+# In the defaults list of conf/config.yaml. Everything that composes a configuration imports this module for CONF.
+OmegaConf.register_new_resolver(
+    "metarun_scheduler", lambda data, algo: setting_scheduler(f"{data}/{algo}"), replace=True
+)
 
 
 @cache
 def describe(group: str, name: str) -> dict[str, Any]:
     """The group's own keys in a choice's file, with those of the choice it builds on, uninterpolated."""
-    text = (CONF / group / f"{name}.yaml").read_text()
-    content = yaml.safe_load(text) or {}
+    text, content = _read(group, name)
+    content.pop("defaults", None)
     merged: dict[str, Any] = {}
-    for entry in content.pop("defaults", []):
-        if isinstance(entry, str) and entry != "_self_":
-            base = entry.partition("@")[0]  # `/algo/maml@_here_`, or a neighbour: `maml`
-            inside = base.removeprefix(f"/{group}/") if base.startswith("/") else str(Path(name).parent / base)
-            merged |= describe(group, inside)
+    for base in _bases(group, name):
+        merged |= describe(group, base)
     return merged | (content.get(group) or {} if text.startswith("# @package _global_") else content)
+
+
+def _bases(group: str, name: str) -> list[str]:
+    """The choices that a choice's file builds on: `/algo/maml@_here_` in its defaults list, or a neighbour, `maml`."""
+    entries = _read(group, name)[1].get("defaults", [])
+    paths = [entry.partition("@")[0] for entry in entries if isinstance(entry, str) and entry != "_self_"]
+    prefix, neighbours = f"/{group}/", Path(name).parent
+    return [path.removeprefix(prefix) if path.startswith("/") else str(neighbours / path) for path in paths]
+
+
+def _read(group: str, name: str) -> tuple[str, dict[str, Any]]:
+    text = (CONF / group / f"{name}.yaml").read_text()
+    return text, yaml.safe_load(text) or {}

@@ -56,7 +56,7 @@ def fit_together(
         stage = stage_at(learner.stages, done, iterations)
         learner.progress.fill_(done / iterations)
         batch, random_inputs = replicas.sample(stage.stream, meta_batch_size)
-        factor = meta_optimizer.factor(done, iterations)
+        factor = meta_optimizer.factor(done)
         losses: dict[str, list[float]] = {}
         failed: dict[int, float] = {}
         for objective in stage.objectives:

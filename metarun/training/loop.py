@@ -161,7 +161,7 @@ def fit(
         stage = stage_at(learner.stages, training.iteration, iterations)
         learner.ways = data.outputs("train", stage.stream)
         learner.progress.fill_(training.iteration / iterations)
-        factor = meta_optimizer.factor(training.iteration, iterations)
+        factor = meta_optimizer.factor(training.iteration)
         losses = {}
         with training.step():
             batch, random_inputs = _draw(training, data, stage.stream, meta_batch_size)

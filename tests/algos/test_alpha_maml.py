@@ -75,7 +75,7 @@ def test_loss_and_gradient_of_theta_are_mamls(kind, make, draw, loss_and_gradien
 def test_three_outer_steps_follow_the_equations(make):
     """theta, alpha and beta after each outer step, beta's product being with the meta-gradient of the step before."""
     learner = make(AlphaMAML, "mlp", **numbers(1, alpha_rate=1e-4, beta_rate=1e-5, inner_lr=0.01))
-    meta_optimizer, data = toy.sgd(lr=1e-3, schedule="linear"), toy.sinusoid()
+    meta_optimizer, data = toy.sgd(lr=1e-3, scheduler=toy.linear(3)), toy.sinusoid()
     reference = copy.deepcopy(learner)
     beta, previous = 1e-3, None
     for number, step in enumerate(fit(TrainState.create(learner, meta_optimizer, CPU, 0), data, meta_optimizer, 3, 5)):

@@ -177,7 +177,7 @@ def test_it_learns_the_sinusoid_and_leaves_joint_training_behind():
     backbone = toy.mlp(hidden=[40, 40], activation="relu")
     learner = IMAML(backbone, 1, F.mse_loss, **numbers(16, inner_lr=0.005, eval_steps=10))
     before, after = score(
-        learner, toy.sinusoid(), 700, toy.adam(lr=2e-3, max_grad_norm=1.0, schedule="cosine"), meta_batch_size=8
+        learner, toy.sinusoid(), 700, toy.adam(lr=2e-3, max_grad_norm=1.0, scheduler=toy.cosine(700)), meta_batch_size=8
     )
     assert before > 2.4  # no adaptation
     assert after < 1.2  # joint training with the same fine-tuning: 1.5 (systems.md, Z.2)

@@ -228,7 +228,7 @@ def test_bad_values_are_refused_by_name(change, named, make):
 
 def test_learns_the_sinusoid():
     torch.manual_seed(0)
-    data, meta_optimizer = toy.sinusoid(), toy.adam(lr=5e-3, max_grad_norm=10.0, schedule="cosine")
+    data, meta_optimizer = toy.sinusoid(), toy.adam(lr=5e-3, max_grad_norm=10.0, scheduler=toy.cosine(400))
     learner = MAMLPlusPlus(toy.mlp(hidden=[40, 40], activation="relu"), 1, nn.functional.mse_loss, 0.01, **numbers(3))
     before = evaluate(learner, data, "test", 100, 0).estimate().mean
     for _ in fit(TrainState.create(learner, meta_optimizer, torch.device("cpu"), 0), data, meta_optimizer, 400, 10):

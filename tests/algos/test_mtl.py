@@ -210,7 +210,7 @@ def test_each_stage_learns_its_own_part_and_the_other_one_stays_bit_for_bit(glyp
 
 def test_scales_and_classifier_have_rates_of_their_own_which_follow_the_schedule(glyphs):
     learner = mtl(toy.conv4(**CONV), base_classes=60, pretrain_share=0.0)
-    meta_optimizer = toy.sgd(lr=9.0, schedule="linear")
+    meta_optimizer = toy.sgd(lr=9.0, scheduler=toy.linear(4))
     steps = fit(TrainState.create(learner, meta_optimizer, toy.CPU, 0), glyphs(), meta_optimizer, 4, 2)
     for factor in (1.0, 0.75, 0.5):
         before = [p.detach().clone() for p in learned(learner)]

@@ -96,13 +96,13 @@ def test_the_configured_run_steps_with_sgd_that_falls_to_zero():
     from metarun.experiment.choices import CONF
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("config", ["algo=reptile", "data=sinusoid", "tracker=none"])
+        cfg = compose("config", ["algo=reptile", "data=sinusoid", "tracker=none", "run.iterations=1000"])
     parts = build(cfg, {"algo": "reptile", "data": "sinusoid", "backbone": "mlp"})
     (optimizer,) = parts.meta_optimizer.build(parts.learner).values()
     assert type(optimizer) is torch.optim.SGD
     assert optimizer.defaults["momentum"] == optimizer.defaults["weight_decay"] == 0
     assert optimizer.defaults["lr"] == 0.25
-    factors = [parts.meta_optimizer.factor(i, 1000) for i in range(1000)]
+    factors = [parts.meta_optimizer.factor(i) for i in range(1000)]
     assert factors[0] == 1 and factors[-1] == pytest.approx(0.001) and factors == sorted(factors, reverse=True)
 
 
@@ -203,7 +203,7 @@ def test_it_learns_the_sinusoid_and_one_step_does_not():
         backbone = toy.mlp(hidden=[64, 64])
         learner = Reptile(backbone, 1, F.mse_loss, **(numbers("sgd", steps, batch=10) | {"eval_steps": 32}))
         scores["untrained"] = evaluate(learner, data, "test", 100, 0).estimate().mean
-        meta_optimizer = toy.sgd(lr=0.25, schedule="linear")
+        meta_optimizer = toy.sgd(lr=0.25, scheduler=toy.linear(1000))
         for _ in fit(TrainState.create(learner, meta_optimizer, torch.device("cpu"), 0), data, meta_optimizer, 1000, 5):
             pass
         scores[steps] = evaluate(learner, data, "test", 100, 0).estimate().mean

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from metarun.experiment.choices import CONF, GROUPS, describe, names
+from metarun.experiment.choices import CONF, GROUPS, describe, names, setting_scheduler
 
 
 def test_choices_are_the_files_nested_ones_too():
@@ -22,3 +22,15 @@ def test_a_choice_builds_on_another():
 def test_a_choice_in_a_folder_builds_on_one_outside():
     assert describe("algo", "learn2learn/fomaml")["first_order"] is True
     assert describe("algo", "learn2learn/fomaml")["_target_"].endswith("Learn2LearnMAML")
+
+
+def test_a_schedulers_choices_for_people_are_those_outside_of_folders():
+    assert names("scheduler") == sorted(path.stem for path in (CONF / "scheduler").glob("*.yaml"))
+    assert "constant" in names("scheduler")
+
+
+def test_a_setting_has_its_own_scheduler_or_that_of_the_setting_it_builds_on():
+    assert setting_scheduler("omniglot/protonet") == "omniglot/protonet"
+    assert setting_scheduler("omniglot/learn2learn/fomaml") == "omniglot/maml"  # by way of omniglot/fomaml
+    assert setting_scheduler("sinusoid/maml_pp") == "constant"  # a setting without
+    assert setting_scheduler("sinusoid/joint") == "constant"  # no setting

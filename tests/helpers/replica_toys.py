@@ -20,8 +20,8 @@ from metarun.training.meta_optimizer import MetaOptimizer
 ADAM = partial(torch.optim.Adam, fused=True)
 
 
-def meta_optimizer(optimizer=ADAM, lr=1e-2, schedule="cosine", max_grad_norm=None, max_grad_value=None):
-    return MetaOptimizer(optimizer, lr, schedule, None, max_grad_norm, max_grad_value)
+def meta_optimizer(optimizer=ADAM, lr=1e-2, scheduler=None, max_grad_norm=None, max_grad_value=None):
+    return MetaOptimizer(optimizer, lr, scheduler or toy.cosine(20), max_grad_norm, max_grad_value)
 
 
 def mtnet(seed: int, inner_lr: float = 0.05, mask: str = "row") -> MTNet:

@@ -94,8 +94,7 @@ def maml(backbone: Any = None, outputs: int = 1, **changes: Any) -> MAML:
 def adam(lr: float = 1e-3, **changes: Any) -> MetaOptimizer:
     """Adam at a constant rate."""
     numbers: dict[str, Any] = {
-        "schedule": "constant",
-        "halve_every": None,
+        "scheduler": None,
         "max_grad_norm": None,
         "max_grad_value": None,
     }
@@ -105,12 +104,21 @@ def adam(lr: float = 1e-3, **changes: Any) -> MetaOptimizer:
 def sgd(lr: float = 0.1, **changes: Any) -> MetaOptimizer:
     """Plain SGD, whose step is the gradient: what Adam's scaling would hide shows."""
     numbers: dict[str, Any] = {
-        "schedule": "constant",
-        "halve_every": None,
+        "scheduler": None,
         "max_grad_norm": None,
         "max_grad_value": None,
     }
     return MetaOptimizer(torch.optim.SGD, lr, **(numbers | changes))
+
+
+def cosine(iterations: int) -> partial:
+    """The factory of a scheduler: half a cosine wave, to 0."""
+    return partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=iterations)
+
+
+def linear(iterations: int) -> partial:
+    """The factory of a scheduler: a straight line, to 0."""
+    return partial(torch.optim.lr_scheduler.LinearLR, start_factor=1.0, end_factor=0.0, total_iters=iterations)
 
 
 def score(

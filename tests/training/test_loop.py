@@ -203,43 +203,6 @@ def test_nan_stops_the_run_before_the_weights_are_touched():
     assert torch.equal(weights(learner), before)
 
 
-@pytest.mark.parametrize(("schedule", "halve_every", "at_middle"), [
-    ("constant", None, 1.0), ("cosine", None, 0.5), ("linear", None, 0.5), ("halve", 20, 0.25),
-])  # fmt: skip
-def test_schedules(schedule, halve_every, at_middle):
-    meta_optimizer = toy.adam(schedule=schedule, halve_every=halve_every)
-    assert meta_optimizer.factor(0, 100) == 1
-    assert meta_optimizer.factor(50, 100) == pytest.approx(at_middle)
-
-
-def test_the_schedule_reaches_the_optimizer():
-    learner, meta_optimizer = toy.seeded(toy.maml), toy.sgd(lr=0.1, schedule="linear")
-    training = TrainState.create(learner, meta_optimizer, CPU, seed=0)
-    rates = [
-        training.optimizers["meta"].param_groups[0]["lr"] for _ in fit(training, toy.sinusoid(), meta_optimizer, 4, 2)
-    ]
-    assert rates == pytest.approx([0.1, 0.075, 0.05, 0.025])
-
-
-@pytest.mark.parametrize("bound", [{"max_grad_norm": 1e-3}, {"max_grad_value": 1e-3}])
-def test_clipping_bounds_the_step(bound):
-    learner = toy.seeded(toy.maml)
-    before = weights(learner)
-    train(learner, meta_optimizer=toy.sgd(lr=1.0, **bound), iterations=1)
-    moved = weights(learner) - before
-    size = moved.norm() if "max_grad_norm" in bound else moved.abs().max()
-    assert size.item() == pytest.approx(1e-3, rel=1e-2)
-
-
-@pytest.mark.parametrize(("change", "named"), [
-    ({"schedule": "cosin"}, "optimizer.schedule"), ({"lr": 0}, "optimizer.lr"), ({"max_grad_norm": -1}, "optimizer.max_grad_norm"),
-    ({"schedule": "halve"}, "halve_every"), ({"halve_every": 10}, "halve_every"),
-])  # fmt: skip
-def test_bad_numbers_are_refused_by_name(change, named):
-    with pytest.raises(ValueError, match=named):
-        toy.adam(**change)
-
-
 def test_tasks_of_two_seeds_differ_and_of_one_seed_repeat():
     def first_batch(seed: int) -> torch.Tensor:
         learner, meta_optimizer = toy.maml(), toy.adam()
