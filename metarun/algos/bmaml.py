@@ -14,7 +14,7 @@ EMAML (`ensemble`): each w_m descends by itself on L, and the outer problem is M
     min  mean_i mean_m L(w_m after S steps, D'_i)
 
     symbol          code                          shape / unit
-    w               self.net                      the backbone's parameters, each `[M, ...]`, M draws of its init
+    w               self.net                      the backbone's parameters, each `[M, ...]`, M initialisations
     log gamma       precisions.log                `[M]`, of a regression: precision of a target about its prediction
     log lambda      precisions.log                `[M]`, precision of weights and biases
     Gamma prior     precisions.priors             shape and rate

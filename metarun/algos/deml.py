@@ -1,7 +1,7 @@
 """DEML, deep meta-learning: meta-learning in a concept space that is learned jointly.
 
 Zhou, Wu, Li: Deep Meta-Learning: Learning to Learn in the Concept Space, 2018, arXiv 1802.03596. Its code is said to be
-at github huawei-noah/deep-meta-learning (not seen).
+at github huawei-noah/deep-meta-learning (not verified).
 
 Inner problem, one step of Meta-SGD on the features of the support set D that moves the meta-learner alone:
     phi' = phi - alpha o grad_phi L(phi, theta_G; D)
