@@ -10,7 +10,7 @@ Outer problem, over sequences:    min  mean_t CE(s_t, y_t)
 
     symbol   code                  shape / unit
     f        self.net              the backbone without a last layer, [n, d]; `pixels` in the paper
-    y_{t-1}  previous_y            one-hot label of the previous step; zeros at the first
+    y_{t-1}  label                 one-hot label of the previous step; zeros at the first
     h, c     state                 [m, units] each, zero at the start
     s        scores                [m, ways]
     W, b     self.classifier       units to ways
@@ -57,7 +57,7 @@ class LSTM(Recurrent):
         zero = like.new_zeros(rows, self.classifier.in_features)
         return zero, zero
 
-    def present(self, z: Tensor, previous_y: Tensor, state: State) -> tuple[Tensor, State]:
-        h, c = self.cell(torch.cat([z, previous_y], 1), *state)
+    def present(self, z: Tensor, label: Tensor, state: State) -> tuple[Tensor, State]:
+        h, c = self.cell(torch.cat([z, label], 1), *state)
         scores = self.classifier(h)
         return scores, (h, c)

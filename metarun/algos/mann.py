@@ -14,7 +14,7 @@ Outer problem, over sequences:    min  mean_t CE(s_t, y_t)
 
     symbol       code                              shape / unit
     f            self.net                          the backbone without a last layer, [n, d]; `pixels` in the paper
-    y_{t-1}      previous_y                        one-hot label of the previous step; zeros at the first
+    y_{t-1}      label                             one-hot label of the previous step; zeros at the first
     M            state.memory                      [m, N, width], one for each of m sequences; 1e-6 at the start
     r            state.read                        [m, R width]
     wr           state.read_weights                [m, R, N]
@@ -119,8 +119,8 @@ class MANN(Recurrent):
         read_weights = like.new_zeros(rows, self.heads, self.rows)
         return State(h, h, memory, read, read_weights, usage=read_weights[:, 0])
 
-    def present(self, z: Tensor, previous_y: Tensor, state: State) -> tuple[Tensor, State]:
-        h, c = self.cell(torch.cat([z, previous_y, state.read], 1), state.h, state.c)
+    def present(self, z: Tensor, label: Tensor, state: State) -> tuple[Tensor, State]:
+        h, c = self.cell(torch.cat([z, label, state.read], 1), state.h, state.c)
         controls = self.controls(h).unflatten(1, (self.heads, -1))
         key, added = controls[..., :-1].tanh().chunk(2, -1)
         gate = controls[..., -1:].sigmoid()
