@@ -201,9 +201,10 @@ class ResumingDownloader:
             try:
                 downloader(url, file, client)
             except requests.HTTPError as error:
-                if error.response.status_code != requests.codes.requested_range_not_satisfiable:
+                response = error.response
+                if response is None or response.status_code != requests.codes.requested_range_not_satisfiable:
                     raise
-                if error.response.headers.get("Content-Range") != f"bytes */{size}":
+                if response.headers.get("Content-Range") != f"bytes */{size}":
                     self.partial.unlink()
                     raise requests.ConnectionError("the partial download does not fit; it was removed") from error
         os.replace(self.partial, output_file)
