@@ -1,7 +1,8 @@
-"""Checks of values from a configuration; one form of message: `KEY must be WHAT; got VALUE`.
+"""Checks of configuration values. Every message has one form: `KEY must be WHAT; got VALUE`.
 
-Each takes the values by the last part of their keys, and `group`, the part before it: `require_int("algo", steps=-1)`
-says `algo.steps must be an integer of at least 0; got -1`.
+Checks of single numbers take them by the last part of their keys, and `group`, the part before it:
+`require_int("algo", inner_steps=-1)` raises `algo.inner_steps must be an integer of at least 0; got -1`.
+All checks raise ValueError, which the command line prints without a traceback.
 """
 
 from __future__ import annotations
@@ -12,70 +13,104 @@ from typing import Any
 
 
 def require(key: str, value: object, holds: object, what: str) -> None:
-    """Raise unless `holds`.
+    """Require that a condition holds: the general check, for conditions that have none of their own.
+
+    Args:
+        key: the full key that the user typed, e.g. `backbone.norm`.
+        value: its value, for the message.
+        holds: the condition.
+        what: what the value must be.
 
     Raises:
-        ValueError: `KEY must be WHAT; got VALUE`.
+        ValueError: the condition does not hold.
     """
     if not holds:
         raise ValueError(f"{key} must be {what}; got {value!r}")
 
 
 def is_int(value: object, minimum: int = 0) -> bool:
-    """Whether a value is an integer (and no bool) of at least `minimum`."""
+    """Whether a value is an integer (not a bool) of at least `minimum`."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
 
 
 def is_number(value: object) -> bool:
-    """Whether a value is a finite number, and no bool."""
+    """Whether a value is a finite number (not a bool)."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def require_int(group: str, minimum: int = 0, **values: object) -> None:
-    """Integers of at least `minimum`.
+    """Require integers of at least `minimum`.
 
     Raises:
-        ValueError: one is not.
+        ValueError: a value is not.
     """
     for name, value in values.items():
         require(f"{group}.{name}", value, is_int(value, minimum), f"an integer of at least {minimum}")
 
 
-def require_positive(group: str, **values: object) -> None:
-    """Numbers above 0.
+def require_int_or_none(group: str, minimum: int = 0, **values: object) -> None:
+    """Require integers of at least `minimum`, or None.
 
     Raises:
-        ValueError: one is not.
+        ValueError: a value is neither.
+    """
+    for name, value in values.items():
+        holds = value is None or is_int(value, minimum)
+        require(f"{group}.{name}", value, holds, f"null or an integer of at least {minimum}")
+
+
+def require_positive(group: str, **values: object) -> None:
+    """Require finite numbers above 0.
+
+    Raises:
+        ValueError: a value is not.
     """
     for name, value in values.items():
         require(f"{group}.{name}", value, is_number(value) and value > 0, "above 0")  # type: ignore[operator]
 
 
 def require_non_negative(group: str, **values: object) -> None:
-    """Numbers of at least 0.
+    """Require finite numbers of at least 0.
 
     Raises:
-        ValueError: one is not.
+        ValueError: a value is not.
     """
     for name, value in values.items():
         require(f"{group}.{name}", value, is_number(value) and value >= 0, "at least 0")  # type: ignore[operator]
 
 
-def require_choice(key: str, value: object, choices: Iterable[Any]) -> None:
-    """One of some values.
+def require_interval(group: str, interval: str, **values: object) -> None:
+    """Require finite numbers in an interval, written as in mathematics: `[0, 1)` includes 0 and excludes 1.
 
     Raises:
-        ValueError: it is none of them.
+        ValueError: a value is not.
+    """
+    low, high = map(float, interval[1:-1].split(","))
+    for name, value in values.items():
+        holds = is_number(value) and low <= value <= high  # type: ignore[operator]
+        excluded = (interval[0] == "(" and value == low) or (interval[-1] == ")" and value == high)
+        require(f"{group}.{name}", value, holds and not excluded, f"in {interval}")
+
+
+def require_choice(key: str, value: object, choices: Iterable[Any]) -> None:
+    """Require one of the choices.
+
+    Raises:
+        ValueError: the value is none of them.
     """
     allowed = list(choices)
     require(key, value, value in allowed, f"one of {', '.join(map(str, allowed))}")
 
 
-def require_range(key: str, value: Sequence[float]) -> None:
-    """A pair of numbers (lowest, highest).
+def require_range(key: str, value: Sequence[float], strict: bool = False) -> None:
+    """Require a pair of finite numbers [lowest, highest]; if `strict`, they must differ.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the value is not such a pair.
     """
-    holds = len(value) == 2 and all(map(is_number, value)) and value[0] <= value[1]
-    require(key, value, holds, "a range [lowest, highest]")
+    holds = _is_pair(value) and (value[0] < value[1] if strict else value[0] <= value[1])
+    require(key, value, holds, f"a range [lowest, highest]{' with lowest < highest' if strict else ''}")
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, Sequence) and len(value) == 2 and all(map(is_number, value))

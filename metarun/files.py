@@ -1,4 +1,4 @@
-"""A run's result: the estimate of a metric with its interval, and `result.json`."""
+"""Files that are written completely or not at all, and JSON without NaN."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 
 def without_nan(value: Any) -> Any:
-    """The same structure with None for every number that JSON does not know."""
+    """Replace every number that JSON does not have (NaN, infinity) in a structure by None."""
     if isinstance(value, dict):
         return {key: without_nan(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -21,7 +21,12 @@ def without_nan(value: Any) -> Any:
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Create or replace `path` whole or not at all; `write` gets the open temporary file beside it."""
+    """Create or replace a file completely or not at all.
+
+    Args:
+        path: the file. Missing folders are created.
+        write: writes the contents to an open temporary file in the same folder, which then takes the file's name.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -29,7 +34,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide results from one's group
+        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide results from the user's group
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -37,11 +42,11 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, atomically."""
+    """Write a text file atomically."""
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON, atomically; NaN and infinity become null."""
+    """Write JSON atomically; NaN and infinity become null."""
     text = json.dumps(without_nan(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     write_text(path, text)

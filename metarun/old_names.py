@@ -65,7 +65,8 @@ def new_class_path(path: str) -> str:
     """Where the class of that dotted path is now; the path itself where it has not moved."""
     module, _, name = path.rpartition(".")
     for old in sorted(MODULES, key=len, reverse=True):
-        if module == old or (old == "metarun.tasks" and module.startswith(f"{old}.")):
+        below = old == "metarun.tasks" and module.startswith(f"{old}.")
+        if below or (module == old and old != "metarun.tasks"):
             return f"{MODULES[old]}{module[len(old) :]}.{CLASSES.get(name, name)}"
     return path
 
@@ -120,7 +121,7 @@ def new_config(config: dict[str, Any]) -> dict[str, Any]:
 
 def new_result(result: dict[str, Any]) -> dict[str, Any]:
     """`result.json` of an earlier version by its new names."""
-    if "format" in result or not result:
+    if not isinstance(result, dict) or "format" in result or not result:
         return result
     result = {RESULT_FIELDS.get(key, key): value for key, value in result.items()}
     named = {key: str(result[key]) for key in ("algo", "data", "backbone") if result.get(key)}

@@ -187,7 +187,7 @@ def load_yaml(text: str) -> Any:
 def _loader() -> Any:
     base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML was built with it
     loader: Any = type("Loader", (base,), {})
-    number = re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$")
+    number = re.compile(r"^[-+]?\d[\d_]*\.?[\d_]*[eE][-+]?\d+$")
     loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789."))
     return loader
 

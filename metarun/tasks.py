@@ -1,8 +1,8 @@
-"""What a task is, and what a distribution of tasks offers.
+"""Tasks, and the interface of data sets, which are distributions of tasks.
 
-Everything a learner sees is a NamedTuple of tensors, hence a pytree: `torch.func.vmap` maps over it, and the
-loop moves, chunks and shards it without knowing what is inside. A *batch* is the same structure with a leading
-task dimension T on every leaf.
+Learners see NamedTuples of tensors, which are pytrees: `torch.func.vmap` maps over them, and the training loop moves,
+slices and shards them without knowing their contents. A *batch* is the same structure with a leading task dimension T
+on every leaf.
 """
 
 from __future__ import annotations
@@ -22,14 +22,18 @@ Split = Literal["train", "val", "test"]
 Kind = Literal["classification", "regression", "verification"]
 TaskLoss = Callable[[Any, Tensor], Tensor]
 
-BLOCK = 20  # held-out tasks are drawn in blocks of this many, each from its own seed
+BLOCK = 20  # held-out tasks per block; each block has its own seed
 
 
 class Examples(NamedTuple):
-    """Inputs `x [n, ...]` and targets `y`: class indices `[n]` (int64) or values `[n, d]`.
+    """Examples: a support set, a query set, or a mini-batch of the stream `batches`.
 
-    As a batch of episodes the leaves lead with T. A `batches` batch is an `Examples` too: `x [T, b, ...]`,
-    `y [T, b]` with the class index global to the part it comes from.
+    A batch of the stream `batches` is T mini-batches, `x [T, b, ...]` and `y [T, b]`.
+
+    Attributes:
+        x: inputs, `[n, ...]`.
+        y: targets: class indices `[n]` (int64), or values `[n, d]`. In an episode classes are numbered within the
+            task, in the stream `batches` within the split.
     """
 
     x: Tensor
@@ -37,23 +41,32 @@ class Examples(NamedTuple):
 
 
 class Task(NamedTuple):
-    """One episode: adapt on `support`, be judged on `query`."""
+    """An episode: a learner adapts to `support`, and is evaluated on `query`."""
 
     support: Examples
     query: Examples
 
 
 class Pairs(NamedTuple):
-    """A mini-batch of pairs `x [b, 2, ...]` and whether both are of one class: `y [b]` (int64), 1 same, 0 different."""
+    """A mini-batch of pairs of inputs.
+
+    Attributes:
+        x: pairs, `[b, 2, ...]`.
+        y: `[b]` (int64), 1: both inputs are of one class, 0: of two.
+    """
 
     x: Tensor
     y: Tensor
 
 
 class Presentations(NamedTuple):
-    """Examples shown one by one, `x [n, ...]`, their labels `y [n]` told one step late, at the next presentation.
+    """A sequence of examples that are presented one by one; each label follows one step late, with the next example.
 
-    `judged [n]` (bool) marks those that the headline is taken at: where `shots` of the class have been seen before.
+    Attributes:
+        x: inputs, `[n, ...]`.
+        y: class indices, `[n]`.
+        scored: `[n]` (bool), the examples that the headline metric counts: those with `shots` earlier examples of
+            their class.
     """
 
     x: Tensor
@@ -62,7 +75,7 @@ class Presentations(NamedTuple):
 
 
 class TaskAndBatch(NamedTuple):
-    """One episode, and beside it a flat mini-batch of the same part: what `episodes_and_batches` draws."""
+    """An episode and a mini-batch of the same split: the stream `episodes_and_batches`."""
 
     support: Examples
     query: Examples
@@ -70,7 +83,7 @@ class TaskAndBatch(NamedTuple):
 
 
 class TaskOfClasses(NamedTuple):
-    """One episode and the classes of its ways, `[ways]` (int64), numbered as in a flat stream of the same part."""
+    """An episode and the classes of its ways, `[ways]` (int64), numbered as in the stream `batches` of its split."""
 
     support: Examples
     query: Examples
@@ -81,11 +94,11 @@ Batch = Task | TaskAndBatch | TaskOfClasses | Pairs | Presentations | Examples
 
 
 class DataError(ValueError):
-    """Data that is missing or unusable; the message says what was looked for, where, and what to do."""
+    """Data is missing or unusable; the message says what was looked for, where, and what to do."""
 
 
 def pair_loss(scores: Tensor, y: Tensor) -> Tensor:
-    """Mean binary cross-entropy of scores `[b]`, taken for logits of `y [b]` = 1 (same)."""
+    """Mean binary cross-entropy of scores `[b]`, used as logits of `y [b]` = 1 (same class)."""
     return F.binary_cross_entropy_with_logits(scores, y.to(scores.dtype))
 
 
@@ -98,16 +111,17 @@ HEADLINES: dict[Kind, str] = {"classification": "accuracy", "regression": "mse",
 
 
 class TaskSet(ABC):
-    """A distribution of tasks in three parts, `train`, `val` and `test`.
+    """A distribution of tasks in three splits, `train`, `val` and `test`.
 
-    Constructing one is cheap and touches no file: data is loaded at the first draw (or by `prepare`), so that a
-    trained learner can be loaded where its data is not.
+    Construction is cheap and opens no file: data is loaded by the first `sample` (or by `prepare`), so that a trained
+    learner can be loaded on a machine without its data.
 
-    Class attributes
-        kind: what a task asks for; it selects loss and headline metric.
-        offers: the streams that some part of this data set can draw.
-        evaluation_stream: the stream that learners are validated and tested on, unless they name one of their own.
-        varies: its constructor's arguments that change values but no shape, so that fused replicas may differ in them.
+    Attributes:
+        kind: what a task asks for; selects the loss and the headline metric.
+        streams: the streams that some split of this data set can sample.
+        evaluation_stream: the stream that learners are validated and tested on, unless they have their own.
+        fusable_args: constructor arguments that change values but no shapes. Fused runs may differ in them.
+        device: where batches are sampled.
     """
 
     kind: ClassVar[Kind]
@@ -119,71 +133,77 @@ class TaskSet(ABC):
 
     @abstractmethod
     def in_shape(self, stream: str = "episodes") -> tuple[int, ...]:
-        """Shape of one input `x` of a stream, or of each of a pair, without batch dimensions, e.g. `(1, 28, 28)`."""
+        """The shape of one input of a stream (of each input of a pair), without batch dimensions: `(1, 28, 28)`."""
 
     @abstractmethod
     def outputs(self, split: Split, stream: str = "episodes") -> int:
-        """Width of a prediction: ways, the classes of a flat stream, the dimension of `y`, or 1, a pair's score."""
+        """The width of a prediction: ways, the classes of `batches`, the dimension of `y`, or 1 (a pair's score)."""
 
     @abstractmethod
     def sample(self, split: Split, stream: str, tasks: int, generator: torch.Generator) -> Batch:
-        """A batch of `tasks` tasks (or flat mini-batches) on `self.device`; all randomness from `generator`.
+        """Sample a batch of tasks, or of mini-batches, on `self.device`.
 
-        Raises
-            DataError: the data is missing, or the part holds too few classes or examples.
-            ValueError: the stream is not offered.
+        Args:
+            split: where the classes or functions come from.
+            stream: one of `streams`.
+            tasks: T.
+            generator: the source of all random numbers.
+
+        Raises:
+            DataError: the data is missing, or the split has too few classes or examples.
+            ValueError: the data set does not have this stream.
         """
 
     def sample_classes(self, split: Split, classes: Tensor, generator: torch.Generator) -> TaskOfClasses:
-        """A task of each row of `classes` `[T, ways]`: only of data that offer `episodes_of_classes`."""
+        """Sample a task of the classes in each row of `classes [T, ways]`. Required for `episodes_of_classes`."""
         del split, classes, generator
         raise NotImplementedError(f"{type(self).__name__} draws no tasks of given classes")
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """`ways`, `shots`, `queries` and `split` (null where they mean nothing) for `result.json`."""
+        """`ways`, `shots`, `queries` and `partition` for `result.json`; None where they do not apply."""
 
     def prepare(self) -> None:  # noqa: B027  (an optional step, not a forgotten one)
-        """Load what drawing needs, with a progress bar where that is long. Called once before training."""
+        """Load what sampling needs, with a progress bar if that takes long. Called once before training."""
 
     @property
     def fixed_shapes(self) -> bool:
-        """Whether all training batches of a stream have the same shapes."""
+        """Whether all training batches of a stream have the same shapes, so that they can be fused and compiled."""
         return True
 
     def sample_replicas(self, split: Split, stream: str, tasks: int, generators: Sequence[torch.Generator]) -> Batch:
-        """A batch from each generator, `[R, T, ...]`: what R calls of `draw` give, which a data set may do faster."""
+        """Sample a batch from each generator, `[R, T, ...]`: the same as R calls of `sample`; override it if faster."""
         batches = [self.sample(split, stream, tasks, generator) for generator in generators]
         return pytree.tree_map(lambda *leaves: torch.stack(leaves), *batches)
 
     def eval_block(self, split: Split, stream: str, block: int) -> Batch:
-        """Block number `block` of the part's held-out tasks: the same for every algorithm, run and seed.
+        """Sample one block of a split's held-out tasks, the same for every algorithm, run and seed.
 
-        Blocks hold `BLOCK` tasks and have a seed each, so the first 100 tasks are the same tasks whether 100 or
-        600 are asked for. Streams share the seed, so the oracle is judged on the tasks that MAML is judged on.
+        A block has `BLOCK` tasks and its own seed, so that the first 100 of 600 tasks are the same as the first 100 of
+        100. Streams share the seed, so that the oracle is tested on the tasks that MAML is tested on.
         """
         return self.sample(split, stream, BLOCK, stream_generator(self.device, "held-out", split, block))
 
     def curves(self, tasks: int, points: int, generator: torch.Generator) -> tuple[Task, list[str]] | None:
-        """Tasks for a picture; None where x is no line to draw over.
+        """Sample tasks for a figure of adapted curves; None: inputs are not points on a line.
 
         Returns:
-            The tasks, all of them without noise and their query set an even grid over x, `[tasks, points, 1]`; and a
-            title for each.
+            Tasks without noise whose query inputs are an even grid, `[tasks, points, 1]`, and a title for each.
         """
         del tasks, points, generator
         return None
 
     @property
     def loss(self) -> TaskLoss:
-        """The task loss, a mean over examples: cross-entropy, squared error, or binary cross-entropy over pairs."""
+        """The task loss, a mean over examples: cross-entropy, squared error, or binary cross-entropy of pairs."""
         return LOSSES[self.kind]
 
     @property
     def metric(self) -> str:
-        """Name of the headline metric."""
+        """The name of the headline metric."""
         return HEADLINES[self.kind]
 
     @property
     def higher_is_better(self) -> bool:
+        """Whether larger values of the headline metric are better."""
         return self.kind != "regression"

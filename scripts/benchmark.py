@@ -52,8 +52,8 @@ from metarun.algos.protonet import ProtoNet
 from metarun.backbones.conv4 import Conv4
 from metarun.backbones.mlp import MLP
 from metarun.data.omniglot import Omniglot
+from metarun.data.roots import data_roots
 from metarun.data.sinusoid import Sinusoid
-from metarun.images.store import data_roots
 from metarun.learner.learner import Learner, slice_tasks
 from metarun.tasks import Batch, Examples, Task
 from metarun.training.device import keep_freed_memory

@@ -8,9 +8,13 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+import torch
+import torch.nn.functional as F
+import toy
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from metarun.algos.maml import MAML
 from metarun.experiment.build import build
 from metarun.experiment.choices import CONF, GROUPS, names
 from metarun.report.main import parser
@@ -72,3 +76,17 @@ def test_the_choices_it_lists_are_the_choices(group):
     for name in names(group):
         listed = f"{name.rpartition('/')[0]}/" if group == "experiment" else name  # a table's cells by their folder
         assert f"`{listed}`" in README, f"README.md does not list {group}={listed}"
+
+
+def test_the_algorithm_it_shows_is_maml():
+    """The example as it stands on the page, run on a task, against metarun's own."""
+    (example,) = (block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "class MAML" in block)
+    page: dict = {}
+    exec(example, page)
+    numbers = {"inner_lr": 0.1, "inner_steps": 3, "eval_steps": 3}
+    theirs = page["MAML"](toy.mlp(), 1, F.mse_loss, **numbers)
+    ours = MAML(toy.mlp(), 1, F.mse_loss, **numbers, first_order=False)
+    theirs.load_state_dict(ours.state_dict())
+    batch = toy.sinusoid().sample("train", "episodes", 4, torch.Generator().manual_seed(0))
+    assert torch.equal(theirs(batch), ours(batch))
+    assert theirs.hyperparameters == ours.hyperparameters

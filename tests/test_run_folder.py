@@ -3,11 +3,31 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 from runs import write_config, write_run
 
-from metarun.run_folder import natural, read_run, read_runs, run_folders
+from metarun.run_folder import (
+    can_resume,
+    holds_checkpoint,
+    load_yaml,
+    natural,
+    read_choices,
+    read_config,
+    read_multirun,
+    read_overrides,
+    read_result,
+    read_run,
+    read_runs,
+    read_tracker_ids,
+    result_mtime,
+    result_or_empty,
+    run_folders,
+    status_of,
+)
+from metarun.tracking.trackers import write_run_ids
 
 
 def test_a_run_is_read_whole(tmp_path):
@@ -135,3 +155,54 @@ def test_a_run_without_a_result_is_known_by_what_hydra_wrote(tmp_path):
     (tmp_path / "run" / ".hydra" / "hydra.yaml").write_text(choices)
     run = read_run(tmp_path / "run")
     assert (run.algo, run.data, run.status) == ("learn2learn/maml", "omniglot", "unfinished")
+
+
+# ---------------------------------------------------------------------------------------- one thing of a folder
+
+FIXTURES = Path(__file__).parent / "fixtures" / "format_0"
+
+
+def test_numbers_are_read_as_omegaconf_reads_them():
+    text = "a: 1e-05\nb: 1.5e3\nc: 1e5x\nd: -2E+3\ne: .5e1\nf: 12\ng: 1_000e2\nh: e5\n"
+    assert load_yaml(text) == OmegaConf.to_container(OmegaConf.create(text))
+    assert load_yaml(text)["a"] == 1e-05 and load_yaml(text)["c"] == "1e5x"
+
+
+def test_a_run_of_an_earlier_version_is_read_by_todays_names():
+    folder = FIXTURES / "completed"
+    assert read_result(folder)["partition"] is None and status_of(folder) == "completed"
+    assert read_choices(folder)["algo"] == "mtnet"
+    assert read_config(folder)["run"]["meta_batch_size"] == 4
+    assert read_config(folder)["scheduler"]["step_size"] == 200
+    assert "device.task_micro_batch=3" in read_overrides(folder)
+
+
+def test_what_can_be_resumed(tmp_path):
+    assert can_resume(FIXTURES / "interrupted") and not can_resume(FIXTURES / "completed")
+    assert holds_checkpoint(FIXTURES / "completed") and not holds_checkpoint(tmp_path)
+    assert not can_resume(tmp_path) and status_of(tmp_path) is None and result_mtime(tmp_path) is None
+    assert result_mtime(FIXTURES / "completed") == (FIXTURES / "completed" / "result.json").stat().st_mtime_ns
+
+
+def test_a_damaged_result_is_no_result(tmp_path):
+    for text in ("{", "[1]", ""):
+        (tmp_path / "result.json").write_text(text)
+        assert result_or_empty(tmp_path) == {} and status_of(tmp_path) is None
+
+
+def test_a_multirun_is_read(tmp_path):
+    saved = read_multirun(FIXTURES / "sweep")
+    assert "seed=0,1" in saved["task"] and "scheduler=step" in saved["task"]
+    assert not any("optimizer.schedule" in word for word in saved["task"])
+    with pytest.raises(FileNotFoundError, match="is no multirun's folder"):
+        read_multirun(tmp_path)
+    with pytest.raises(FileNotFoundError, match="is no run's folder"):
+        read_config(tmp_path)
+
+
+def test_the_services_names_of_a_run(tmp_path):
+    assert read_tracker_ids(tmp_path / "tracker.json") == {}
+    (tmp_path / "tracker.json").write_text("abc123")  # as earlier versions wrote it
+    assert read_tracker_ids(tmp_path / "tracker.json") == {"wandb": "abc123"}
+    write_run_ids(tmp_path / "tracker.json", {"wandb": "x", "other": "y"})
+    assert read_tracker_ids(tmp_path / "tracker.json") == {"wandb": "x", "other": "y"}

@@ -1,23 +1,14 @@
-"""Held-out tasks and the seeds of streams."""
+"""What all data sets share: held-out tasks, loss and metric by kind, and what not every one has."""
 
 from __future__ import annotations
 
+import pytest
 import torch
 import toy
+from torch.utils import _pytree as pytree
 
-from metarun.sampling import stream_generator, stream_seed
-from metarun.tasks import BLOCK
-
-
-def test_streams_have_seeds_of_their_own():
-    seeds = {stream_seed(*names) for names in [(0, "noise"), (1, "noise"), (0, "tasks/flat"), (0, "n", "oise")]}
-    assert len(seeds) == 4
-    assert stream_seed(0, "noise") == stream_seed("0", "noise") < 2**63
-
-
-def test_a_stream_repeats():
-    draws = [torch.rand(3, generator=stream_generator("cpu", 7, "tasks")) for _ in range(2)]
-    assert torch.equal(*draws)
+from metarun.sampling import stream_generator
+from metarun.tasks import BLOCK, pair_loss
 
 
 def test_held_out_blocks_are_fixed_and_different():
@@ -31,3 +22,31 @@ def test_held_out_blocks_are_fixed_and_different():
 def test_loss_and_metric_go_with_the_kind():
     assert (toy.sinusoid().metric, toy.Blobs().metric) == ("mse", "accuracy")
     assert toy.Blobs().higher_is_better and not toy.sinusoid().higher_is_better
+    y = torch.tensor([[1.0], [3.0]])
+    assert toy.sinusoid().loss(torch.zeros(2, 1), y) == 5
+    assert toy.Blobs().loss(torch.zeros(2, 4), torch.tensor([0, 3])).item() == pytest.approx(1.386294)
+
+
+def test_the_loss_of_pairs_is_the_mean_cross_entropy_of_logits():
+    scores, y = torch.tensor([0.3, -1.2, 2.0], dtype=torch.float64), torch.tensor([1, 1, 0])
+    p = scores.sigmoid()
+    expected = -(p[0].log() + p[1].log() + (1 - p[2]).log()) / 3
+    torch.testing.assert_close(pair_loss(scores, y), expected)
+
+
+def test_batches_of_several_generators_are_those_of_each():
+    data = toy.Blobs()
+    generators = [stream_generator("cpu", seed, "replicas") for seed in range(3)]
+    batch = data.sample_replicas("train", "episodes", 2, generators)
+    for seed in range(3):
+        single = data.sample("train", "episodes", 2, stream_generator("cpu", seed, "replicas"))
+        expected = pytree.tree_map(lambda leaf, seed=seed: leaf[seed], batch)
+        torch.testing.assert_close(expected, single, rtol=0, atol=0)
+
+
+def test_what_a_data_set_need_not_have():
+    data = toy.Blobs()
+    assert data.fixed_shapes and data.prepare() is None
+    assert data.curves(1, 5, torch.Generator()) is None
+    with pytest.raises(NotImplementedError, match="^Blobs draws no tasks of given classes$"):
+        data.sample_classes("train", torch.zeros(1, 2, dtype=torch.int64), torch.Generator())

@@ -1,4 +1,4 @@
-"""Alpha MAML: MAML that adapts both of its learning rates online.
+"""Alpha MAML: MAML that adapts its inner and its outer learning rate online.
 
 Behl, Baydin, Torr: Alpha MAML: Adaptive Model-Agnostic Meta-Learning, AutoML workshop at ICML 2019, arXiv 1905.07435.
 No official code is known. Hypergradients are those of Baydin, Cornish, Rubio, Schmidt, Wood: Online Learning Rate
@@ -17,18 +17,18 @@ and at every outer step t, before theta moves:
     theta    self.net          the backbone's parameters
     alpha    self.alpha        0-dim, learned; `inner_lr` is where it starts
     beta     self.beta         0-dim, learned; `optimizer.lr` is where it starts
-    h_alpha  alpha_rate        its learning rate, in units of alpha^2 / loss
-    h_beta   beta_rate         its learning rate, in units of beta^2 / loss
+    h_alpha  alpha_rate        alpha's learning rate, in units of alpha^2 / loss
+    h_beta   beta_rate         beta's learning rate, in units of beta^2 / loss
     S        inner_steps       steps in training; `eval_steps` at test
     L        self.loss         mean over a set's examples
 
-The beta rule holds for plain gradient descent: of the run's `optimizer` only lr (the start), schedule (a factor on
-beta and h_alpha) and clipping (of the gradients that the rules see) are used.
+The beta rule holds for plain gradient descent. Of the run's `optimizer` it uses lr (the start), the schedule (a factor
+on beta and h_alpha) and clipping (of the gradients that the rules see).
 
 Differences from the paper
-    - Written from its equations as others report them, for its text was not at hand.
-    - alpha moves by automatic differentiation, which holds for any S; means over tasks take the place of sums.
-    - Both rates stop at 0.
+    - Written from its equations as others report them; its text was not available.
+    - alpha moves by automatic differentiation, which holds for any S; means over tasks replace sums.
+    - Both rates are clamped at 0.
 """
 
 from __future__ import annotations
@@ -40,14 +40,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from metarun.checks import require_int, require_non_negative
 from metarun.learner.gradient_descent import descend
-from metarun.learner.learner import Backbone, Learner, require_counts
+from metarun.learner.learner import Backbone, Learner
 from metarun.learner.prediction import Predictor
 from metarun.tasks import Examples, TaskLoss
 
 
 class AlphaMAML(Learner):
-    """MAML whose inner and outer learning rates learn, too.
+    """MAML that learns its inner and outer learning rates too.
 
     Args:
         backbone: makes the network, `backbone(outputs=...)`.
@@ -55,16 +56,16 @@ class AlphaMAML(Learner):
         loss: the task loss L.
         inner_lr: alpha at the start.
         inner_steps: S in training.
-        eval_steps: steps at which the headline is measured.
-        first_order: drop the derivative of the inner gradient.
-        alpha_rate: h_alpha; 0: alpha stays.
-        beta_rate: h_beta; 0: beta stays.
+        eval_steps: inner steps at which the headline metric is measured.
+        first_order: treat the inner gradient as a constant.
+        alpha_rate: h_alpha; 0 keeps alpha fixed.
+        beta_rate: h_beta; 0 keeps beta fixed.
 
     Raises:
-        ValueError: counts that are no whole numbers of at least zero, or a rate below zero.
+        ValueError: steps that are not integers of at least 0, or a rate below 0.
     """
 
-    fusable = False  # its optimizer moves beta, with products over all weights
+    fusable = False  # its optimizer moves beta, by products over all weights
     beta: Tensor
 
     def __init__(
@@ -80,10 +81,8 @@ class AlphaMAML(Learner):
         beta_rate: float,
     ) -> None:
         super().__init__(loss)
-        require_counts(inner_steps=inner_steps, eval_steps=eval_steps)
-        for name, value in {"alpha_rate": alpha_rate, "beta_rate": beta_rate}.items():
-            if not value >= 0:
-                raise ValueError(f"{name} must be at least 0, got {value}")
+        require_int("algo", inner_steps=inner_steps, eval_steps=eval_steps)
+        require_non_negative("algo", alpha_rate=alpha_rate, beta_rate=beta_rate)
         self.net = backbone(outputs=outputs)
         self.alpha = nn.Parameter(torch.tensor(float(inner_lr)))
         self.register_buffer("beta", torch.zeros(()))  # set by the first outer step
@@ -92,7 +91,7 @@ class AlphaMAML(Learner):
         self.alpha_rate, self.beta_rate = alpha_rate, beta_rate
 
     def trajectory(self, support: Examples, steps: int, random_inputs: Any = ()) -> Iterator[Predictor]:
-        del random_inputs  # draws nothing
+        del random_inputs  # Alpha MAML samples nothing
         return descend(self, self.net, support, steps, self.alpha, self.first_order)
 
     def parameter_groups(self) -> list[dict]:
@@ -108,7 +107,14 @@ class AlphaMAML(Learner):
 
 
 class HypergradientSGD(torch.optim.Optimizer):
-    """Gradient descent whose learning rate `beta` (0-dim, changed in place) descends along its own hypergradient."""
+    """Gradient descent whose learning rate `beta` (0-dim, changed in place) follows its own hypergradient.
+
+    Args:
+        params: theta.
+        lr: where beta starts.
+        beta: the learning rate; set to `lr` by the first step.
+        rate: h_beta.
+    """
 
     def __init__(self, params: Any, lr: float, beta: Tensor, rate: float) -> None:
         super().__init__(params, {"lr": lr})
@@ -116,13 +122,13 @@ class HypergradientSGD(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        del closure  # the run gives none
+        del closure  # the outer loop passes none
         (group,) = self.param_groups
         moving = [p for p in group["params"] if p.grad is not None]
         start = group.setdefault("initial_lr", group["lr"])
         if all("previous" in self.state[p] for p in moving):
-            alike = torch.stack([(p.grad * self.state[p]["previous"]).sum() for p in moving]).sum()
-            self.beta.add_(self.rate * alike).clamp_(min=0)
+            agreement = torch.stack([(p.grad * self.state[p]["previous"]).sum() for p in moving]).sum()  # g_t . g_{t-1}
+            self.beta.add_(self.rate * agreement).clamp_(min=0)
         else:
             self.beta.fill_(start)
         for p in moving:

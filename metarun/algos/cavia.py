@@ -3,26 +3,30 @@
 Zintgraf, Shiarlis, Kurin, Hofmann, Whiteson: Fast Context Adaptation via Meta-Learning, ICML 2019, arXiv 1810.03642.
 Official code: github lmzintgraf/cavia (regression/cavia.py, cavia_model.py, classification/models.py).
 
-Inner problem, S steps on the support set D, of the context alone:
+Inner problem, S steps on the support set D that move the context alone:
     phi_0 = 0,    phi_{k+1} = phi_k - alpha grad_phi L(phi_k, theta; D)
-Outer problem, over tasks with query sets D', of the shared parameters alone:
+Outer problem, over tasks with query sets D', over the shared parameters alone:
     min_theta  mean_i L(phi_S(theta, D_i), theta; D'_i)
 
-A fully connected network takes phi beside its inputs: its first layer sees [x, phi]. A convolutional one (features h of
-block `film_block`, after the norm and before the ReLU) takes it by a linear layer of its own, part of theta (FiLM):
-    [gamma, beta] = A phi + b,    h <- gamma h + beta, for each channel
+A fully connected network receives phi as additional inputs: its first layer sees [x, phi]. A convolutional network is
+modulated by it (FiLM): a linear layer, part of theta, maps phi to a scale and a shift of each channel of the features h
+of block `film_block`, after the norm and before the ReLU:
+    [gamma, beta] = A phi + b,    h <- gamma h + beta
 
-    symbol   code               shape / unit
-    theta    self.net           the backbone's parameters, with the layers that take phi
-    phi      Inputs.phi, ...    [context]; a buffer of zeros that each task puts its own phi in place of
-    alpha    self.inner_lr      0-dim
-    S        inner_steps        steps in training; `eval_steps` at test
-    L        self.loss          mean over a set's examples
+    symbol   code                     shape / unit
+    theta    self.net                 the backbone's parameters, including those of the layer that receives phi
+    phi      ContextInput.phi,        [context]; a buffer of zeros, replaced by each task's own phi
+             Film.phi
+    A, b     Film.film                weight [2 channels, context] and bias [2 channels]
+    alpha    self.inner_lr            0-dim
+    S        inner_steps              steps in training; `eval_steps` at test
+    L        self.loss                mean over a set's examples
 
 Differences from the paper
     - The official code clips each task's meta-gradient to +-10; `optimizer.max_grad_value` clips their mean.
-    - It normalises, pools, then applies FiLM; here FiLM comes before pooling. In ResNet-12 it follows a whole block.
-    - The layers that take phi start as torch's linear layers do, whatever `backbone.init` says.
+    - The official code normalises, pools, then applies FiLM; here FiLM comes before pooling. In ResNet-12 it follows a
+      whole block.
+    - The layer that receives phi is initialised as torch's linear layers are, regardless of `backbone.init`.
 """
 
 from __future__ import annotations
@@ -34,13 +38,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad
 
-from metarun.learner.learner import Backbone, Learner, require_counts
+from metarun.checks import require_int
+from metarun.learner.learner import Backbone, Learner
 from metarun.learner.prediction import Predictor
 from metarun.tasks import Examples, TaskLoss
 
 
-class Inputs(nn.Module):
-    """A linear layer of [x, phi]: `x [n, width]` to `[n, outputs]`."""
+class ContextInput(nn.Module):
+    """A linear layer on [x, phi]: `x [n, width]` to `[n, outputs]`."""
 
     phi: Tensor
 
@@ -54,7 +59,7 @@ class Inputs(nn.Module):
 
 
 class Film(nn.Module):
-    """A layer, then a scale and a shift of each of its channels, linear in phi."""
+    """A layer followed by a scale and a shift of each of its channels, both linear in phi."""
 
     phi: Tensor
 
@@ -69,7 +74,7 @@ class Film(nn.Module):
 
 
 class CAVIA(Learner):
-    """Learns a network that a few numbers of context, fitted to a task, tune to it.
+    """Learns a network that adapts to a task through a few context parameters alone.
 
     Args:
         backbone: makes the network, `backbone(outputs=...)`.
@@ -78,12 +83,12 @@ class CAVIA(Learner):
         inner_lr: alpha.
         inner_steps: S in training.
         eval_steps: steps at which the headline is measured.
-        context: how many numbers phi has; 0: nothing adapts.
-        film_block: which block of a convolutional network takes phi, from 1.
+        context: dimension of phi; 0: nothing adapts.
+        film_block: which block of a convolutional network receives phi, from 1.
         first_order: drop the derivative of the inner gradient.
 
     Raises:
-        ValueError: counts that are no whole numbers of at least zero, or a block that is not there.
+        ValueError: a count that is not a non-negative integer, or a block that the backbone does not have.
     """
 
     inner_lr: Tensor
@@ -101,9 +106,9 @@ class CAVIA(Learner):
         first_order: bool,
     ) -> None:
         super().__init__(loss)
-        require_counts(inner_steps=inner_steps, eval_steps=eval_steps, context=context)
+        require_int("algo", inner_steps=inner_steps, eval_steps=eval_steps, context=context)
         self.net = backbone(outputs=outputs)
-        self.phi_name = _take_context(self.net, context, film_block) + ".phi"
+        self.phi_name = _insert_context_layer(self.net, context, film_block) + ".phi"
         self.register_hyperparameter("inner_lr", inner_lr)
         self.inner_steps, self.eval_steps = inner_steps, eval_steps
         self.first_order = first_order
@@ -111,10 +116,10 @@ class CAVIA(Learner):
     def trajectory(self, support: Examples, steps: int, random_inputs: Any = ()) -> Iterator[Predictor]:
         del random_inputs  # draws nothing
         theta = dict(self.net.named_parameters())
-        fixed = {name: p.detach() for name, p in theta.items()} if self.first_order else theta
+        inner_theta = {name: p.detach() for name, p in theta.items()} if self.first_order else theta
 
         def support_loss(phi: Tensor) -> Tensor:
-            predict = self.functional_predictor(self.net, {**fixed, self.phi_name: phi}, support)
+            predict = self.functional_predictor(self.net, {**inner_theta, self.phi_name: phi}, support)
             return self.loss(predict(support.x), support.y)
 
         phi = self.net.get_buffer(self.phi_name)
@@ -124,16 +129,16 @@ class CAVIA(Learner):
             yield self.functional_predictor(self.net, {**theta, self.phi_name: phi}, support)
 
 
-def _take_context(net: nn.Module, context: int, film_block: int) -> str:
-    """Put a layer that takes phi in the place of one of the network's, and say where."""
+def _insert_context_layer(net: nn.Module, context: int, film_block: int) -> str:
+    """Replace one of the network's layers by one that receives phi, and return its name."""
     if not hasattr(net, "blocks"):
         name, layer = next((name, m) for name, m in net.named_modules() if isinstance(m, nn.Linear))
-        net.set_submodule(name, Inputs(layer.in_features, layer.out_features, context))
+        net.set_submodule(name, ContextInput(layer.in_features, layer.out_features, context))
         return name
     blocks, channels = net.get_submodule("blocks"), 0
-    for name, part in blocks.named_children():
-        channels = next((m.out_channels for m in part.modules() if isinstance(m, nn.Conv2d)), channels)
+    for name, module in blocks.named_children():
+        channels = next((m.out_channels for m in module.modules() if isinstance(m, nn.Conv2d)), channels)
         if name in (f"norm{film_block}", str(film_block - 1)):  # of conv4; of resnet12
-            blocks.set_submodule(name, Film(part, channels, context))
+            blocks.set_submodule(name, Film(module, channels, context))
             return f"blocks.{name}"
-    raise ValueError(f"film_block must be the number of a block of the backbone, from 1; got {film_block!r}")
+    raise ValueError(f"algo.film_block must be the number of a block of the backbone, from 1; got {film_block!r}")

@@ -1,30 +1,32 @@
-"""The learned optimizer: an LSTM looks at each coordinate's gradients and says by how much to move it.
+"""The learned optimizer: an LSTM maps the gradients of each coordinate to the coordinate's update.
 
 Andrychowicz, Denil, Gomez, Hoffman, Pfau, Schaul, Shillingford, de Freitas: Learning to learn by gradient descent by
 gradient descent, NIPS 2016, arXiv 1606.04474. Official code: github google-deepmind/learning-to-learn (meta.py,
 networks.py, util.py, train.py, nn/gated_rnn.py).
 
-Inner problem, as in update_rule.py: theta_{t+1} = theta_t + g_t, where each coordinate has a memory h of its own, and
+Inner problem, as in learner/update_rule.py: theta_{t+1} = theta_t + g_t, where each coordinate has a memory h, and
     g_t = c (w^T o_t + b),    (o_t, h_{t+1}) = m(psi(grad f_t(theta_t)), h_t),    m: two layers of LSTM
 Outer problem, over tasks, each an episode of S steps:
     min_{m, w, b}  mean_i sum_{t=1}^S f_t(theta_t)
-  by back-propagation through segments of U steps: theta and h at a segment's start are constants, and so is every
-  gradient that is put in. Each segment is an objective of its own, with an outer step of its own.
+  by truncated back-propagation through segments of U steps: theta and h at the start of a segment are constants, and so
+  are all input gradients. Each segment is an objective with its own outer step.
 
     symbol   code                           shape / unit
     m, w, b  self.cells, self.head          shared by all coordinates
     h        state                          (output, cell), [P, units] each, for each of the two layers
-    psi      gradient_input                 `scale`: times s; `log`: logarithm and sign (gradient_input.py)
+    psi      gradient_input                 `scale`: times s; `log`: logarithm and sign (numerics/gradient_input.py)
     s, c     gradient_scale, output_scale   0-dim
-    S, U     inner_steps, unroll            steps; f_t is L on the mini-batch of step t
+    S, U     inner_steps, unroll            steps
+    f_t      value                          L on the mini-batch of step t
 
 Differences from the paper
-    - An episode is begun anew for each of its segments, and led to the segment's start by the optimizer as it is now;
-      officially the theta and h that the optimizer of a moment ago had come to are taken up.
-    - f_0(theta_0) is not in the sum: nothing changes it. Officially each segment's end has a mini-batch of its own.
-    - b and the LSTMs' biases start at 0, of forget gates at 1 (officially too). Of w and -w, otherwise equally likely,
-      that is taken which goes against a gradient that stays the same.
-    - One optimizer for all layers; for CIFAR-10 the paper has one for convolutions, one for the others.
+    - For each segment the episode is restarted and run up to the segment's start by the current optimizer; the official
+      code continues from the theta and h that the optimizer reached before its last outer step.
+    - f_0(theta_0) is not in the sum, as it does not depend on the optimizer. In the official code the end of each
+      segment has a mini-batch of its own.
+    - b and the LSTMs' biases are initialised to 0, those of forget gates to 1 (as in the official code). Of w and -w,
+      which are equally likely, the one that moves against a constant gradient is chosen.
+    - There is one optimizer for all layers; for CIFAR-10 the paper has one for convolutions and one for the rest.
 """
 
 from __future__ import annotations
@@ -35,24 +37,30 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from metarun.checks import require_choice, require_int, require_positive
 from metarun.layers.lstm_cell import LSTMCell
-from metarun.learner.learner import Backbone, Stage, require_counts, require_positive
+from metarun.learner.learner import Backbone, Stage
 from metarun.learner.update_rule import UpdateRule
 from metarun.numerics.gradient_input import preprocess
 from metarun.tasks import Batch, Examples, Task, TaskLoss
 
 State = list[tuple[Tensor, Tensor]]
-INPUTS = {"scale": 1, "log": 2}  # numbers of each coordinate
+INPUTS = {"scale": 1, "log": 2}  # inputs per coordinate
 
 
 class LearnedOptimizer(UpdateRule):
-    """Learns an update rule: a small LSTM that is the same for every coordinate.
+    """Learns an update rule: a small LSTM shared by all coordinates.
 
     Args:
-        backbone, outputs, loss, and of `common` init_std, batch, eval_steps: as in `UpdateRule`.
+        backbone, outputs, loss: as in `UpdateRule`.
         units: width of the two LSTM layers.
-        gradient_input, gradient_scale, log_p: psi, `scale` by s, or `log` with p.
-        output_scale, inner_steps, unroll: c, S in training, U.
+        gradient_input: psi, `scale` or `log`.
+        gradient_scale: s of psi = `scale`.
+        log_p: p of psi = `log`.
+        output_scale: c.
+        inner_steps: S in training.
+        unroll: U.
+        common: init_std, batch and eval_steps, as in `UpdateRule`.
 
     Raises:
         ValueError: an unknown psi, a number that is not above 0, a count below 1, or as `UpdateRule`.
@@ -76,10 +84,9 @@ class LearnedOptimizer(UpdateRule):
         unroll: int,
         **common: Any,
     ) -> None:
-        if gradient_input not in INPUTS:
-            raise ValueError(f"gradient_input must be one of {', '.join(INPUTS)}; got {gradient_input!r}")
-        require_counts(least=1, units=units, inner_steps=inner_steps, unroll=unroll)
-        require_positive(gradient_scale=gradient_scale, log_p=log_p, output_scale=output_scale)
+        require_choice("algo.gradient_input", gradient_input, INPUTS)
+        require_int("algo", minimum=1, units=units, inner_steps=inner_steps, unroll=unroll)
+        require_positive("algo", gradient_scale=gradient_scale, log_p=log_p, output_scale=output_scale)
         super().__init__(backbone, outputs, loss, **common)
         cells = [LSTMCell(INPUTS[gradient_input], units), LSTMCell(units, units)]
         for cell in cells:
@@ -89,13 +96,14 @@ class LearnedOptimizer(UpdateRule):
         self.register_hyperparameter("gradient_scale", gradient_scale)
         self.register_hyperparameter("output_scale", output_scale)
         self.gradient_input, self.log_p, self.units, self.inner_steps = gradient_input, log_p, units, inner_steps
-        segments = [range(inner_steps)[at : at + unroll] for at in range(0, inner_steps, unroll)]
+        segments = [range(inner_steps)[start : start + unroll] for start in range(0, inner_steps, unroll)]
         self.segments = {f"steps {steps[0]}-{steps[-1]}": steps for steps in segments}
         self.stages = (Stage(objectives=tuple(self.segments)),)
-        self._go_down(torch.tensor([1.0, -1.0]) / gradient_scale)
+        self._orient_head(torch.tensor([1.0, -1.0]) / gradient_scale)
 
     @torch.no_grad()
-    def _go_down(self, gradients: Tensor) -> None:
+    def _orient_head(self, gradients: Tensor) -> None:
+        """Choose the sign of w such that repeated steps move against a positive and a negative constant gradient."""
         nn.init.zeros_(self.head.bias)
         state, moved = self.begin(gradients), torch.zeros(2)
         for _ in range(20):
@@ -105,20 +113,22 @@ class LearnedOptimizer(UpdateRule):
             self.head.weight.neg_()
 
     def parameter_groups(self) -> list[dict]:
-        return [{"name": "all", "params": list(self.parameters())}]  # every segment steps all of it
+        return [{"name": "all", "params": list(self.parameters())}]  # every segment steps all parameters
 
     def begin(self, theta: Tensor) -> State:
         zero = theta.new_zeros(len(theta), self.units)
         return [(zero, zero) for _ in self.cells]
 
     def update(self, gradient: Tensor, state: State) -> tuple[Tensor, State]:
-        scaled = self.gradient_input == "scale"
-        x = self.gradient_scale * gradient.unsqueeze(-1) if scaled else preprocess(gradient, self.log_p)
-        after: State = []
-        for cell, before in zip(self.cells, state, strict=True):
-            x, memory = cell(x, *before)
-            after.append((x, memory))
-        return self.output_scale * self.head(x).squeeze(-1), after
+        if self.gradient_input == "scale":
+            x = self.gradient_scale * gradient.unsqueeze(-1)
+        else:
+            x = preprocess(gradient, self.log_p)
+        new_state: State = []
+        for cell, layer_state in zip(self.cells, state, strict=True):
+            x, memory = cell(x, *layer_state)
+            new_state.append((x, memory))
+        return self.output_scale * self.head(x).squeeze(-1), new_state
 
     def forward(self, batch: Batch, random_inputs: Any = (), objective: str = "all") -> Tensor:
         return self.map_tasks(
@@ -126,27 +136,27 @@ class LearnedOptimizer(UpdateRule):
         )
 
     def meta_loss(self, task: Task, random_inputs: Any = (), objective: str = "all") -> Tensor:
-        """The sum of f_t(theta_t) over the steps of a segment, or of all, each differentiated by itself."""
+        """The sum of f_t(theta_t) over the steps of one segment, or of all segments, each differentiated separately."""
         theta = self.first(random_inputs)
         state, losses = self.begin(theta), []
         for name, steps in self.segments.items():
-            wanted = objective in (name, "all")
-            with torch.set_grad_enabled(wanted and torch.is_grad_enabled()):
+            selected = objective in (name, "all")
+            with torch.set_grad_enabled(selected and torch.is_grad_enabled()):
                 loss, theta, state = self._unroll(task.support, steps, theta, state, random_inputs)
             theta, state = pytree.tree_map(torch.detach, (theta, state))
-            losses += [loss] if wanted else []
+            losses += [loss] if selected else []
             if name == objective:
                 break
         return torch.stack(losses).sum()
 
     def _unroll(self, support: Examples, steps: range, theta: Tensor, state: State, random_inputs: Any) -> Any:
-        """The sum of f after each of these steps, and what theta and the state have come to."""
+        """The sum of f after each of the steps, and the final theta and state."""
         loss = theta.new_zeros(())
         gradient, _ = self.slope(theta, support, steps[0], random_inputs)
         for step in steps:
             change, state = self.update(gradient, state)
             theta = theta + change
             gradient, value = self.slope(theta, support, step + 1, random_inputs)
-            # theta reaches the loss by its own steps only: this has f's value and derivative, and takes no other pass
+            # Input gradients are constants, so this has the value and the derivative of f without another pass.
             loss = loss + value + (gradient * (theta - theta.detach())).sum()
         return loss, theta, state

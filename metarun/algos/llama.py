@@ -1,32 +1,32 @@
-"""LLAMA (L-MAML in the paper): MAML whose outer loss counts the task's uncertainty, by Laplace's method.
+"""LLAMA (L-MAML in the paper): MAML whose outer loss includes the task's uncertainty, by Laplace's method.
 
 Grant, Finn, Levine, Darrell, Griffiths: Recasting Gradient-Based Meta-Learning as Hierarchical Bayes, ICLR 2018, arXiv
-1801.08930. No official code.
+1801.08930. There is no official code.
 
 Inner problem, S steps on the support set D, a point estimate of the task's parameters:
     phi_0 = theta,    phi_{k+1} = phi_k - alpha grad L(phi_k, D)
 Outer problem, over tasks with query sets D' (subroutine 4, ML-Laplace):
     min_theta  mean_i L(phi_S(D_i), D'_i) + eta log det H_i
-    H_i: curvature of -log p(D'_i | phi) at phi_S, block by block of layers, Kronecker-factored (kfac.py)
+    H_i: curvature of -log p(D'_i | phi) at phi_S, block-diagonal by layers, Kronecker-factored (numerics/kfac.py)
 
-Predictions are those of the point estimate, as the paper's are. Scales and shifts of batch norms neither adapt nor
-count in H, as in the paper.
+Predictions are those of the point estimate, as in the paper. Scales and shifts of batch norms neither adapt nor enter
+H, as in the paper.
 
     symbol   code                     shape / unit
     theta    self.net                 the backbone's parameters
     alpha    self.inner_lr            0-dim
     S        inner_steps              `eval_steps` at test
     L        self.loss                mean over a set's examples
-    eta      self.eta                 0-dim; the paper's is 1e-6, by cross-validation; Laplace's own is 1/2 for a sum
+    eta      self.eta                 0-dim; 1e-6 in the paper, by cross-validation; Laplace's method has 1/2, for a sum
     log det  log_determinant          0-dim, nats
 
 Differences from the paper
-    - H is that of the mean over D', as L is; that changes log det H by a constant, but for damping.
-    - sqrt(`damping`) on the diagonal of each factor, without which n examples leave log det at minus infinity; the
-      paper names none.
-    - The Fisher information's expectation over labels is exact, a backward pass a class; K-FAC draws labels.
-    - Convolutions have the factors of Grosse and Martens 2016; the paper cites the linear layers' alone.
-    - For a regression H is that of normal targets of variance 1; the paper has no regression.
+    - H is that of the mean over D', as L is; apart from damping, that changes log det H by a constant.
+    - sqrt(`damping`) is added to the diagonal of each factor, without which log det is minus infinity for n examples;
+      the paper mentions no damping.
+    - The Fisher information's expectation over labels is exact, with one backward pass per class; K-FAC samples labels.
+    - Convolutions use the factors of Grosse and Martens 2016; the paper only cites those of linear layers.
+    - For a regression, H is that of normal targets of variance 1; the paper has no regression.
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ from typing import Any, cast
 from torch import Tensor
 
 from metarun.algos.maml import MAML
+from metarun.checks import require_positive
 from metarun.layers.norm import batch_norms
 from metarun.learner.gradient_descent import descend
-from metarun.learner.learner import Backbone, require_positive
+from metarun.learner.learner import Backbone
 from metarun.learner.prediction import Predictor
 from metarun.numerics.kfac import log_determinant, tap_layers
 from metarun.tasks import Examples, Task, TaskLoss
@@ -50,11 +51,11 @@ class LLAMA(MAML):
 
     Args:
         backbone, outputs, loss, inner_lr, inner_steps, eval_steps, first_order: as in MAML.
-        eta: weight of the log determinant; 0: MAML, but for batch norms.
+        eta: weight of the log determinant; 0: MAML, except that batch norms do not adapt.
         damping: of the curvature's factors.
 
     Raises:
-        ValueError: steps that are no counts, or damping that is not above 0.
+        ValueError: a count that is not a non-negative integer, or damping that is not above 0.
     """
 
     eta: Tensor
@@ -73,20 +74,20 @@ class LLAMA(MAML):
         damping: float,
     ) -> None:
         super().__init__(backbone, outputs, loss, inner_lr, inner_steps, eval_steps, first_order)
-        require_positive(damping=damping)
+        require_positive("algo", damping=damping)
         self.taps = tap_layers(self.net)
         fixed = {id(p) for norm in batch_norms(self.net) for p in norm.parameters()}
-        self.moving = [name for name, p in self.net.named_parameters() if id(p) not in fixed]
+        self.adapted_names = [name for name, p in self.net.named_parameters() if id(p) not in fixed]
         self.register_hyperparameter("eta", eta)
         self.register_hyperparameter("damping", damping)
 
     def trajectory(self, support: Examples, steps: int, random_inputs: Any = ()) -> Iterator[Predictor]:
         del random_inputs  # draws nothing
-        rates = dict.fromkeys(self.moving, self.inner_lr)
+        rates = dict.fromkeys(self.adapted_names, self.inner_lr)
         return descend(self, self.net, support, steps, rates, self.first_order)
 
     def meta_loss(self, task: Task, random_inputs: Any = ()) -> Tensor:
         predict = self.adapt(task.support, random_inputs)
-        classes = not task.query.y.is_floating_point()
-        curvature = log_determinant(lambda: cast(Tensor, predict(task.query.x)), self.taps, classes, self.damping)
-        return self.loss(predict(task.query.x), task.query.y) + self.eta * curvature
+        classification = not task.query.y.is_floating_point()
+        log_det = log_determinant(lambda: cast(Tensor, predict(task.query.x)), self.taps, classification, self.damping)
+        return self.loss(predict(task.query.x), task.query.y) + self.eta * log_det

@@ -1,28 +1,34 @@
-"""MAML and first-order MAML.
+"""MAML and first-order MAML (FOMAML): an initialisation from which a few gradient steps solve a task.
 
 Finn, Abbeel, Levine: Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks, ICML 2017,
 arXiv 1703.03400. Official code: github cbfinn/maml (maml.py, main.py).
 
-Inner problem, S steps on the support set D:    theta_0 = theta
-                                                theta_{k+1} = theta_k - alpha grad L(theta_k, D)       (eq. 1)
-Outer problem, over tasks with query sets D':   min_theta  mean_i L(theta_S(theta, D_i), D'_i)         (eq. 2)
+Inner problem, on the support set D of task T_i (section 2.2, not numbered; algorithm 2, lines 6 and 7):
+    theta'_i = theta - alpha grad_theta L_{T_i}(f_theta);       more steps repeat it from theta'_i, on the same D
+    L_{T_i}: squared error (eq. 2) or cross-entropy (eq. 3) over D
+Outer problem, over tasks T_i with query sets D'_i (algorithm 2, line 10):
+    theta <- theta - beta grad_theta sum_i L_{T_i}(f_theta'_i),    L_{T_i} over D'_i                 (eq. 1)
 
-First order (section 5.2): the inner gradient counts as a constant, so that the outer gradient is that of the
-query loss at theta_S.
+First order (section 5.2): the inner gradient is a constant, so that the outer gradient is that of the query loss at
+theta'_i.
 
-    symbol   code             shape / unit
-    theta    self.net         the backbone's parameters
-    alpha    self.inner_lr    0-dim; the same for all parameters and steps
-    S        inner_steps      steps in training; `eval_steps` at test
-    L        self.loss        mean over a set's examples
-    (eq. 1 is spelt out in inner_loop.py, which the baselines fine-tune with too; eq. 2 is Learner.meta_loss)
+    symbol     code             shape / unit
+    theta      self.net         the backbone's parameters; `theta` by name
+    f_theta    f(theta)         inputs [n, ...] to predictions [n, outputs]
+    alpha      self.inner_lr    0-dim; the same for all parameters and steps
+    L_{T_i}    self.loss        mean over a set's examples; `L(theta)` on the support set
+    D, D'_i    support, query   `x [n, ...]` and `y`
+    beta       optimizer.lr     the run's
+
+This file has the inner problem. Of eq. 1, a task's term is `Learner.meta_loss` (the query loss after `adapt`), and the
+step is the outer loop's.
 
 Differences from the paper
-    - The outer optimizer, its schedule and clipping are the run's (`optimizer`), Adam 1e-3 as in the paper by
-      default.
-    - L is a mean over examples. The official classification loss is divided once more by the number of shots,
-      so its alpha for 5 shots compares to a fifth of ours.
-    - The outer loss is the mean over tasks, as in the official code; the paper's eq. 2 has the sum.
+    - The outer optimizer, its schedule and clipping are the run's (`optimizer`), by default Adam at 1e-3 as in the
+      paper.
+    - L is a mean over examples; eq. 2 and 3 have sums. The official classification loss is divided once more by the
+      number of shots, so its alpha for 5 shots compares to a fifth of ours.
+    - The outer loss is the mean over tasks, as in the official code; eq. 1 has the sum.
 """
 
 from __future__ import annotations
@@ -31,9 +37,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor
+from torch.func import grad
 
-from metarun.learner.gradient_descent import descend
-from metarun.learner.learner import Backbone, Learner, require_counts
+from metarun.checks import require_int
+from metarun.learner.learner import Backbone, Learner
 from metarun.learner.prediction import Predictor
 from metarun.tasks import Examples, TaskLoss
 
@@ -46,9 +53,12 @@ class MAML(Learner):
         outputs: ways, or the dimension of a regression's target.
         loss: the task loss L.
         inner_lr: alpha.
-        inner_steps: S in training.
-        eval_steps: steps at which the headline is measured.
-        first_order: drop the derivative of the inner gradient.
+        inner_steps: inner steps in training.
+        eval_steps: inner steps at which the headline metric is measured.
+        first_order: treat the inner gradient as a constant (FOMAML).
+
+    Raises:
+        ValueError: steps that are not integers of at least 0.
     """
 
     inner_lr: Tensor
@@ -64,12 +74,28 @@ class MAML(Learner):
         first_order: bool,
     ) -> None:
         super().__init__(loss)
-        require_counts(inner_steps=inner_steps, eval_steps=eval_steps)
+        require_int("algo", inner_steps=inner_steps, eval_steps=eval_steps)
         self.net = backbone(outputs=outputs)
         self.register_hyperparameter("inner_lr", inner_lr)
         self.inner_steps, self.eval_steps = inner_steps, eval_steps
         self.first_order = first_order
 
     def trajectory(self, support: Examples, steps: int, random_inputs: Any = ()) -> Iterator[Predictor]:
-        del random_inputs  # draws nothing
-        return descend(self, self.net, support, steps, self.inner_lr, self.first_order)  # eq. 1
+        del random_inputs  # MAML samples nothing
+        alpha = self.inner_lr
+
+        def f(theta: dict[str, Tensor]) -> Predictor:
+            # The network under theta; batch norm normalises queries as its mode says, with `support` if it needs it.
+            return self.functional_predictor(self.net, theta, support)
+
+        def L(theta: dict[str, Tensor]) -> Tensor:
+            return self.loss(f(theta)(support.x), support.y)  # eq. 2 or 3
+
+        theta: dict[str, Tensor] = dict(self.net.named_parameters())
+        yield f(theta)
+        for _ in range(steps):
+            # Section 5.2: a gradient taken at detached weights is a constant for autograd.
+            at = {name: weight.detach() for name, weight in theta.items()} if self.first_order else theta
+            gradient = grad(L)(at)  # algorithm 2, line 6
+            theta = {name: theta[name] - alpha * gradient[name] for name in theta}  # algorithm 2, line 7
+            yield f(theta)

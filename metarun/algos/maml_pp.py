@@ -1,4 +1,4 @@
-"""MAML++: MAML made stable by a loss after every step, and by rates and batch norms of every step's own.
+"""MAML++: MAML stabilised by a loss after every step, and by learning rates and batch norms for each step.
 
 Antoniou, Edwards, Storkey: How to Train Your MAML, ICLR 2019, arXiv 1810.09502. Official code: github
 AntreasAntoniou/HowToTrainYourMAMLPytorch (few_shot_learning_system.py, inner_loop_optimizers.py,
@@ -9,26 +9,26 @@ Inner problem, S steps on the support set D:     theta_0 = theta
 Outer problem, over tasks with query sets D':
     min_{theta, alpha, beta}  mean_i sum_{k=1..S} w_k L(theta_k(D_i), beta_{k-1}, D'_i)         (MSL)
 
-beta_k are the scales and shifts of the batch norms at step k, which the inner loop leaves alone (BNWB); with
-`backbone.norm=running` each step has running statistics too (BNRS). w is uniform at first; by linear annealing all but
-w_S fall to 0.03 / S. For the first part of training the inner gradient counts as a constant (derivative-order
-annealing). Cosine annealing of the outer rate is the run's (`scheduler=cosine`).
+beta_k are the scales and shifts of the batch norms at step k, which do not adapt in the inner loop (BNWB); with
+`backbone.norm=running` each step also has its own running statistics (BNRS). w is uniform at first; linear annealing
+lowers all weights but w_S to 0.03 / S. In the first part of training the inner gradient is treated as a constant
+(derivative-order annealing). Cosine annealing of the outer learning rate is the run's (`scheduler=cosine`).
 
     symbol   code                     shape / unit
-    theta    self.net                 the backbone's parameters, batch norms' excepted
-    beta     self.net                 weight and bias of each batch norm, `[S, channels]`
-    alpha    self.rates               `[S, tensors of theta]`, begin as `inner_lr`; their outer rate is `rates_lr`
-    w        self.weights()           `[S]`, sum 1
-    S        inner_steps              steps in training; `eval_steps` at test, those beyond S as step S
+    theta    theta                    the backbone's parameters without those of batch norms
+    beta     self.per_step_names      weight and bias of each batch norm, `[S, channels]`
+    alpha    self.rates               `[S, tensors of theta]`, initially `inner_lr`; their outer rate is `rates_lr`
+    w        self.step_weights()      `[S]`, sum 1
+    S        inner_steps              steps in training; `eval_steps` at test, where steps beyond S are as step S
     L        self.loss                mean over a set's examples
 
 Differences from the paper
-    - Weights and order change with every iteration, not with every epoch. The official code counts the last step's
-      loss only, after the epochs of annealing; here the others keep their 0.03 / S to the end.
-    - Official rates train at the outer rate itself; `rates_lr` is theirs here, as on regression that gave NaN.
+    - Weights and derivative order change with every iteration, not with every epoch. After the epochs of annealing the
+      official code uses the last step's loss alone; here the other steps keep 0.03 / S to the end.
+    - The official rates are trained at the outer learning rate, which gave NaN on regression; here at `rates_lr`.
     - The official code keeps running statistics and never uses them: it evaluates on batch statistics, as
-      `backbone.norm=batch` does. With `running` they are those of query sets, taken in once an outer step.
-    - The official network ends each block otherwise (convolution, leaky ReLU, then norm).
+      `backbone.norm=batch` does. With `running` they are those of query sets, updated once per outer step.
+    - The official network has another order in each block (convolution, leaky ReLU, then norm).
 """
 
 from __future__ import annotations
@@ -40,30 +40,31 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad
 
+from metarun.checks import require_int, require_positive
 from metarun.layers.norm import BatchNorm, batch_norms, last_statistics
-from metarun.learner.learner import Backbone, Learner, require_counts, require_positive
+from metarun.learner.learner import Backbone, Learner
 from metarun.learner.prediction import Predictor
 from metarun.tasks import Examples, Task, TaskLoss
 
-FLOOR = 0.03  # times 1 / S: the least weight of a step's loss
+FLOOR = 0.03  # times 1 / S: the minimum weight of a step's loss
 
 
 class MAMLPlusPlus(Learner):
-    """Learns an initialisation, learning rates by layer and step, and batch norms by step.
+    """Learns an initialisation, learning rates per layer and step, and batch norms per step.
 
     Args:
         backbone: makes the network, `backbone(outputs=...)`.
         outputs: ways, or the dimension of a regression's target.
         loss: the task loss L.
-        inner_lr: what every rate of alpha begins as.
-        rates_lr: the outer optimizer's rate for alpha.
+        inner_lr: initial value of all rates alpha.
+        rates_lr: the meta-optimizer's learning rate for alpha.
         inner_steps: S.
         eval_steps: steps at which the headline is measured.
-        multi_step_share: share of training during which the weights w are annealed.
-        first_order_share: share of training, its beginning, that is first-order.
+        multi_step_share: share of training over which the weights w are annealed.
+        first_order_share: share of training, from its start, that is first-order.
 
     Raises:
-        ValueError: steps that are no counts, S = 0, or a rate or `multi_step_share` that is not above 0.
+        ValueError: a count out of range, or a rate or `multi_step_share` that is not above 0.
     """
 
     init_only_args = ("inner_lr",)
@@ -83,39 +84,42 @@ class MAMLPlusPlus(Learner):
         first_order_share: float,
     ) -> None:
         super().__init__(loss)
-        require_counts(inner_steps=inner_steps, eval_steps=eval_steps)
-        require_positive(
-            inner_lr=inner_lr, rates_lr=rates_lr, inner_steps=inner_steps, multi_step_share=multi_step_share
-        )
+        require_int("algo", minimum=1, inner_steps=inner_steps)
+        require_int("algo", eval_steps=eval_steps)
+        require_positive("algo", inner_lr=inner_lr, rates_lr=rates_lr, multi_step_share=multi_step_share)
         self.inner_steps, self.eval_steps, self.rates_lr = inner_steps, eval_steps, rates_lr
         self.register_hyperparameter("multi_step_share", multi_step_share)
         self.register_hyperparameter("first_order_share", first_order_share)
         self.net = backbone(outputs=outputs)
         for norm in batch_norms(self.net):
             norm.per_step(inner_steps)
-        self.by_step = [
+        self.per_step_names = [
             f"{path}.{name}"
             for path, module in self.net.named_modules()
             if isinstance(module, BatchNorm)
             for name in module.state_dict()
         ]
-        self.moving = [name for name, _ in self.net.named_parameters() if name not in self.by_step]
-        self.rates = nn.Parameter(torch.full((inner_steps, len(self.moving)), float(inner_lr)))
+        self.adapted_names = [name for name, _ in self.net.named_parameters() if name not in self.per_step_names]
+        self.rates = nn.Parameter(torch.full((inner_steps, len(self.adapted_names)), float(inner_lr)))
 
     def trajectory(self, support: Examples, steps: int, random_inputs: Any = ()) -> Iterator[Predictor]:
         del random_inputs  # draws nothing
 
         def predictor(theta: dict[str, Tensor], k: int) -> Predictor:
-            return self.functional_predictor(self.net, {**theta, **{n: own[n][k] for n in self.by_step}}, support)
+            beta = {name: tensors[name][k] for name in self.per_step_names}
+            return self.functional_predictor(self.net, {**theta, **beta}, support)
 
-        own = {**dict(self.net.named_parameters()), **dict(self.net.named_buffers())}
-        theta = {name: own[name] for name in self.moving}
-        second_order = (self.progress >= self.first_order_share).to(self.progress.dtype)
+        def support_loss(theta: dict[str, Tensor], k: int) -> Tensor:
+            return self.loss(predictor(theta, k)(support.x), support.y)
+
+        tensors = {**dict(self.net.named_parameters()), **dict(self.net.named_buffers())}
+        theta = {name: tensors[name] for name in self.adapted_names}
+        second_order = (self.progress >= self.first_order_share).to(self.progress.dtype)  # 1 or 0
         yield predictor(theta, 0)
         for step in range(steps):
             k = min(step, self.inner_steps - 1)
-            gradient = grad(lambda at, k=k: self.loss(predictor(at, k)(support.x), support.y))(theta)
-            for name, alpha in zip(self.moving, self.rates[k], strict=True):
+            gradient = grad(support_loss)(theta, k)
+            for name, alpha in zip(self.adapted_names, self.rates[k], strict=True):
                 constant = gradient[name].detach()
                 theta = {**theta, name: theta[name] - alpha * (constant + second_order * (gradient[name] - constant))}
             yield predictor(theta, k)
@@ -127,16 +131,16 @@ class MAMLPlusPlus(Learner):
         for predict in predictors:
             losses.append(self.loss(predict(task.query.x), task.query.y))
             statistics.append(last_statistics(norms))
-        for norm, of_steps in zip(norms, zip(*statistics, strict=True), strict=True):
-            mean, var = (torch.stack(values) for values in zip(*of_steps, strict=True))  # [S, channels]
+        for norm, norm_statistics in zip(norms, zip(*statistics, strict=True), strict=True):
+            mean, var = (torch.stack(values) for values in zip(*norm_statistics, strict=True))  # [S, channels]
             norm.recorded = [(mean, var)]
-        return (self.weights() * torch.stack(losses)).sum()
+        return (self.step_weights() * torch.stack(losses)).sum()
 
-    def weights(self) -> Tensor:
-        """w `[S]` at this point of training."""
+    def step_weights(self) -> Tensor:
+        """w `[S]` at the current progress of training."""
         steps = self.inner_steps
-        left = 1 - (self.progress / self.multi_step_share).clamp(max=1)
-        others = (left / steps).clamp(min=FLOOR / steps)
+        remaining = 1 - (self.progress / self.multi_step_share).clamp(max=1)
+        others = (remaining / steps).clamp(min=FLOOR / steps)
         return torch.cat([others.expand(steps - 1), (1 - (steps - 1) * others).view(1)])
 
     def parameter_groups(self) -> list[dict]:
@@ -146,6 +150,6 @@ class MAMLPlusPlus(Learner):
         ]
 
     def diagnostics(self) -> dict[str, Tensor]:
-        """Mean learning rate of each step, and the last step's share of the loss."""
+        """Mean learning rate of each step, and the weight of the last step's loss."""
         means = {f"rate/step{k + 1}": rate.mean() for k, rate in enumerate(self.rates)}
-        return {**means, "last_step_weight": self.weights()[-1]}
+        return {**means, "last_step_weight": self.step_weights()[-1]}

@@ -1,7 +1,7 @@
-"""Matching networks: a query takes the labels of the support examples that it attends to.
+"""Matching networks: a query's label is an attention-weighted vote of the support examples.
 
 Vinyals, Blundell, Lillicrap, Kavukcuoglu, Wierstra: Matching Networks for One Shot Learning, NeurIPS 2016, arXiv
-1606.04080. No official code; github twitter/meta-learning-lstm has a port (model/baselines/FCE-embedding.lua).
+1606.04080. There is no official code; github twitter/meta-learning-lstm has a port (model/baselines/FCE-embedding.lua).
 
 Inner problem, solved at once; (x_i, y_i) the support examples, x a query:
     a_i(x) = softmax_i( cos(f(x), g(x_i)) / T )
@@ -9,9 +9,9 @@ Inner problem, solved at once; (x_i, y_i) the support examples, x a query:
 Outer problem, over tasks with query sets D':
     min_{f, g}  mean_i mean_{(x, y) in D'_i}  - log p(y | x)
 
-Without full context embeddings f and g are the backbone. With them (`fce`), g' = f' being the backbone, n examples:
-    g(x_i) = fwd_i + bwd_i + g'(x_i), the states of an LSTM that reads g'(x_1), ..., g'(x_n) and of one that reads
-             them from the last to the first                                         (appendix A.2)
+Without full context embeddings f and g are the backbone. With them (`fce`), for n examples and g' = f' the backbone:
+    g(x_i) = fwd_i + bwd_i + g'(x_i),    fwd: the states of an LSTM that reads g'(x_1), ..., g'(x_n),
+                                         bwd: of one that reads them in reverse      (appendix A.2)
     f(x) = h_K,  h_k = LSTM(f'(x), [h_{k-1}, r_{k-1}], c_{k-1}) + f'(x)              (eqs. 3 and 4)
     r_k = sum_i softmax_i( h_k . g(x_i) ) g(x_i)                                     (eqs. 5 and 6)
 
@@ -21,15 +21,15 @@ Without full context embeddings f and g are the backbone. With them (`fce`), g' 
     T          self.temperature     0-dim
     fwd, bwd   self.forward_lstm, self.backward_lstm     [n, d]
     h, r       attend               [m, d] each, from zero and from the mean of g
-    K          read_steps           whole number
+    K          read_steps           integer
 
 Differences from the paper
-    - T: the paper's cosines lie in [-1, 1] as they are, T = 1, so that no query can be sure of its label.
-    - f' and g' are one network, as in the paper's experiments; with running batch norm by default.
-    - The appendix does not say where h starts: here at zero, so that the first read is the mean of g.
-    - With `fce` predictions depend on the order of the support set, as the paper's do.
-    - No fine-tuning on the test task's support set, no dropout.
-    - `run.meta_batch_size` tasks an outer step. Optimizer and schedule are the run's, training ways `data.train_ways`.
+    - T is 1 in the paper: cosines lie in [-1, 1], so that no query can be classified with confidence.
+    - f' and g' are one network, as in the paper's experiments, by default with running batch norm.
+    - The appendix does not specify the initial h; here it is zero, so that the first read is the mean of g.
+    - With `fce` predictions depend on the order of the support set, as in the paper.
+    - There is no fine-tuning on the support set of a test task, and no dropout.
+    - An outer step takes `run.meta_batch_size` tasks of `data.train_ways` ways. Optimizer and schedule are the run's.
 """
 
 from __future__ import annotations
@@ -40,26 +40,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metarun.checks import require_int, require_positive
 from metarun.layers.lstm_cell import LSTMCell
 from metarun.learner.embedding import Embedding, feature_dim, one_hot
-from metarun.learner.learner import Backbone, require_counts, require_positive
+from metarun.learner.learner import Backbone
 from metarun.learner.prediction import Predictor
 from metarun.tasks import Examples, TaskLoss
 
 
 class MatchingNet(Embedding):
-    """Class probabilities are sums of attention over the support examples of the class; scores are their logarithms.
+    """A class probability is the total attention to the support examples of the class; scores are log probabilities.
+
+    Every class must have a support example; the score of a class without one is minus infinity.
 
     Args:
         backbone, ways, loss: as in `Embedding`.
         temperature: T.
-        fce: full context embeddings.
+        fce: use full context embeddings.
         read_steps: K, with `fce`.
 
-    Every class must have a support example: the score of one that has none is minus infinity.
-
     Raises:
-        ValueError: a temperature that is not above zero, steps that are no whole number of at least one.
+        ValueError: a temperature that is not above 0, or steps that are not an integer of at least 1.
     """
 
     temperature: Tensor
@@ -67,8 +68,8 @@ class MatchingNet(Embedding):
     def __init__(
         self, backbone: Backbone, ways: int, loss: TaskLoss, temperature: float, fce: bool, read_steps: int
     ) -> None:
-        require_positive(temperature=temperature, read_steps=read_steps)
-        require_counts(read_steps=read_steps)
+        require_positive("algo", temperature=temperature)
+        require_int("algo", minimum=1, read_steps=read_steps)
         super().__init__(backbone, ways, loss)
         self.register_hyperparameter("temperature", temperature)
         self.fce, self.read_steps = fce, read_steps
@@ -80,12 +81,12 @@ class MatchingNet(Embedding):
     def head(self, support: Examples, random_inputs: Any = ()) -> Predictor:
         del random_inputs  # draws nothing
         g = self.in_context(support.x) if self.fce else support.x
-        absent = one_hot(support.y, self.ways, g.dtype) == 0  # [n, ways]
+        other_class = one_hot(support.y, self.ways, g.dtype) == 0  # [n, ways]
 
         def predict(z: Tensor) -> Tensor:
-            attention = self.log_attention(self.attend(z, g) if self.fce else z, g)
-            # Summed as logarithms: a probability that rounds to zero would have an infinite loss.
-            return attention[:, :, None].masked_fill(absent, -torch.inf).logsumexp(1)
+            log_attention = self.log_attention(self.attend(z, g) if self.fce else z, g)
+            # Sum in log space: a probability that rounds to 0 would have an infinite loss.
+            return log_attention[:, :, None].masked_fill(other_class, -torch.inf).logsumexp(1)
 
         return predict
 
@@ -95,12 +96,12 @@ class MatchingNet(Embedding):
         return (cosines / self.temperature).log_softmax(1)
 
     def in_context(self, z: Tensor) -> Tensor:
-        """g of the support set's embeddings g' `[n, d]`, in their order; `[n, d]`."""
-        ahead = _read(self.forward_lstm, z)
-        return ahead + _read(self.backward_lstm, z.flip(0)).flip(0) + z
+        """g `[n, d]` from the support set's embeddings g' `[n, d]`, in their order."""
+        fwd = _read(self.forward_lstm, z)
+        return fwd + _read(self.backward_lstm, z.flip(0)).flip(0) + z
 
     def attend(self, z: Tensor, g: Tensor) -> Tensor:
-        """f of the queries' embeddings f' `[m, d]`, which read g `[n, d]` K times; `[m, d]`."""
+        """f `[m, d]` from the queries' embeddings f' `[m, d]`, which read g `[n, d]` K times."""
         h = c = torch.zeros_like(z)
         for _ in range(self.read_steps):
             r = (h @ g.T).softmax(1) @ g
@@ -110,7 +111,7 @@ class MatchingNet(Embedding):
 
 
 def _read(lstm: LSTMCell, z: Tensor) -> Tensor:
-    """States `[n, d]` of an LSTM that reads the rows of z one after the other."""
+    """States `[n, d]` of an LSTM that reads the rows of z in order."""
     h = c = torch.zeros_like(z[:1])
     states = []
     for x in z.split(1):

@@ -3,19 +3,24 @@
 Li, Zhou, Chen, Li: Meta-SGD: Learning to Learn Quickly for Few-Shot Learning, 2017, arXiv 1707.09835. No official
 code is known.
 
-Inner problem, one step on the support set D:     theta' = theta - alpha o grad L(theta, D)              (eq. 4)
-Outer problem, over tasks with query sets D':     min_{theta, alpha}  mean_i L(theta'(D_i), D'_i)        (eq. 5)
+Inner problem, one step on the support set train(T) of a task T:
+    theta' = theta - alpha o grad L_train(T)(theta)                                                (eq. 2)
+Outer problem, over tasks T with query sets test(T):
+    min_{theta, alpha}  E_T L_test(T)(theta')                                                      (eq. 3)
 
-    symbol   code             shape / unit
-    theta    self.net         the backbone's parameters
-    alpha    self.rates       one tensor of each parameter's shape; any sign
-    L        self.loss        mean over a set's examples
-    o                         element by element
+    symbol     code             shape / unit
+    theta      self.net         the backbone's parameters; `theta` by name
+    alpha      self.rates       one tensor of each parameter's shape, any sign; `alpha` by name
+    L_T        self.loss        mean over a set's examples; `L(theta)` on the support set
+    train(T), test(T)           support and query set
+    o          *                element by element
+
+This file has the inner problem. Of eq. 3, a task's term is `Learner.meta_loss` (the query loss after `adapt`).
 
 Differences from the paper
-    - The range that alpha starts from (`initial_rates`) is ours to choose; the paper draws alpha at random.
-    - More than one step (`inner_steps`, `eval_steps`, the test's curve) takes the same alpha again. The paper takes
-      one; a learner trained for one step may diverge after more.
+    - The uniform range that alpha starts in (`initial_rates`) is ours; the paper draws alpha at random.
+    - More than one step (`inner_steps`, `eval_steps`, the test's curve) applies eq. 2 again with the same alpha. The
+      paper takes one step; a learner trained for one may diverge after more.
 """
 
 from __future__ import annotations
@@ -25,9 +30,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import grad
 
-from metarun.learner.gradient_descent import descend
-from metarun.learner.learner import Backbone, Learner, require_counts
+from metarun.checks import require_int, require_range
+from metarun.learner.learner import Backbone, Learner
 from metarun.learner.prediction import Predictor
 from metarun.tasks import Examples, TaskLoss
 
@@ -40,11 +46,11 @@ class MetaSGD(Learner):
         outputs: ways, or the dimension of a regression's target.
         loss: the task loss L.
         initial_rates: lowest and highest of the uniform range that alpha starts in.
-        inner_steps: steps in training; the paper's is 1.
-        eval_steps: steps at which the headline is measured.
+        inner_steps: inner steps in training; 1 in the paper.
+        eval_steps: inner steps at which the headline metric is measured.
 
     Raises:
-        ValueError: steps that are no counts, or a range that is not (lowest, highest).
+        ValueError: steps that are not integers of at least 0, or a range that is not [lowest, highest].
     """
 
     init_only_args = ("initial_rates",)
@@ -59,14 +65,28 @@ class MetaSGD(Learner):
         eval_steps: int,
     ) -> None:
         super().__init__(loss)
-        require_counts(inner_steps=inner_steps, eval_steps=eval_steps)
+        require_int("algo", inner_steps=inner_steps, eval_steps=eval_steps)
         self.net = backbone(outputs=outputs)
         self.rates = draw_rates(self.net, initial_rates)
         self.inner_steps, self.eval_steps = inner_steps, eval_steps
 
     def trajectory(self, support: Examples, steps: int, random_inputs: Any = ()) -> Iterator[Predictor]:
-        del random_inputs  # draws nothing
-        return descend(self, self.net, support, steps, rates_by_name(self.net, self.rates))  # eq. 4
+        del random_inputs  # Meta-SGD samples nothing
+        alpha = rates_by_name(self.net, self.rates)
+
+        def f(theta: dict[str, Tensor]) -> Predictor:
+            # The network under theta; batch norm normalises queries as its mode says, with `support` if it needs it.
+            return self.functional_predictor(self.net, theta, support)
+
+        def L(theta: dict[str, Tensor]) -> Tensor:
+            return self.loss(f(theta)(support.x), support.y)
+
+        theta: dict[str, Tensor] = dict(self.net.named_parameters())
+        yield f(theta)
+        for _ in range(steps):
+            gradient = grad(L)(theta)
+            theta = {name: theta[name] - alpha[name] * gradient[name] for name in theta}  # eq. 2
+            yield f(theta)
 
     def diagnostics(self) -> dict[str, Tensor]:
         """Mean of alpha for each parameter, and the share of all rates that are negative."""
@@ -76,15 +96,15 @@ class MetaSGD(Learner):
 
 
 def draw_rates(net: nn.Module, initial_rates: tuple[float, float]) -> nn.ParameterList:
-    """alpha for each of a network's parameters, of its shape, uniform in a range.
+    """Draw alpha for each parameter of a network, in its shape, uniformly from a range.
 
-    A list, in the order of the parameters: their names hold dots, which a ParameterDict refuses.
+    Returns:
+        A list in the order of the parameters: their names contain dots, which a ParameterDict refuses.
 
     Raises:
-        ValueError: a range that is not (lowest, highest).
+        ValueError: a range that is not [lowest, highest].
     """
-    if len(initial_rates) != 2 or not initial_rates[0] <= initial_rates[1]:
-        raise ValueError(f"algo.initial_rates must be two numbers, the lowest first; got {list(initial_rates)}")
+    require_range("algo.initial_rates", initial_rates)
     return nn.ParameterList(torch.empty_like(p).uniform_(*initial_rates) for p in net.parameters())
 
 

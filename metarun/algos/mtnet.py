@@ -3,27 +3,41 @@
 Lee, Choi: Gradient-Based Meta-Learning with Learned Layerwise Metric and Subspace, ICML 2018, arXiv 1801.05558.
 Official code: github yoonholee/MT-net (maml.py, main.py).
 
-Every layer computes h = T (W x + b), then normalisation and activation.
-Inner problem, on the support set D, T fixed:     W~ = W - alpha M o grad_W L(W, T, D);  b~ likewise
-  T-net: M = 1.  MT-net: row j of M is m_j, 0 or 1, with P(m_j = 1) = sigmoid(zeta_j), drawn once for each task.
-  A step moves the pre-activation along -T diag(m) T^T grad L: T T^T is a metric, m chooses the subspace.
-Outer problem, over tasks with query sets D':     min_{W, b, T, zeta}  mean_i E_M L(W~_i, T, D'_i)
-  The gradient goes straight through m's threshold to its soft version sigmoid((zeta + g) / tau), g logistic.
+Letters are ours; T-net is section 3.1, MT-net section 3.2.
+Every layer computes, before normalisation and activation
+    h = T (W x + b)                                                                                (a)
+Inner problem, on the support set D of a task; T stays:
+    T-net:   W~ = W - alpha grad_W L(W, T, D)                                                      (b)
+    MT-net:  m_j ~ Bernoulli(sigmoid(zeta_j)), drawn once for each task; row j of M is m_j         (c)
+             W~ = W - alpha M o grad_W L(W, T, D)                                                  (d)
+    b~ likewise; more steps repeat it from W~. A step moves the pre-activation along -T diag(m) T^T grad L: T T^T is a
+    metric, m chooses the subspace.
+Outer problem, over tasks i with query sets D':
+    min_{W, b, T, zeta}  mean_i E_M L(W~_i, T, D'_i)                                               (e)
+    zeta's gradient is straight-through: m has the value of 1[zeta + g > 0], g ~ Logistic(0, 1), and the gradient of
+    sigmoid((zeta + g) / tau)                                                                      (f)
 
-    symbol   code                      shape / unit
-    W, b     net...layer.weight, .bias
-    T        net...transform           [d_out, d_out], starts as the identity; absent in M-net
-    zeta     logits                    `mask=row`: [d_out] a layer, start at 0, the bias's too (MT-net, M-net)
-                                       `mask=weight`: one a weight and bias (MT-net-full, M-net-full)
-    g        noise                     Logistic(0, 1): the difference of the official code's two Gumbel draws
-    tau      temperature               0-dim
-    alpha    self.inner_lr             0-dim
+    symbol    code                      shape / unit
+    W, b      net...layer.weight, .bias `W` by name: the weights and biases of all layers
+    T         net...transform           [d_out, d_out], starts as the identity; absent in M-net
+    zeta      self.logits               `mask=row`: [d_out] a layer, start at 0, for the bias too (MT-net, M-net)
+                                        `mask=weight`: one a weight and bias (MT-net-full, M-net-full)
+    g         random_inputs             the difference of the official code's two Gumbel draws
+    m         m                         of the shape of zeta, 0 or 1
+    alpha M   alpha_M                   by name; broadcasts to its parameter
+    tau       self.temperature          0-dim
+    alpha     self.inner_lr             0-dim
+    L         self.loss                 mean over a set's examples; `L(W)` on the support set
+    o         *                         element by element
+
+This file has all but (a), which is `layers/transform.py`. Of (e), a task's term is `Learner.meta_loss` (the query loss
+after `adapt`), with one draw of M.
 
 Differences from the paper
     - Batch norm's own scale and shift, where the backbone has them, follow its paper's code: they do not adapt.
     - Per-weight masks (the code's `use_M` without `share_M`) are drawn at every inner step, as the code does.
     - The initialisation of W is the backbone's (`backbone.init`), and part of the claim: with torch's own, robustness
-      at small alpha is lost (REPLICATION.md). Held-out tasks are judged with drawn masks too, as in the code.
+      at small alpha is lost (REPLICATION.md). Held-out tasks are evaluated with drawn masks too, as in the code.
 """
 
 from __future__ import annotations
@@ -33,10 +47,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import grad
 
+from metarun.checks import require_choice, require_int, require_positive
 from metarun.layers.transform import transform_layers, transformed
-from metarun.learner.gradient_descent import descend
-from metarun.learner.learner import Backbone, Learner, count_tasks, require_counts, require_positive
+from metarun.learner.learner import Backbone, Learner, count_tasks
 from metarun.learner.prediction import Predictor
 from metarun.tasks import Batch, Examples, TaskLoss
 
@@ -51,14 +66,14 @@ class MTNet(Learner):
         outputs: ways, or the dimension of a regression's target.
         loss: the task loss L.
         transform: whether layers have a T.
-        mask: `none`, `row` (a unit's or channel's weights move together) or `weight` (each for itself).
+        mask: `none`, `row` (a unit's or channel's weights move together) or `weight` (each on its own).
         temperature: tau of the straight-through gradient.
         inner_lr: alpha.
-        inner_steps: steps in training.
-        eval_steps: steps at which the headline is measured.
+        inner_steps: inner steps in training.
+        eval_steps: inner steps at which the headline metric is measured.
 
     Raises:
-        ValueError: an unknown mask, steps that are no counts, a temperature that is not above 0.
+        ValueError: an unknown mask, steps that are not integers of at least 0, a temperature that is not above 0.
     """
 
     inner_lr: Tensor
@@ -77,10 +92,9 @@ class MTNet(Learner):
         eval_steps: int,
     ) -> None:
         super().__init__(loss)
-        require_counts(inner_steps=inner_steps, eval_steps=eval_steps)
-        require_positive(temperature=temperature)
-        if mask not in MASKS:
-            raise ValueError(f"algo.mask must be one of {', '.join(MASKS)}; got {mask!r}")
+        require_int("algo", inner_steps=inner_steps, eval_steps=eval_steps)
+        require_positive("algo", temperature=temperature)
+        require_choice("algo.mask", mask, MASKS)
         self.net = transform_layers(backbone(outputs=outputs), transform)
         self.mask = mask
         self.register_hyperparameter("inner_lr", inner_lr)
@@ -90,14 +104,14 @@ class MTNet(Learner):
         self.logits = nn.ParameterList(self._initial_logits())  # zeta, in the order of `masked`
 
     def _masked(self) -> list[tuple[str, tuple[str, ...], tuple[torch.Size, ...]]]:
-        """For each vector of logits: a name, the parameters that it masks, and their shapes."""
+        """For each tensor of logits: a name, the parameters that it masks, and their shapes."""
         entries: list[tuple[str, tuple[str, ...], tuple[torch.Size, ...]]] = []
         for name, module in transformed(self.net):
-            here = {f"{name}.layer.{key}": p.shape for key, p in module.layer.named_parameters()}
+            shapes = {f"{name}.layer.{key}": p.shape for key, p in module.layer.named_parameters()}
             if self.mask == "weight":
-                entries += [(key.replace(".layer", ""), (key,), (shape,)) for key, shape in here.items()]
+                entries += [(key.replace(".layer", ""), (key,), (shape,)) for key, shape in shapes.items()]
             else:
-                entries.append((name, tuple(here), tuple(here.values())))
+                entries.append((name, tuple(shapes), tuple(shapes.values())))
         return entries
 
     def _initial_logits(self) -> Iterator[Tensor]:
@@ -109,7 +123,7 @@ class MTNet(Learner):
                 yield nn.init.trunc_normal_(torch.empty(shape), std=spread, a=-2 * spread, b=2 * spread)
 
     def random_inputs(self, batch: Batch, steps: int, generator: torch.Generator) -> Any:
-        """Logistic draws of all masked units, `[T, 1, units]`, or at each step, `[T, steps, weights]`; () unmasked."""
+        """g: `[T, 1, units]` for masks by row, `[T, steps, weights]` for masks by weight, () without masks."""
         if self.mask == "none":
             return ()
         draws = steps if self.mask == "weight" else 1
@@ -117,34 +131,51 @@ class MTNet(Learner):
         return torch.rand(shape, device=generator.device, generator=generator).logit(eps=1e-6)
 
     def trajectory(self, support: Examples, steps: int, random_inputs: Any = ()) -> Iterator[Predictor]:
-        if self.mask == "none":
-            moving = (key for _, keys, _ in self.masked for key in keys)
-            return descend(self, self.net, support, steps, dict.fromkeys(moving, self.inner_lr))
-        if self.mask == "row":  # drawn once, for all steps
-            return descend(self, self.net, support, steps, self._rates(random_inputs[0]))
-        return descend(self, self.net, support, steps, lambda step: self._rates(random_inputs[step]))
+        def f(theta: dict[str, Tensor]) -> Predictor:
+            # The network under theta; batch norm normalises queries as its mode says, with `support` if it needs it.
+            return self.functional_predictor(self.net, theta, support)
 
-    def _rates(self, random_inputs: Tensor) -> dict[str, Tensor]:
-        """alpha M: rates by parameter, of one draw `[units]`."""
-        rates = {}
-        pieces = random_inputs.split([zeta.numel() for zeta in self.logits])
-        for (_, keys, shapes), zeta, g in zip(self.masked, self.logits, pieces, strict=True):
-            score = zeta + g.view_as(zeta)
-            soft = torch.sigmoid(score / self.temperature)
-            hard = (score > 0).to(soft.dtype)
-            m = (hard - soft).detach() + soft  # value hard, gradient soft's
-            for key, shape in zip(keys, shapes, strict=True):
-                rates[key] = self.inner_lr * m.view(*m.shape, *[1] * (len(shape) - m.dim()))
-        return rates
+        def L(W: dict[str, Tensor]) -> Tensor:
+            return self.loss(f({**theta, **W})(support.x), support.y)
+
+        theta: dict[str, Tensor] = dict(self.net.named_parameters())  # W, b, T, and what batch norm has of its own
+        if self.mask != "weight":  # one mask for all steps
+            alpha_M = self.masked_rates(random_inputs[0]) if self.mask == "row" else self.plain_rates()
+        yield f(theta)
+        for step in range(steps):
+            if self.mask == "weight":  # a mask for each step
+                alpha_M = self.masked_rates(random_inputs[step])
+            W = {name: theta[name] for name in alpha_M}
+            gradient = grad(L)(W)
+            W = {name: W[name] - alpha_M[name] * gradient[name] for name in W}  # (b), (d)
+            theta = {**theta, **W}
+            yield f(theta)
+
+    def plain_rates(self) -> dict[str, Tensor]:
+        """alpha by the name of each weight and bias: T-net's, where M is 1."""
+        return {name: self.inner_lr for _, names, _ in self.masked for name in names}
+
+    def masked_rates(self, g: Tensor) -> dict[str, Tensor]:
+        """alpha M by the name of each weight and bias, for one draw `[units]` (or `[weights]`) of g."""
+        alpha_M = {}
+        pieces = g.split([zeta.numel() for zeta in self.logits])
+        for (_, names, shapes), zeta, piece in zip(self.masked, self.logits, pieces, strict=True):
+            score = zeta + piece.view_as(zeta)
+            soft = torch.sigmoid(score / self.temperature)  # (f)
+            hard = (score > 0).to(soft.dtype)  # (c)
+            m = (hard - soft).detach() + soft  # (f): the value of hard, the gradient of soft
+            for name, shape in zip(names, shapes, strict=True):
+                alpha_M[name] = self.inner_lr * m.view(*m.shape, *[1] * (len(shape) - m.dim()))  # row j of M is m_j
+        return alpha_M
 
     def diagnostics(self) -> dict[str, Tensor]:
         """Mean probability that a layer's units move, and the extremes and median of T T^T's spectrum."""
-        told = {}
+        values = {}
         for (name, *_), zeta in zip(self.masked, self.logits, strict=False):
-            told[f"mask/{name}"] = zeta.sigmoid().mean()
+            values[f"mask/{name}"] = zeta.sigmoid().mean()
         for name, module in transformed(self.net):
             if module.transform is not None:
                 spectrum = torch.linalg.svdvals(module.transform.nan_to_num()).square()  # the loop reports NaN
-                told |= {f"metric/{name}/largest": spectrum.max(), f"metric/{name}/smallest": spectrum.min()}
-                told[f"metric/{name}/median"] = spectrum.median()
-        return told
+                values |= {f"metric/{name}/largest": spectrum.max(), f"metric/{name}/smallest": spectrum.min()}
+                values[f"metric/{name}/median"] = spectrum.median()
+        return values

@@ -1,34 +1,36 @@
-"""PLATIPUS, probabilistic MAML: the initialisation is drawn from a distribution that a task's data shift.
+"""PLATIPUS, probabilistic MAML: the initialisation is sampled from a distribution that depends on the task's data.
 
-Finn, Xu, Levine: Probabilistic Model-Agnostic Meta-Learning, NeurIPS 2018, arXiv 1806.02817. No official code; public
-port: github cnguyen10/few_shot_meta_learning (Platipus.py, HyperNetClasses.py), after the paper's algorithms 1 and 2.
-"Probabilistic MAML" is this one. Others: llama.py (MAML as hierarchical Bayes), bmaml.py (particles).
+Finn, Xu, Levine: Probabilistic Model-Agnostic Meta-Learning, NeurIPS 2018, arXiv 1806.02817. There is no official code;
+a public port of the paper's algorithms 1 and 2 is github cnguyen10/few_shot_meta_learning (Platipus.py,
+HyperNetClasses.py). Other Bayesian variants of MAML: llama.py (hierarchical Bayes), bmaml.py (particles).
 
-Inner problem, on the support set D: a draw from the prior that D shifts, then MAML's S steps,
+Inner problem, on the support set D: a sample from a prior whose mean D shifts, then MAML's S steps,
     theta ~ p(theta | D) = N(mu - gamma_p grad L(mu, D), sigma^2)
     phi_0 = theta,    phi_{k+1} = phi_k - alpha grad L(phi_k, D)
-  once for each of the samples; their predictions together are the prediction.
-Outer problem, over tasks with query sets D': a bound on the evidence, with a posterior that D' shifts,
+  for each of several samples; together their predictions are the prediction.
+Outer problem, over tasks with query sets D': a bound on the evidence, with a posterior whose mean D' shifts,
     theta ~ q(theta | D') = N(mu - gamma_q grad L(mu, D'), v_q)
     min  mean_i E_q - log p(D'_i | phi_S(theta, D_i)) + kl_weight KL( q(theta | D'_i) || p(theta | D_i) )
-  D' shifts in training only. log p is a sum over D' and KL one over parameters, both whole, in nats.
+  D' is used in training only. log p is summed over D' and KL over parameters, both without a factor, in nats.
 
     symbol             code                        shape / unit
     mu                 self.net                    the backbone's parameters
-    sigma^2, v_q       prior_, posterior_variance  shaped as mu's (normal.py); logarithms within `log_variance`
+    sigma^2, v_q       prior_, posterior_variance  shaped as mu (learner/gaussian.py); logarithms within `log_variance`
     gamma_p, gamma_q   log_gamma_p, log_gamma_q    logarithms of learned step sizes, 0-dim
     alpha, S           self.inner_lr, inner_steps  0-dim; `eval_steps` at test
     L                  self.loss                   mean over examples; for gradient steps only
     p(y | phi)         log_likelihood              normal with standard deviation `likelihood_std`, or softmax
-    draws              noise                       [T, samples, parameters], normal; `train_samples` in training
+                       random_inputs               standard normal, [T, samples, parameters]; `train_samples` in
+                                                   training
 
 Differences from the paper
-    - gamma_p and gamma_q are exponentials, hence above 0; the port's are free. The logarithms of the variances are
-      bounded and begin in the middle of their range; the port's are free and begin at random.
-    - q is conditioned on the query set alone, as in algorithm 1 and the port. Both shifts are one step; the port's S.
-    - The port's squared error is a mean, a likelihood but for its scale, which its `KL_weight` must make good for.
-    - Without noise (`adapt(support)`) theta is the prior's mean, one sample.
-    - Weights of a MAML will do for `run.init_from`: variances and step sizes then begin as they do here.
+    - gamma_p and gamma_q are exponentials, hence above 0; the port's are unconstrained. The logarithms of the variances
+      are bounded and initialised to the middle of their range; the port's are unconstrained and initialised at random.
+    - q is conditioned on the query set alone, as in algorithm 1 and the port. Both shifts take one step; the port's
+      take S.
+    - The port's squared error is a mean: a log-likelihood up to its scale, which its `KL_weight` must compensate for.
+    - Without random inputs (`adapt(support)`) theta is the prior's mean, one sample.
+    - `run.init_from` accepts the weights of a MAML; variances and step sizes then keep their initial values.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad, vmap
 
+from metarun.checks import require_int, require_positive
 from metarun.learner.ensemble import (
     Weights,
     constants,
@@ -50,7 +53,7 @@ from metarun.learner.ensemble import (
     refuse_running_norms,
 )
 from metarun.learner.gaussian import Variances, count_parameters, divergence, draw
-from metarun.learner.learner import Backbone, Learner, count_tasks, require_counts, require_positive
+from metarun.learner.learner import Backbone, Learner, count_tasks
 from metarun.learner.prediction import Predictor, Samples
 from metarun.tasks import Batch, Examples, Task, TaskLoss
 
@@ -60,14 +63,14 @@ class PLATIPUS(Learner):
 
     Args:
         backbone, outputs, loss, inner_lr, inner_steps, eval_steps, first_order: as in MAML.
-        gamma: what gamma_p and gamma_q begin as.
-        kl_weight: of the divergence.
-        likelihood_std: standard deviation of a target about its prediction, of a regression.
-        log_variance: lowest and highest log sigma^2 and log v_q.
-        train_samples, samples: thetas drawn in training and at test.
+        gamma: initial value of gamma_p and gamma_q.
+        kl_weight: weight of the divergence.
+        likelihood_std: standard deviation of a regression's target about its prediction.
+        log_variance: (lowest, highest), the range of log sigma^2 and log v_q.
+        train_samples, samples: number of samples of theta in training and at test.
 
     Raises:
-        ValueError: counts that are none, numbers that are not above 0, a range that is not (lowest, highest), or a
+        ValueError: a count out of range, a number that is not above 0, a range that is not (lowest, highest), or a
             backbone whose norms keep running statistics.
     """
 
@@ -93,40 +96,46 @@ class PLATIPUS(Learner):
         samples: int,
     ) -> None:
         super().__init__(loss)
-        require_counts(inner_steps=inner_steps, eval_steps=eval_steps)
-        require_counts(least=1, train_samples=train_samples, samples=samples)
-        require_positive(gamma=gamma, kl_weight=kl_weight, likelihood_std=likelihood_std)
+        require_int("algo", inner_steps=inner_steps, eval_steps=eval_steps)
+        require_int("algo", minimum=1, train_samples=train_samples, samples=samples)
+        require_positive("algo", gamma=gamma, kl_weight=kl_weight, likelihood_std=likelihood_std)
         self.net = backbone(outputs=outputs)
         refuse_running_norms(self.net, "platipus")
-        self.prior_variance, self.posterior_variance = (Variances(self.net, log_variance) for _ in range(2))
-        self.log_gamma_p, self.log_gamma_q = (nn.Parameter(torch.tensor(log(gamma))) for _ in range(2))
+        self.prior_variance = Variances(self.net, log_variance)
+        self.posterior_variance = Variances(self.net, log_variance)
+        self.log_gamma_p = nn.Parameter(torch.tensor(log(gamma)))
+        self.log_gamma_q = nn.Parameter(torch.tensor(log(gamma)))
         self.inner_steps, self.eval_steps, self.first_order = inner_steps, eval_steps, first_order
         self.train_samples, self.samples = train_samples, samples
-        for name, value in {"inner_lr": inner_lr, "kl_weight": kl_weight, "likelihood_std": likelihood_std}.items():
-            self.register_hyperparameter(name, value)
+        self.register_hyperparameter("inner_lr", inner_lr)
+        self.register_hyperparameter("kl_weight", kl_weight)
+        self.register_hyperparameter("likelihood_std", likelihood_std)
 
     def random_inputs(self, batch: Batch, steps: int, generator: torch.Generator) -> Tensor:
         del steps
-        shape = (count_tasks(batch), self.train_samples if self.training else self.samples, count_parameters(self.net))
+        samples = self.train_samples if self.training else self.samples
+        shape = (count_tasks(batch), samples, count_parameters(self.net))
         return torch.randn(shape, generator=generator, device=generator.device)
 
     def trajectory(self, support: Examples, steps: int, random_inputs: Any = ()) -> Iterator[Predictor]:
-        theta = draw(self.shifted(support, self.log_gamma_p), self.prior_variance(), random_inputs)
-        for phi in descend_all(self, self.net, theta, support, steps, self.inner_lr, self.first_order):
+        theta = draw(self.shifted_mean(support, self.log_gamma_p), self.prior_variance(), random_inputs)
+        for phi in self.inner_loop(theta, support, steps):
             yield predict_by_all(self, self.net, phi, support, self.likelihood_std.square())
 
-    def meta_loss(self, task: Task, random_inputs: Any = ()) -> Tensor:
-        prior = self.shifted(task.support, self.log_gamma_p), self.prior_variance()
-        q = self.shifted(task.query, self.log_gamma_q), self.posterior_variance()
-        steps = descend_all(
-            self, self.net, draw(*q, random_inputs), task.support, self.inner_steps, self.inner_lr, self.first_order
-        )
-        *_, phi = steps
-        drawn = cast(Samples, predict_by_all(self, self.net, phi, task.support)(task.query.x)).values
-        log_p = vmap(lambda prediction: log_likelihood(prediction, task.query.y, self.likelihood_std.square()))(drawn)
-        return -log_p.mean() + self.kl_weight * divergence(*q, *prior)
+    def inner_loop(self, theta: Weights, support: Examples, steps: int) -> Iterator[Weights]:
+        """phi after 0, 1, ..., `steps` steps, for each sample of theta."""
+        return descend_all(self, self.net, theta, support, steps, self.inner_lr, self.first_order)
 
-    def shifted(self, examples: Examples, log_gamma: Tensor) -> Weights:
+    def meta_loss(self, task: Task, random_inputs: Any = ()) -> Tensor:
+        p = self.shifted_mean(task.support, self.log_gamma_p), self.prior_variance()
+        q = self.shifted_mean(task.query, self.log_gamma_q), self.posterior_variance()
+        *_, phi = self.inner_loop(draw(*q, random_inputs), task.support, self.inner_steps)
+        predictions = cast(Samples, predict_by_all(self, self.net, phi, task.support)(task.query.x)).values
+        variance = self.likelihood_std.square()
+        log_p = vmap(lambda prediction: log_likelihood(prediction, task.query.y, variance))(predictions)
+        return -log_p.mean() + self.kl_weight * divergence(*q, *p)
+
+    def shifted_mean(self, examples: Examples, log_gamma: Tensor) -> Weights:
         """mu - gamma grad L(mu, examples)."""
         mu: Weights = dict(self.net.named_parameters())
 
@@ -138,14 +147,15 @@ class PLATIPUS(Learner):
 
     def diagnostics(self) -> dict[str, Tensor]:
         """The learned step sizes, and mean standard deviations."""
-        gamma = {"gamma/prior": self.log_gamma_p.exp(), "gamma/posterior": self.log_gamma_q.exp()}
-        return gamma | {
+        return {
+            "gamma/prior": self.log_gamma_p.exp(),
+            "gamma/posterior": self.log_gamma_q.exp(),
             "std/prior": self.prior_variance.mean_std(),
             "std/posterior": self.posterior_variance.mean_std(),
         }
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
-        for name, own in self.state_dict().items():
-            if not name.startswith("net."):  # what a MAML does not have
-                state_dict.setdefault(prefix + name, own)
-        super()._load_from_state_dict(state_dict, prefix, *others)
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for name, value in self.state_dict().items():
+            if not name.startswith("net."):  # absent from a MAML's state
+                state_dict.setdefault(prefix + name, value)
+        super()._load_from_state_dict(state_dict, prefix, *args)

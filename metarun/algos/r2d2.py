@@ -1,30 +1,33 @@
-"""R2-D2: the head is the ridge regression of the classes' indicators on the embeddings.
+"""R2-D2: the head is a ridge regression of class indicators on the embeddings.
 
 Bertinetto, Henriques, Torr, Vedaldi: Meta-learning with Differentiable Closed-form Solvers, ICLR 2019, arXiv
 1805.08136. Official code: github bertinetto/r2d2 (fewshots/models/r2d2.py, adjust.py).
 
-Inner problem, solved at once; n support examples with embeddings and a one (X), and indicators of classes (Y):
+Inner problem, solved at once, on n support examples; X: embeddings with a column of ones, Y: class indicators:
     W = argmin_W  1/n || X W - Y ||^2 + lambda || W ||^2
       = (X^T X / n + lambda I)^-1 X^T Y / n = X^T / sqrt(n) (X X^T / n + lambda I)^-1 Y / sqrt(n)   (eqs. 4 and 6)
-Outer problem, over tasks with query sets D', of the softmax over classes of a [f(x), 1] W:
-    min_{f, a, lambda}  mean_i mean_{(x, y) in D'_i}  - log p(y | x)
+Outer problem, over tasks with query sets D':
+    min_{f, a, lambda}  mean_i mean_{(x, y) in D'_i}  - log p(y | x),    p(. | x) = softmax( a [f(x), 1] W )
 
-The gradient goes through the solution, to f by the support set too. The smaller of the two systems is solved.
+The gradient flows through the solution, so it reaches f through the support set too. The smaller of the two systems is
+solved.
 
     symbol   code                   shape / unit
     f        self.net               the backbone without a last layer, to embeddings [n, d]
     X        with_ones              [n, d + 1], before the division by sqrt(n)
-    Y        membership             [n, ways], 0 and 1
+    Y        one_hot                [n, ways] of 0 and 1
     W        W                      [d + 1, ways]; its last row, the bias, is penalised too
     lambda   self.lambda_           0-dim; if learned, exp of `log_lambda`, hence positive
     a        self.scale             [1], learned
 
 Differences from the paper
-    - The paper's adjustment has a shift beside a. Added to all classes' scores it changes no softmax: left out.
-    - A learned lambda is exp of a parameter; the code's is the parameter itself, or a chosen base to its power.
-    - Queries are `data.train_queries` a class whatever the shots; the code fills up episodes of 600 (240) images.
-    - Backbone, optimizer and tasks are the run's; the paper's has 96, 192, 384 and 512 filters, and embeddings of its
-      last two blocks together.
+    - The paper's adjustment has a shift beside a. It is left out, as it cancels in the softmax.
+    - A learned lambda is exp of a parameter; in the official code it is the parameter itself, or a fixed base to its
+      power.
+    - There are `data.train_queries` queries per class, whatever the shots; the official code fills up episodes of 600
+      (240) images.
+    - Backbone, optimizer and tasks are the run's; the paper's backbone has 96, 192, 384 and 512 filters, and
+      concatenates the embeddings of its last two blocks.
 """
 
 from __future__ import annotations
@@ -34,8 +37,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from metarun.checks import require_positive
 from metarun.learner.embedding import Embedding, one_hot
-from metarun.learner.learner import Backbone, require_positive
+from metarun.learner.learner import Backbone
 from metarun.learner.prediction import Predictor
 from metarun.tasks import Examples, TaskLoss
 
@@ -45,9 +49,9 @@ class R2D2(Embedding):
 
     Args:
         backbone, ways, loss: as in `Embedding`.
-        regularization: lambda, or where it starts.
+        regularization: lambda, or its initial value if it is learned.
         learn_lambda: whether lambda is learned.
-        scale: where a starts.
+        scale: initial value of a.
 
     Raises:
         ValueError: a lambda or a scale that is not above 0.
@@ -66,7 +70,7 @@ class R2D2(Embedding):
         scale: float,
     ) -> None:
         super().__init__(backbone, ways, loss)
-        require_positive(regularization=regularization, scale=scale)
+        require_positive("algo", regularization=regularization, scale=scale)
         self.log_lambda: nn.Parameter | None = None
         if learn_lambda:
             self.log_lambda = nn.Parameter(torch.tensor([float(regularization)]).log())
@@ -103,7 +107,7 @@ def ridge(X: Tensor, Y: Tensor, weight: Tensor) -> Tensor:
 
 
 def solve(A: Tensor, B: Tensor) -> Tensor:
-    """A^-1 B. Where that fails it is NaN, which the loop reports; torch.linalg.solve may raise."""
+    """A^-1 B, NaN where that fails (the training loop reports it); torch.linalg.solve may raise instead."""
     return torch.linalg.solve_ex(A, B).result
 
 

@@ -1,4 +1,4 @@
-"""Relation network: a small convolutional network is taught to say how alike two images are.
+"""Relation network: a small convolutional network learns to score the similarity of two images.
 
 Sung, Yang, Zhang, Xiang, Torr, Hospedales: Learning to Compare: Relation Network for Few-Shot Learning, CVPR 2018,
 arXiv 1711.06025. Official code: github floodsung/LearningToCompare_FSL (omniglot/omniglot_train_few_shot.py).
@@ -9,7 +9,7 @@ Inner problem, solved at once:
 Outer problem, over tasks with query sets D':
     min_{f, g}  mean_i mean_{(x, y) in D'_i} mean_k (r_k(x) - 1[y = k])^2            (eq. 2)
 
-A query's class is that of the largest r.
+A query is assigned the class with the largest r.
 
     symbol   code             shape / unit
     f        self.net         the backbone without a last layer, to maps [n, c, h, w] (vectors [n, c] are maps of 1x1)
@@ -18,14 +18,16 @@ A query's class is that of the largest r.
     log r    head's scores    [m, ways]
 
 Differences from the paper
-    - Batch norm has running statistics; the official code's, of momentum 1, are those of the last batch, which at test
-      is the query batch's own where its networks stay in training mode, as they do.
-    - All convolutions are padded; in the official code the embedding's first two are not, and for mini-ImageNet the
-      comparator's are not. Its maps are 5x5 (28x28 images) and 19x19 (84x84), ours 7x7 and 21x21.
-    - Pooling is left out where a map has become smaller than 2x2.
-    - Weights start as torch's; the official code has He's, and linear layers of standard deviation 0.01 with bias 1.
-    - Scores are log r, so that their softmax is r over its sum: accuracies are the paper's, `nll` is of that softmax.
-    - `run.meta_batch_size` tasks an outer step; the paper takes one. Optimizer and schedule are the run's.
+    - Batch norm has running statistics. In the official code (momentum 1) they are those of the last batch; as its
+      networks stay in training mode, these are the query batch's own at test.
+    - All convolutions are padded; in the official code the embedding's first two are not, nor, for mini-ImageNet, the
+      comparator's. The official maps are 5x5 (28x28 images) and 19x19 (84x84), ours 7x7 and 21x21.
+    - Maps smaller than 2x2 are not pooled.
+    - Weights are initialised as in torch; the official code uses He's initialisation, and in linear layers a standard
+      deviation of 0.01 and bias 1.
+    - Scores are log r, so that their softmax is r divided by its sum: accuracies are those of the paper, `nll` is that
+      of the softmax.
+    - An outer step takes `run.meta_batch_size` tasks, the paper's takes one. Optimizer and schedule are the run's.
 """
 
 from __future__ import annotations
@@ -36,9 +38,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from metarun.checks import require_choice, require_int
 from metarun.layers.norm import make_norm
 from metarun.learner.embedding import Embedding, feature_dim, one_hot
-from metarun.learner.learner import Backbone, require_counts, require_positive
+from metarun.learner.learner import Backbone
 from metarun.learner.prediction import Prediction, Predictor
 from metarun.tasks import Examples, TaskLoss
 
@@ -59,7 +62,7 @@ class Comparator(nn.Module):
         c, *size = in_shape
         layers: list[nn.Module] = []
         for channels in (2 * c, c):
-            # A bias would vanish in the norm.
+            # A bias before a norm has no effect.
             layers += [nn.Conv2d(channels, c, 3, padding=1, bias=norm == "none"), make_norm(norm, c), nn.ReLU()]
             if min(size) >= 2:
                 layers.append(nn.MaxPool2d(2))
@@ -72,29 +75,27 @@ class Comparator(nn.Module):
 
 
 class RelationNet(Embedding):
-    """Class scores are the logarithms of a learned relation between a query's map and the sum of the class's maps.
+    """A class score is the logarithm of a learned relation between a query's map and the sum of the class's maps.
 
     Args:
-        backbone, ways, loss: as in `Embedding`; the loss is not used, the paper has its own.
+        backbone, ways, loss: as in `Embedding`; the loss is not used, as the paper has its own.
         hidden: units of the comparator's first linear layer.
-        norm: of the comparator: `running`, `layer`, `group` or `none`. Its batches are pairs, so the modes that tell
-            support from query rows have no meaning.
+        norm: of the comparator: `running`, `layer`, `group` or `none`. Its batches are pairs, so the modes that
+            separate support from query rows do not apply.
 
     Raises:
-        ValueError: no hidden unit, another norm.
+        ValueError: `hidden` is not an integer of at least 1, or another norm.
     """
 
     def __init__(self, backbone: Backbone, ways: int, loss: TaskLoss, hidden: int, norm: str) -> None:
-        require_counts(hidden=hidden)
-        require_positive(hidden=hidden)
-        if norm not in NORMS:
-            raise ValueError(f"norm of the comparator must be one of {', '.join(NORMS)}; got {norm!r}")
+        require_int("algo", minimum=1, hidden=hidden)
+        require_choice("algo.norm", norm, NORMS)
         super().__init__(backbone, ways, loss)
         self.comparator = Comparator(self._map_shape(backbone), hidden, norm)
 
     def _map_shape(self, backbone: Backbone) -> tuple[int, int, int]:
         shape = getattr(self.net, "out_shape", None)
-        if shape is None:  # of a network that ends in vectors
+        if shape is None:  # the network ends in vectors
             shape = (feature_dim(backbone),)
         return (*shape, 1, 1)[:3]
 
@@ -104,10 +105,10 @@ class RelationNet(Embedding):
         sums = torch.einsum("nk,nchw->kchw", one_hot(support.y, self.ways, maps.dtype), maps)
 
         def predict(z: Tensor) -> Tensor:
-            asked = _as_maps(z)
+            queries = _as_maps(z)
             # One pass over all pairs, so that a running norm sees them once.
-            shape = (len(asked), len(sums), *sums.shape[1:])
-            pairs = torch.cat([sums.expand(shape), asked[:, None].expand(shape)], 2)
+            shape = (len(queries), len(sums), *sums.shape[1:])
+            pairs = torch.cat([sums.expand(shape), queries[:, None].expand(shape)], 2)
             return F.logsigmoid(self.comparator(pairs.flatten(0, 1))).view(shape[:2])
 
         return predict
@@ -117,10 +118,10 @@ class RelationNet(Embedding):
         return F.mse_loss(relations, one_hot(y, self.ways, relations.dtype))
 
     def parameter_groups(self) -> list[dict]:
-        """Embedding and comparator apart: gradients are clipped by each one's norm, as in the official code."""
+        """Separate groups for embedding and comparator: each is clipped by its own norm, as in the official code."""
         return [{"name": name, "params": list(getattr(self, name).parameters())} for name in ("net", "comparator")]
 
 
 def _as_maps(z: Tensor) -> Tensor:
-    """Vectors `[n, c]` as maps of one position; maps as they are."""
+    """Vectors `[n, c]` as maps of one position; maps unchanged."""
     return z if z.dim() == 4 else z[:, :, None, None]

@@ -1,12 +1,13 @@
-"""SNAIL: the support set and a query are read as one sequence, by causal convolutions and attention in turn.
+"""SNAIL: support set and query form one sequence, processed by alternating causal convolutions and attention.
 
-Mishra, Rohaninejad, Chen, Abbeel: A Simple Neural Attentive Meta-Learner, ICLR 2018, arXiv 1707.03141. No official
-code was found; read: github eambutu/snail-pytorch (src/snail.py, blocks.py, train.py), "the port".
+Mishra, Rohaninejad, Chen, Abbeel: A Simple Neural Attentive Meta-Learner, ICLR 2018, arXiv 1707.03141. No official code
+was found; "the port" is github eambutu/snail-pytorch (src/snail.py, blocks.py, train.py).
 
-Inner problem, no optimisation; for each query x a sequence of T = n + 1 items, the n support examples in random order:
+Inner problem, without optimisation; for each query x a sequence of T = n + 1 items, the n support examples in random
+order and the query:
     [f(x_1), y_1], ..., [f(x_n), y_n], [f(x), 0]
     -> attention -> temporal convolutions -> attention -> temporal convolutions -> attention -> s = W (item T) + b
-  and an item sees itself and those before it:
+  where an item sees itself and earlier items:
     attention:              add sum_j a_tj v_j,    a_t = softmax over j <= t of q_t . k_j / sqrt(width of k)
     temporal convolutions:  for d = 1, 2, 4, ... below T,    add tanh(V_d [x_{t-d}, x_t]) * sigma(U_d [x_{t-d}, x_t])
 Outer problem, over tasks with query sets D':
@@ -14,19 +15,20 @@ Outer problem, over tasks with query sets D':
 
     symbol       code                      shape / unit
     f            self.net                  the backbone with a last layer of `embedding` units, [n, d]
-    [f(x), y]    x, in head                [n + m, d + ways], m queries: the end of a sequence each, the start is shared
-    the layers   self.layers               backbones/causal.py; each adds channels to those it is given
+    [f(x), y]    x, in head                [n + m, d + ways]: m queries end a sequence each, which share the first n
+    layers       self.layers               layers/causal.py; each concatenates channels to its input
     q, k; v      attention                 widths of each attention: of q and k, and of v
     V, U         filters                   channels that one convolution adds
-    the order    noise                     permutations [T, n], drawn in training and at test
+    order        random_inputs             permutations [tasks, n], sampled in training and at test
     W, b         self.classifier           to ways
 
 Differences from the paper
-    - All queries of a task, a sequence each; the paper has one a task. The loss is of the last item only, as there.
-    - Dilations start at 1 and just span the sequence. The port's start at 2: its convolutions skip the item before.
-    - The port's softmax goes over the asking items, the wrong axis; here it goes over the items that are asked.
-    - f is the run's backbone and a linear layer; the paper's for mini-ImageNet is a residual network of its own.
-    - Without noise (`adapt(support)`) the order is that of the support set; training has them shuffled.
+    - Each query of a task has its own sequence; the paper has one query per task. The loss is that of the last item
+      only, as in the paper.
+    - Dilations start at 1 and just span the sequence. The port's start at 2: its convolutions skip the previous item.
+    - The port's softmax runs over the items of the queries q, the wrong axis; here it runs over those of the keys k.
+    - f is the run's backbone and a linear layer; for mini-ImageNet the paper has a special residual network.
+    - Without random inputs (`adapt(support)`) the order is that of the support set; in training it is shuffled.
     - Optimizer and schedule are the run's.
 """
 
@@ -39,28 +41,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from metarun.checks import is_int, require, require_int
 from metarun.layers.causal import CausalAttention, TemporalConvolution
 from metarun.learner.embedding import Embedding, one_hot, with_output_width
-from metarun.learner.learner import Backbone, require_counts
+from metarun.learner.learner import Backbone
 from metarun.learner.prediction import Predictor
 from metarun.tasks import Batch, Examples, Task, TaskLoss
 
 
 class SNAIL(Embedding):
-    """Reads labelled examples and then a query, whose class scores are made of the last item.
+    """Reads labelled examples and then a query, whose class scores are computed from the last item.
 
     Args:
         backbone: makes f, `backbone(outputs=embedding)`.
-        outputs: ways. Labels are part of an item, so training and test tasks must have equally many classes.
+        outputs: ways. Labels are part of an item, so training and test tasks must have the same number of classes.
         loss: the task loss.
         embedding: width of f(x).
-        attention: widths of keys and of values of each attention; temporal convolutions stand between them.
+        attention: widths [keys, values] of each attention; temporal convolutions stand between two of them.
         filters: channels that each convolution adds.
-        shots: support examples of a class, for which the convolutions span a whole sequence. Other numbers will do too:
-            of a longer sequence the start is seen by attention alone.
+        shots: support examples per class for which the convolutions span a whole sequence. Tasks may have other
+            numbers of shots; the start of a longer sequence is seen by attention alone.
 
     Raises:
-        ValueError: counts that are no whole numbers of at least 1, no attention, or one that is not two counts.
+        ValueError: a count that is not an integer of at least 1, no attention, or one that is not two such counts.
     """
 
     order_sensitive: ClassVar[bool] = True
@@ -75,37 +78,40 @@ class SNAIL(Embedding):
         filters: int,
         shots: int,
     ) -> None:
-        require_counts(least=1, embedding=embedding, filters=filters, shots=shots)
-        if not attention or any(len(widths) != 2 for widths in attention):
-            raise ValueError(f"attention must be a list of [keys, values], at least one; got {attention}")
-        for keys, values in attention:
-            require_counts(least=1, attention_keys=keys, attention_values=values)
+        require_int("algo", minimum=1, embedding=embedding, filters=filters, shots=shots)
+        are_pairs = len(attention) > 0 and all(_is_pair_of_widths(widths) for widths in attention)
+        require("algo.attention", attention, are_pairs, "a list of at least one [keys, values], integers of at least 1")
 
         super().__init__(with_output_width(embedding, backbone), outputs, loss)
-        spanning = (outputs * shots).bit_length()  # the smallest number whose power of 2 is at least T
+        blocks = (outputs * shots).bit_length()  # the smallest number whose power of 2 is at least T
         self.layers, channels = nn.ModuleList(), embedding + outputs
-        for number, (keys, values) in enumerate(attention):
-            if number:
-                self.layers.append(TemporalConvolution(channels, filters, spanning))
-                channels += spanning * filters
+        for index, (keys, values) in enumerate(attention):
+            if index:
+                self.layers.append(TemporalConvolution(channels, filters, blocks))
+                channels += blocks * filters
             self.layers.append(CausalAttention(channels, keys, values))
             channels += values
         self.classifier = nn.Linear(channels, outputs)
 
     def head_random_inputs(self, batch: Batch, generator: torch.Generator) -> Any:
-        """The order in which support examples are shown, `[T, n]`."""
+        """The order of the support examples in each task's sequences, `[tasks, n]`."""
         shape = cast(Task, batch).support.y.shape
         return torch.rand(shape, device=generator.device, generator=generator).argsort(1)
 
     def head(self, support: Examples, random_inputs: Any = ()) -> Predictor:
-        told, n = torch.cat([support.x, one_hot(support.y, self.ways, support.x.dtype)], 1), len(support.y)
+        n = len(support.y)
+        support_items = torch.cat([support.x, one_hot(support.y, self.ways, support.x.dtype)], 1)
         if isinstance(random_inputs, Tensor):
-            told = told[random_inputs]
+            support_items = support_items[random_inputs]
 
         def predict(z: Tensor) -> Tensor:
-            x = torch.cat([told, F.pad(z, (0, self.ways))])  # queries have zeros for a label
+            x = torch.cat([support_items, F.pad(z, (0, self.ways))])  # zeros for the unknown labels of queries
             for layer in self.layers:
                 x = layer(x, n)
             return self.classifier(x[n:])
 
         return predict
+
+
+def _is_pair_of_widths(widths: Any) -> bool:
+    return isinstance(widths, Sequence) and len(widths) == 2 and all(is_int(width, 1) for width in widths)

@@ -1,1 +1,1 @@
-"""Plain networks; they know nothing of meta-learning."""
+"""Networks, independent of meta-learning."""

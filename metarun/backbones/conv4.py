@@ -1,4 +1,4 @@
-"""The four-block convolutional network of the few-shot literature (Vinyals 2016; MAML's code: cbfinn/maml, maml.py)."""
+"""The convolutional network of few-shot learning (Vinyals et al. 2016; MAML's code: cbfinn/maml, maml.py)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
+from metarun.checks import is_int, require, require_choice
 from metarun.layers.init import initialise
 from metarun.layers.norm import make_norm
 
@@ -16,19 +17,19 @@ class Conv4(nn.Module):
 
     Args:
         in_shape: `(C, H, W)`.
-        outputs: width of the last, linear layer. None: no last layer, the network ends in its features.
+        outputs: width of the last, linear layer. None: no last layer, the output is the features.
         filters: channels of every block.
-        blocks: how many blocks.
+        blocks: number of blocks.
         downsample: `stride` (convolutions of stride 2, no pooling: MAML's Omniglot network) or `max_pool` (2x2
             after each block: its mini-ImageNet network).
-        features: `mean` over positions (MAML's Omniglot network), `flatten`, or `map`: as they are,
-            `[n, filters, h, w]`, for a learner that has no use for a last layer.
-        norm: a name of `metarun.layers.norm.make_norm`.
+        features: `mean` over positions (MAML's Omniglot network), `flatten`, or `map`: unchanged,
+            `[n, filters, h, w]`, for learners that use no last layer.
+        norm: a kind of `metarun.layers.norm.make_norm`.
         init: a name of `metarun.layers.init.initialise`.
-        pools: only the first so many blocks downsample; None: all.
+        pools: number of leading blocks that downsample; None: all.
 
     Attributes:
-        out_shape: shape of one feature, before a last layer.
+        out_shape: shape of the features of one example, before the last layer.
 
     Raises:
         ValueError: an unknown choice, or images too small for the number of blocks.
@@ -47,20 +48,20 @@ class Conv4(nn.Module):
         pools: int | None = None,
     ) -> None:
         super().__init__()
-        _refuse_unknown(in_shape, outputs, blocks, downsample, features, pools)
+        _check(in_shape, outputs, blocks, downsample, features, pools)
         channels, *size = in_shape
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         for number in range(1, blocks + 1):
-            halves = downsample if pools is None or number <= pools else ""
-            layers[f"conv{number}"] = nn.Conv2d(channels, filters, 3, stride=2 if halves == "stride" else 1, padding=1)
+            halving = downsample if pools is None or number <= pools else ""
+            layers[f"conv{number}"] = nn.Conv2d(channels, filters, 3, stride=2 if halving == "stride" else 1, padding=1)
             layers[f"norm{number}"] = make_norm(norm, filters)
             layers[f"relu{number}"] = nn.ReLU()
-            if halves == "max_pool":
+            if halving == "max_pool":
                 layers[f"pool{number}"] = nn.MaxPool2d(2)
-            size = [{"stride": -(-side // 2), "max_pool": side // 2}.get(halves, side) for side in size]
+            size = [{"stride": -(-side // 2), "max_pool": side // 2}.get(halving, side) for side in size]
             channels = filters
-        if min(size) < 1:
-            raise ValueError(f"backbone.blocks={blocks} leaves nothing of images of {in_shape[1]}x{in_shape[2]}")
+        what = f"small enough to leave a position of images of {in_shape[1]}x{in_shape[2]}"
+        require("backbone.blocks", blocks, min(size) >= 1, what)
         self.blocks = nn.Sequential(layers)
         self.features = features
         width = filters if features == "mean" else filters * size[0] * size[1]
@@ -77,19 +78,14 @@ class Conv4(nn.Module):
         return self.head(x)
 
 
-def _refuse_unknown(
+def _check(
     in_shape: tuple[int, ...], outputs: int | None, blocks: int, downsample: str, features: str, pools: int | None
 ) -> None:
-    if pools is not None and not 0 <= pools <= blocks:
-        raise ValueError(f"backbone.pools must be null or 0 to blocks={blocks}; got {pools!r}")
-    if downsample not in ("stride", "max_pool"):
-        raise ValueError(f"backbone.downsample must be stride or max_pool; got {downsample!r}")
-    if features not in ("mean", "flatten", "map"):
-        raise ValueError(f"backbone.features must be mean, flatten or map; got {features!r}")
-    if features == "map" and outputs is not None:
-        raise ValueError("backbone.features=map is for learners that compare feature maps; this one needs a vector")
-    if len(in_shape) != 3:
-        raise ValueError(
-            f"backbone conv4 takes images (C, H, W); the data has inputs of shape {tuple(in_shape)}, "
-            "for which there is backbone=mlp"
-        )
+    holds = pools is None or (is_int(pools) and pools <= blocks)
+    require("backbone.pools", pools, holds, f"null or an integer from 0 to backbone.blocks={blocks}")
+    require_choice("backbone.downsample", downsample, ("stride", "max_pool"))
+    require_choice("backbone.features", features, ("mean", "flatten", "map"))
+    holds = features != "map" or outputs is None
+    require("backbone.features", features, holds, "mean or flatten for a learner that does not compare feature maps")
+    what = f"mlp, linear or pixels for inputs of shape {tuple(in_shape)}, which are not images (C, H, W)"
+    require("backbone", "conv4", len(in_shape) == 3, what)

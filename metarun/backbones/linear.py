@@ -1,4 +1,4 @@
-"""A linear map of the inputs: the network whose squared loss is a quadratic function of its weights."""
+"""A linear map of the inputs: its squared loss is a quadratic function of its weights."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 
 class Linear(nn.Module):
-    """Maps `x [n, *in_shape]` to `[n, outputs]`, or to its numbers `[n, d]` where `outputs` is None.
+    """Maps `x [n, *in_shape]` to `[n, outputs]`, or to the flattened inputs `[n, d]` if `outputs` is None.
 
     Args:
-        in_shape: shape of one input; it is flattened.
-        outputs: width of the one layer, `head`; None: no layer, and nothing to learn.
-        bias: whether the layer has one.
+        in_shape: shape of one input, which is flattened.
+        outputs: width of the only layer, `head`. None: no layer, and no parameters.
+        bias: whether the layer has a bias.
     """
 
     def __init__(self, in_shape: tuple[int, ...], outputs: int | None, bias: bool) -> None:

@@ -1,4 +1,4 @@
-"""No network at all: the inputs themselves, for learners that are given pixels as they are."""
+"""No network: the inputs themselves, for learners that use pixels directly."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from math import prod
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from metarun.checks import require_int_or_none
+
 
 class Pixels(nn.Module):
-    """Maps `x [n, *in_shape]` to its numbers `[n, d]`, or through a linear layer to `[n, outputs]`.
+    """Maps `x [n, *in_shape]` to the flattened inputs `[n, d]`, or by a linear layer to `[n, outputs]`.
 
     Args:
         in_shape: shape of one input.
-        outputs: width of a last, linear layer, `head`; None: no layer, and nothing to learn.
-        size: images are shrunk to so many pixels each way, by averaging; None: as they are.
+        outputs: width of the last, linear layer, `head`. None: no layer, and no parameters.
+        size: height and width to which images are resized by averaging; None: no change.
 
     Raises:
-        ValueError: `size` is not a whole number of at least 1.
+        ValueError: `size` is not an integer of at least 1.
     """
 
     def __init__(self, in_shape: tuple[int, ...], outputs: int | None, size: int | None) -> None:
         super().__init__()
-        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-            raise ValueError(f"backbone.size must be a whole number of at least 1, or null; got {size!r}")
+        require_int_or_none("backbone", minimum=1, size=size)
         self.size = size if len(in_shape) == 3 else None
         width = prod(in_shape) if self.size is None else in_shape[0] * self.size**2
         self.head = nn.Identity() if outputs is None else nn.Linear(width, outputs)

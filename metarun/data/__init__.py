@@ -1,1 +1,1 @@
-"""One data set, one file: `data=NAME` is `data/NAME.py`."""
+"""One data set, one file: `data=NAME` is `data/NAME.py`; the other files are what they share."""

@@ -1,7 +1,7 @@
-"""Classification of points about class centres, drawn anew for each task: the quickest few-shot task there is.
+"""Classification of points about class centres that are drawn anew for each task: the quickest few-shot task.
 
-c_k ~ N(0, I_d) for each class k of a task, x = c_k + noise N(0, I_d). No class comes twice, so nothing of a class can
-be learned, only how to compare. It calibrates learners with a memory in a minute or two.
+c_k ~ N(0, I_d) for each class k of a task, x = c_k + noise N(0, I_d). No class comes twice, so a learner cannot learn
+the classes, only how to compare. It calibrates learners with a memory in a minute or two.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarun.data.image_tasks import check_whole
+from metarun.checks import require_choice, require_int, require_non_negative
 from metarun.tasks import Batch, Examples, Presentations, Split, Task, TaskSet
 
 
 class Clusters(TaskSet):
-    """Draws points about centres. All parts draw from the same distribution, held-out tasks by seeds of their own.
+    """Points about centres. All splits draw from the same distribution, held-out tasks with seeds of their own.
 
     Args:
         dimension: d.
         noise: standard deviation about the centre.
-        ways, shots, queries: classes of a task, support and query points per class, in all parts.
+        ways, shots, queries: classes of a task, support and query points per class, in all splits.
         instances: points of each class in a task of the stream `sequences`, more than `shots`.
         device: where tasks are drawn.
 
@@ -43,22 +43,20 @@ class Clusters(TaskSet):
         instances: int,
         device: torch.device | str,
     ) -> None:
-        counts = {"dimension": dimension, "ways": ways, "shots": shots, "queries": queries, "instances": instances}
-        least = {"ways": 2, "instances": shots + 1 if isinstance(shots, int) else 2}
-        for name, value in counts.items():
-            check_whole(name, value, least.get(name, 1))
-        if noise < 0:
-            raise ValueError(f"data.noise must be at least 0; got {noise}")
+        require_int("data", minimum=1, dimension=dimension, shots=shots, queries=queries)
+        require_int("data", minimum=2, ways=ways)
+        require_int("data", minimum=shots + 1, instances=instances)
+        require_non_negative("data", noise=noise)
         self.dimension, self.noise, self.ways, self.shots = dimension, noise, ways, shots
         self.queries, self.instances = queries, instances
         self.device = torch.device(device)
 
     def in_shape(self, stream: str = "episodes") -> tuple[int, ...]:
-        del stream  # points in all
+        del stream  # all are of points
         return (self.dimension,)
 
     def outputs(self, split: Split, stream: str = "episodes") -> int:
-        del split, stream  # classes of a task in all
+        del split, stream  # classes of a task everywhere
         return self.ways
 
     def describe(self) -> dict[str, Any]:
@@ -66,14 +64,13 @@ class Clusters(TaskSet):
 
     def sample(self, split: Split, stream: str, tasks: int, generator: torch.Generator) -> Batch:
         del split  # one distribution
-        if stream not in self.streams:
-            raise ValueError(f"stream: wanted one of {', '.join(self.streams)}, got {stream!r}")
-        of_each = self.instances if stream == "sequences" else self.shots + self.queries
-        x = self._points(tasks, of_each, generator)  # [T, ways, of_each, d]
+        require_choice("stream", stream, self.streams)
+        per_class = self.instances if stream == "sequences" else self.shots + self.queries
+        x = self._points(tasks, per_class, generator)  # [T, ways, per_class, d]
         label = torch.arange(self.ways, device=self.device)
         if stream == "sequences":
-            order = torch.rand(tasks, self.ways * of_each, generator=generator, device=self.device).argsort(1)
-            y = order // of_each
+            order = torch.rand(tasks, self.ways * per_class, generator=generator, device=self.device).argsort(1)
+            y = order // per_class
             shown = x.flatten(1, 2).gather(1, order.unsqueeze(-1).expand(-1, -1, self.dimension))
             member = y.unsqueeze(-1) == label
             return Presentations(shown, y, (member.cumsum(1) * member).sum(-1) == self.shots + 1)
@@ -83,6 +80,6 @@ class Clusters(TaskSet):
         ]
         return Task(*sets)
 
-    def _points(self, tasks: int, of_each: int, generator: torch.Generator) -> Tensor:
-        drawn = torch.randn(tasks, self.ways, 1 + of_each, self.dimension, generator=generator, device=self.device)
-        return drawn[:, :, :1] + self.noise * drawn[:, :, 1:]
+    def _points(self, tasks: int, per_class: int, generator: torch.Generator) -> Tensor:
+        normal = torch.randn(tasks, self.ways, 1 + per_class, self.dimension, generator=generator, device=self.device)
+        return normal[:, :, :1] + self.noise * normal[:, :, 1:]

@@ -1,4 +1,4 @@
-"""Regression of curves y = f(x; parameters): each task has parameters of its own, drawn from uniform ranges."""
+"""Regression of curves y = f(x; parameters): each task has its own parameters, drawn from uniform ranges."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from metarun.checks import require_choice, require_int, require_non_negative, require_range
 from metarun.tasks import Batch, Examples, Split, Task, TaskSet
 
 Range = tuple[float, float]
 
 
 class Curves(TaskSet):
-    """One value y at each point x of a line; all parts draw from the same distribution, held-out tasks by own seeds.
+    """One value y at each point x of a line. All splits draw from the same distribution, held-out tasks with own seeds.
 
-    Streams
-        episodes: x `[n, 1]`, y `[n, 1]`.
-        oracle: the same tasks with their true parameters beside x: `[x, parameters ...]`.
+    There are two streams. `episodes` has x `[n, 1]` and y `[n, 1]`; `oracle` has the same tasks with their true
+    parameters beside x: `[x, parameters ...]`.
 
     Args:
         parameters: uniform range (lowest, highest) of each parameter of a curve, by name.
@@ -47,12 +47,10 @@ class Curves(TaskSet):
         device: torch.device | str,
     ) -> None:
         self.ranges = {**parameters, "x": x}
-        for name, pair in self.ranges.items():
-            check_range(name, pair)
-        for name, count in {"shots": shots, "queries": queries, "train_queries": train_queries}.items():
-            check_count(name, count, 1)
-        if noise < 0:
-            raise ValueError(f"data.noise must be at least 0; got {noise}")
+        for name, bounds in self.ranges.items():
+            require_range(f"data.{name}", bounds)
+        require_int("data", minimum=1, shots=shots, queries=queries, train_queries=train_queries)
+        require_non_negative("data", noise=noise)
         self.noise, self.shots, self.queries, self.train_queries = noise, shots, queries, train_queries
         self.device = torch.device(device)
 
@@ -62,7 +60,7 @@ class Curves(TaskSet):
 
     @abstractmethod
     def title(self, parameters: list[float]) -> str:
-        """A few words for a picture that say which curve it is."""
+        """A short title for a picture that says which curve it is."""
 
     def in_shape(self, stream: str = "episodes") -> tuple[int, ...]:
         return (len(self.ranges),) if stream == "oracle" else (1,)
@@ -75,17 +73,15 @@ class Curves(TaskSet):
         return {"ways": None, "shots": self.shots, "queries": self.queries, "partition": None}
 
     def sample(self, split: Split, stream: str, tasks: int, generator: torch.Generator) -> Batch:
-        return self._draw(split, stream, tasks, [generator])
+        return self._sample(split, stream, tasks, [generator])
 
     def sample_replicas(self, split: Split, stream: str, tasks: int, generators: Sequence[torch.Generator]) -> Batch:
-        batch = self._draw(split, stream, tasks, generators)
+        batch = self._sample(split, stream, tasks, generators)
         return pytree.tree_map(lambda leaf: leaf.view(len(generators), tasks, *leaf.shape[1:]), batch)
 
-    def _draw(self, split: Split, stream: str, tasks: int, generators: Sequence[torch.Generator]) -> Batch:
-        """`tasks` tasks of each generator, one after the other: what is computed from the draws is computed once."""
-        if stream not in self.streams:
-            name = type(self).__name__.lower()
-            raise ValueError(f"the {name} has no stream {stream!r}; it offers {', '.join(self.streams)}")
+    def _sample(self, split: Split, stream: str, tasks: int, generators: Sequence[torch.Generator]) -> Batch:
+        """`tasks` tasks of each generator, one after the other; what depends on the draws is computed once for all."""
+        require_choice("stream", stream, self.streams)
         points = self.shots + (self.train_queries if split == "train" else self.queries)
         parameters, x = self._uniform(tasks, points, generators)
         y = self.curve(parameters, x)
@@ -109,24 +105,12 @@ class Curves(TaskSet):
         return Task(support, Examples(grid, self.curve(parameters, grid))), titles
 
     def _uniform(self, tasks: int, points: int, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
-        """Parameters `[T, P, 1]` and x `[T, points, 1]`, T: tasks of all generators."""
+        """Parameters `[T, P, 1]` and x `[T, points, 1]`, where T counts the tasks of all generators."""
         count = len(self.ranges) - 1
-        # One call to a generator for all of it: a meta-batch costs as much as its fixed overhead.
+        # One call to a generator for everything: the fixed overhead of a call is most of a meta-batch's cost.
         shape = (tasks, count + points, 1)
         uniform = torch.cat([torch.rand(shape, device=self.device, generator=g) for g in generators])
-        bounds = torch.tensor([list(pair) for pair in self.ranges.values()], dtype=torch.float32, device=self.device)
-        low, high = bounds[:, :1], bounds[:, 1:]
+        edges = torch.tensor([list(bounds) for bounds in self.ranges.values()], dtype=torch.float32, device=self.device)
+        low, high = edges[:, :1], edges[:, 1:]
         parameters = low[:count] + uniform[:, :count] * (high - low)[:count]
         return parameters, low[count] + uniform[:, count:] * (high - low)[count]
-
-
-def check_range(name: str, pair: Range) -> None:
-    """Raises ValueError, naming the argument, unless the range is (lowest, highest)."""
-    if len(pair) != 2 or not pair[0] <= pair[1]:
-        raise ValueError(f"data.{name} must be two numbers, the lowest first; got {list(pair)}")
-
-
-def check_count(name: str, count: object, least: int) -> None:
-    """Raises ValueError, naming the argument, unless it is a whole number of at least `least`."""
-    if not isinstance(count, int) or isinstance(count, bool) or count < least:
-        raise ValueError(f"data.{name} must be a whole number of at least {least}; got {count!r}")

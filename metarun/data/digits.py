@@ -1,8 +1,8 @@
 """Handwritten digits, 8x8 pixels: the 1,797 that scikit-learn ships with, so there is nothing to download.
 
 From the UCI repository's "Optical Recognition of Handwritten Digits" (Alpaydin, Kaynak 1998; its test set, grey values
-0 to 16). All parts have the ten digits, and share no image: with all ten ways a task is to train a network on a few of
-a part's images and be tested on others of them, as when optimizers are compared.
+0 to 16). All splits have the ten digits, and share no image. With all ten ways, a task is to train a network on a few
+images of a split and to test it on others, as when optimizers are compared.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from metarun.data.image_tasks import ImageTasks, check_whole
+from metarun.checks import require_int
+from metarun.data.image_tasks import ImageTasks
 from metarun.images.store import Images
 from metarun.sampling import stream_generator
 from metarun.tasks import Split
@@ -22,18 +23,18 @@ SHARES: dict[Split, tuple[float, float]] = {"train": (0.0, 0.5), "val": (0.5, 0.
 
 
 class Digits(ImageTasks):
-    """Digits, 8x8, grey, ink (1) on empty (0): of each class half for training, a quarter each for validation and test.
+    """Digits, 8x8, grey, ink (1) on empty (0): half of each class for training, a quarter each for val and test.
 
-    Arguments
-        split_seed: decides which images are in which part; at least 0.
-        The others as in `ImageTasks`.
+    Args:
+        split_seed: decides which images are in which split; at least 0.
+        sizes: the arguments of `ImageTasks`, without `channels`.
     """
 
     partitions: ClassVar[tuple[str, ...]] = ("images",)
 
     def __init__(self, *, split_seed: int, **sizes: Any):
         super().__init__(channels=1, **sizes)
-        check_whole("split_seed", split_seed, 0)
+        require_int("data", split_seed=split_seed)
         self.split_seed = split_seed
 
     def in_shape(self, stream: str = "episodes") -> tuple[int, ...]:  # noqa: ARG002  (all streams are of images)
@@ -47,8 +48,9 @@ class Digits(ImageTasks):
         low, high = SHARES[split]
         chosen = []
         for label in range(10):
-            (own,) = (digit == label).nonzero(as_tuple=True)
-            order = torch.randperm(len(own), generator=stream_generator("cpu", "digits", self.split_seed, label))
-            chosen.append(own[order[round(low * len(own)) : round(high * len(own))]])
+            (members,) = (digit == label).nonzero(as_tuple=True)
+            n = len(members)
+            order = torch.randperm(n, generator=stream_generator("cpu", "digits", self.split_seed, label))
+            chosen.append(members[order[round(low * n) : round(high * n)]])
         pixels = (grey[torch.cat(chosen)] * (255 / INK)).round().to(torch.uint8).unsqueeze(1)
-        return Images(pixels, tuple(map(str, range(10))), torch.tensor([len(own) for own in chosen]))
+        return Images(pixels, tuple(map(str, range(10))), torch.tensor([len(members) for members in chosen]))

@@ -1,10 +1,10 @@
-"""Brings Omniglot and mini-ImageNet from where torchvision and learn2learn bring them.
+"""The command `metarun-download`: Omniglot and mini-ImageNet, from where torchvision and learn2learn get them.
 
-    python -m metarun.data.download omniglot --root FOLDER
+    metarun-download omniglot --root FOLDER
 
-A file is resumed where an earlier download broke off, checked (by hash where its source publishes one, else
-by its contents), and only then given its name; what is there already and passes is left alone. Nothing else
-in metarun needs a network, but for the class lists of Omniglot's split `vinyals` where the data has none.
+pooch downloads a file and checks its hash; only a file that passes gets its name, and one that is there and passes is
+left alone. A download that breaks off is resumed by the same command. Nothing else in metarun needs a network, except
+the class lists of Omniglot's partition `vinyals` where the data has none.
 """
 
 from __future__ import annotations
@@ -15,28 +15,33 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import pooch
 import requests
 from filelock import FileLock
-from rich.progress import DownloadColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from metarun.data import miniimagenet
-from metarun.images.store import cache_folder, data_roots, missing, progress_bar
+from metarun.data.roots import data_roots, missing
+from metarun.images.cache import cache_folder
 from metarun.tasks import DataError, Split
 
-PIECE = 1 << 15  # bytes read at once; at most this much is fetched again after a break
+PIECE = 1 << 15  # bytes written at once; pooch's own 1024 are slow for a file of a gigabyte
 TIMEOUT = (15, 60)  # seconds to connect, and between two pieces
 
-pooch.get_logger().setLevel("WARNING")  # the bar says it already
+pooch.get_logger().setLevel("WARNING")  # the progress bar says it already
 
 
 class Remote(NamedTuple):
-    """A file: its `name` below the root, where it is to be had (in that order), and how it is checked.
+    """A file to download.
 
-    `known_hash` is pooch's `ALGORITHM:HEX`, None where the source publishes none; `check` raises DataError on
-    a file whose contents are wrong.
+    Attributes:
+        name: its path below the root.
+        urls: addresses of the same file, in the order in which they are tried.
+        known_hash: pooch's `ALGORITHM:HEX`; None where the source publishes none.
+        check: raises DataError for a file whose contents are wrong; None where the hash is enough.
+        by_hand: where a person finds the file, for the error message.
     """
 
     name: str
@@ -54,7 +59,7 @@ def _zip(half: str, md5: str) -> Remote:
 
 
 def _class_list(split: Split, sha256: str) -> Remote:
-    # The commit is fixed, so the lists cannot change under us.
+    # The commit is fixed, so the lists cannot change.
     repository, commit = "jakesnell/prototypical-networks", "c9bb4d258267c11cb6e23f0a19242d24ca98ad8a"
     url = f"https://raw.githubusercontent.com/{repository}/{commit}/data/omniglot/splits/vinyals/{split}.txt"
     by_hand = f"data/omniglot/splits/vinyals/{split}.txt of the GitHub repository {repository}"
@@ -98,69 +103,29 @@ DATASETS: dict[str, tuple[Remote, ...]] = {
 }
 
 
-class _Resuming:
-    """A downloader for pooch that goes on where the last one broke off, from `partial`."""
-
-    def __init__(self, partial: Path):
-        self.partial = partial
-
-    def __call__(self, url: str, output_file: Any, pooch: Any) -> None:  # noqa: ARG002  (pooch's signature)
-        have = self.partial.stat().st_size if self.partial.exists() else 0
-        # Unencoded, since offsets count the bytes that come over the wire.
-        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-            if response.status_code == requests.codes.requested_range_not_satisfiable:
-                if response.headers.get("Content-Range") != f"bytes */{have}":
-                    self.partial.unlink()
-                    raise requests.ConnectionError("the partial download does not fit; it was removed, run again")
-            else:
-                response.raise_for_status()
-                self._receive(response, have if response.status_code == requests.codes.partial_content else 0)
-        os.replace(self.partial, output_file)
-
-    def _receive(self, response: requests.Response, have: int) -> None:
-        length = response.headers.get("Content-Length")
-        total = have + int(length) if length else None
-        label = self.partial.name.removeprefix(".").split(".part")[0]
-        columns = DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
-        with progress_bar(*columns) as bars, open(self.partial, "ab" if have else "wb") as file:
-            bar = bars.add_task(f"downloading {label}", total=total, completed=have)
-            for piece in response.iter_content(PIECE):
-                file.write(piece)
-                bars.advance(bar, len(piece))
-        if total is not None and (size := self.partial.stat().st_size) != total:
-            raise requests.ConnectionError(f"broke off after {size} of {total} bytes; run again to go on")
-
-
 def fetch(remote: Remote, root: Path) -> Path:
     """The path of a file below `root`, downloaded if it is not there, and checked in any case.
 
-    Raises
-        DataError: no source has it or what came is not it; the message says why and what to do by hand.
+    Raises:
+        DataError: no source has it, what came is something else, or the folder cannot be written; the message says why
+            and what to do by hand.
     """
     target = root / remote.name
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        # pooch has no lock: of two processes, one waits for the other instead of downloading the same file.
         with FileLock(target.with_name(f".{target.name}.lock")):
-            if target.exists() and _passes(target, remote):
-                return target
-            failures = _try_all(remote, target)
-    except PermissionError as error:
-        raise DataError(f"{root} cannot be written ({error}): name another folder with --root") from error
-    if len(failures) == len(remote.urls):
-        reasons = "\n".join(f"    {failure}" for failure in failures)
-        raise DataError(
-            f"{target.name} could not be downloaded:\n{reasons}\n"
-            f"Run this again if it broke off: it goes on from there. By hand: {remote.by_hand}; put it at\n"
-            f"    {target}\nand run this again, which will check it."
-        )
+            if not (target.exists() and _passes(target, remote)):
+                _download(remote, target)
+    except OSError as error:
+        raise DataError(f"{root} cannot be written ({error}): free space there, or name another with --root") from error
     return target
 
 
 def _passes(target: Path, remote: Remote) -> bool:
     if remote.known_hash:
-        algorithm, wanted = remote.known_hash.split(":")
-        return bool(pooch.file_hash(str(target), algorithm) == wanted)
+        algorithm, digest = remote.known_hash.split(":")
+        return bool(pooch.file_hash(str(target), algorithm) == digest)
     try:
         if remote.check:
             remote.check(target)
@@ -169,34 +134,87 @@ def _passes(target: Path, remote: Remote) -> bool:
     return True
 
 
-def _try_all(remote: Remote, target: Path) -> list[str]:
-    """Tries source after source; returns why each of them failed, up to the one that did not."""
+def _download(remote: Remote, target: Path) -> None:
+    """Try source after source: `pooch.retrieve` takes one address of a file, and cannot check contents."""
     failures: list[str] = []
     for url in remote.urls:
-        origin = hashlib.sha256(url.encode()).hexdigest()[:8]  # a part of one source is none of another
-        partial = target.with_name(f".{target.name}.part-{origin}")
-        fetched = target.with_name(f".{target.name}.fetched")
         try:
-            fetched.unlink(missing_ok=True)
-            pooch.retrieve(url, remote.known_hash, fetched.name, str(target.parent), downloader=_Resuming(partial))
-            if remote.check:
-                remote.check(fetched)
-            os.replace(fetched, target)
-            break
-        except (
-            requests.RequestException,
-            ValueError,
-        ) as error:  # ValueError: pooch's wrong hash, our DataError
-            fetched.unlink(missing_ok=True)
+            _download_from(url, remote, target)
+            return
+        except (requests.RequestException, ValueError) as error:  # ValueError: a wrong hash, or a DataError of `check`
             failures.append(f"{url}: {error}")
-    return failures
+    reasons = "\n".join(f"    {failure}" for failure in failures)
+    raise DataError(
+        f"{target.name} could not be downloaded:\n{reasons}\n"
+        f"Run this again if the connection broke off: it is resumed. By hand: {remote.by_hand}; put it at\n"
+        f"    {target}\nand run this again, which will check it."
+    )
+
+
+def _download_from(url: str, remote: Remote, target: Path) -> None:
+    bar = sys.stderr.isatty()
+    if bar:
+        print(f"downloading {target.name} from {url}", file=sys.stderr)
+    source = hashlib.sha256(url.encode()).hexdigest()[:8]  # what came from one source is no start of another's
+    downloader = ResumingDownloader(target.with_name(f".{target.name}.part-{source}"), progressbar=bar)
+    with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+        path = Path(pooch.retrieve(url, remote.known_hash, target.name, folder, downloader=downloader))
+        if remote.check:
+            remote.check(path)
+        path.chmod(0o644)  # pooch's 0600 would hide the data from others who share the folder
+        os.replace(path, target)
+
+
+class ResumingDownloader:
+    """pooch's downloader, made to resume what broke off, which pooch does not do.
+
+    Args:
+        partial: keeps what has come so far, until all has.
+        progressbar: show how far it is.
+    """
+
+    def __init__(self, partial: Path, progressbar: bool) -> None:
+        self.partial, self.progressbar = partial, progressbar
+
+    def __call__(self, url: str, output_file: str, client: Any) -> None:
+        """Download to `output_file`.
+
+        Raises:
+            requests.RequestException: the connection broke off, or there is no such file.
+        """
+        with open(self.partial, "ab") as file:
+            size = file.tell()
+
+            def start_anew_unless_partial(response: requests.Response, **_: Any) -> None:
+                if response.status_code == requests.codes.ok:  # the server cannot resume: here is the whole file
+                    file.truncate(0)
+
+            # Unencoded, since offsets count the bytes that come over the wire.
+            headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={size}-"} if size else {})
+            downloader = pooch.HTTPDownloader(
+                progressbar=self.progressbar,
+                chunk_size=PIECE,
+                timeout=TIMEOUT,
+                headers=headers,
+                hooks={"response": start_anew_unless_partial},
+            )
+            try:
+                downloader(url, file, client)
+            except requests.HTTPError as error:
+                response = error.response
+                if response is None or response.status_code != requests.codes.requested_range_not_satisfiable:
+                    raise
+                if response.headers.get("Content-Range") != f"bytes */{size}":
+                    self.partial.unlink()
+                    raise requests.ConnectionError("the partial download does not fit; it was removed") from error
+        os.replace(self.partial, output_file)
 
 
 def vinyals_list(places: Sequence[Path], split: Split) -> Path:
-    """A class list of split `vinyals`: splits/vinyals/PART.txt below one of `places`, else downloaded.
+    """A class list of partition `vinyals`: splits/vinyals/SPLIT.txt below one of `places`, else downloaded.
 
-    Raises
-        DataError: it is nowhere and cannot be downloaded.
+    Raises:
+        DataError: it is in none of the places and cannot be downloaded.
     """
     local = [place / "splits" / "vinyals" / f"{split}.txt" for place in places]
     for path in local:
@@ -205,34 +223,43 @@ def vinyals_list(places: Sequence[Path], split: Split) -> Path:
     try:
         return fetch(VINYALS[split], cache_folder() / "downloads")
     except DataError as error:
-        command = "python -m metarun.data.download omniglot --root FOLDER"
-        raise missing(f"the class list {split}.txt of Omniglot's split vinyals", local, command) from error
+        command = "metarun-download omniglot --root FOLDER"
+        raise missing(f"the class list {split}.txt of Omniglot's partition vinyals", local, command) from error
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns its exit status, 1 if something could not be had."""
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
     parser = argparse.ArgumentParser(
-        prog="python -m metarun.data.download",
-        description="Download a data set, going on where an earlier download broke off, and check it.",
+        prog="metarun-download",
+        description="Download data sets and check them. What is there already and passes is left alone.",
+        epilog="Exit status: 0 all is there, 1 something could not be had, 2 the command was wrong.",
     )
-    parser.add_argument("dataset", choices=[*DATASETS, "all"], help="what to download")
+    parser.add_argument(
+        "datasets", nargs="+", choices=[*DATASETS, "all"], metavar="DATASET", help=f"{', '.join(DATASETS)}, or all"
+    )
     parser.add_argument(
         "--root",
         type=Path,
         default=data_roots(None)[0],
-        help="folder to put it in, later given as data.root=FOLDER (default: METARUN_DATA, else ./data)",
+        metavar="FOLDER",
+        help="folder to put them in, later given as data.root=FOLDER (default: METARUN_DATA, else ./data)",
     )
-    options = parser.parse_args(arguments)
-    names = list(DATASETS) if options.dataset == "all" else [options.dataset]
-    failed = 0
-    for remote in (remote for name in names for remote in DATASETS[name]):
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command.
+
+    Returns:
+        Its exit status: 0, or 1 if something could not be had (2, of a wrong command, is argparse's).
+    """
+    options = parser().parse_args(arguments)
+    datasets = list(DATASETS) if "all" in options.datasets else list(dict.fromkeys(options.datasets))
+    failed = False
+    for remote in (remote for name in datasets for remote in DATASETS[name]):
         try:
             print(f"{fetch(remote, options.root)}: complete")
         except DataError as error:
-            print(error, file=sys.stderr)
-            failed += 1
-    return 1 if failed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+            print(f"metarun-download: {error}", file=sys.stderr)
+            failed = True
+    return int(failed)

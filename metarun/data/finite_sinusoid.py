@@ -1,7 +1,7 @@
-"""Sinusoids of which training sees only so many, again and again: how much a learner overfits to its tasks.
+"""Sinusoids with a finite set of training tasks, seen again and again: how much a learner overfits to its tasks.
 
-BMAML's regression (Yoon et al. 2018; github jsikyoon/bmaml data_generator.py): points and noise of a training task are
-fixed too, and so is which of them are its support set.
+BMAML's regression (Yoon et al. 2018; github jsikyoon/bmaml data_generator.py): the points and the noise of a training
+task are fixed too, and so is which of the points are its support set.
 """
 
 from __future__ import annotations
@@ -12,20 +12,21 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from metarun.data.curves import Range, check_count
+from metarun.checks import require_choice, require_int
+from metarun.data.curves import Range
 from metarun.data.sinusoid import Sinusoid
 from metarun.sampling import stream_generator
 from metarun.tasks import Batch, DataError, Split
 
 
 class FiniteSinusoid(Sinusoid):
-    """A set of training tasks, of which an outer step takes some, each at most once; held-out tasks are all new.
+    """A finite set of training tasks; an outer step uses some, each at most once. Held-out tasks are all new.
 
     Args:
         amplitude, phase, frequency, x: uniform ranges (lowest, highest); phase in radians.
         noise: standard deviation of the noise on y, as a share of the task's amplitude. Held-out query sets have none.
-        tasks: how many training tasks there are.
-        tasks_seed: which ones.
+        tasks: number of training tasks.
+        tasks_seed: decides which ones.
         shots, queries, train_queries: points of the support set and of the query set (train_queries: in training).
         device: where tasks are drawn.
 
@@ -48,7 +49,7 @@ class FiniteSinusoid(Sinusoid):
         device: torch.device | str,
     ) -> None:
         super().__init__(amplitude, phase, frequency, x, noise, shots, queries, train_queries, device)
-        check_count("tasks", tasks, 1)
+        require_int("data", minimum=1, tasks=tasks)
         self.tasks, self.tasks_seed = tasks, tasks_seed
         self._training: tuple[Tensor, Tensor, Tensor] | None = None
 
@@ -59,13 +60,13 @@ class FiniteSinusoid(Sinusoid):
             self._training = self._points(self.tasks, self.shots + self.train_queries, [generator])
         return self._training
 
-    def _draw(self, split: Split, stream: str, tasks: int, generators: Sequence[torch.Generator]) -> Batch:
-        if stream not in self.streams:
-            raise ValueError(f"the sinusoid has no stream {stream!r}; it offers {', '.join(self.streams)}")
+    def _sample(self, split: Split, stream: str, tasks: int, generators: Sequence[torch.Generator]) -> Batch:
+        require_choice("stream", stream, self.streams)
         if split == "train":
             if tasks > self.tasks:
                 raise DataError(
-                    f"an outer step takes each task once: run.meta_batch_size={tasks}, data.tasks={self.tasks}"
+                    f"data.tasks must be at least run.meta_batch_size={tasks}, as an outer step uses a task once; "
+                    f"got {self.tasks}"
                 )
             order = [torch.rand(self.tasks, generator=g, device=self.device).argsort()[:tasks] for g in generators]
             parameters, x, y = pytree.tree_map(lambda leaf: leaf[torch.cat(order)], self.training_tasks())

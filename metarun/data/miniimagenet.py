@@ -10,28 +10,31 @@ from typing import Any, ClassVar
 import numpy as np
 
 from metarun.data.image_tasks import ImageTasks
+from metarun.data.roots import data_roots, missing
+from metarun.images.cache import Contents, cached
+from metarun.images.decoding import CHUNK, folder_contents
 from metarun.images.files import open_files
 from metarun.images.pickles import load_arrays
-from metarun.images.store import CHUNK, Contents, Images, cached, data_roots, folder_contents, missing
+from metarun.images.store import Images
 from metarun.tasks import DataError, Split
 
 RAVI = {"train": 64, "val": 16, "test": 20}  # classes
 PER_CLASS = 600  # images
 SIZE = 84  # pixels
-PICKLE = {"train": "train", "val": "validation", "test": "test"}  # as learn2learn names the parts
-COMMAND = "python -m metarun.data.download miniimagenet --root FOLDER"
+PICKLE = {"train": "train", "val": "validation", "test": "test"}  # as learn2learn names the splits
+COMMAND = "metarun-download miniimagenet --root FOLDER"
 
 
 class MiniImageNet(ImageTasks):
     """mini-ImageNet at 84x84, RGB, with the classes of Ravi and Larochelle 2017: 64 train, 16 val, 20 test.
 
-    Only the part that is asked for is decoded.
+    Only the split that is asked for is decoded.
 
-    Arguments
-        root: folder that holds the data (see `images.data_roots`), directly or in `mini_imagenet/` (also
-            `mini-imagenet/`, `miniimagenet/`): learn2learn's mini-imagenet-cache-{train,validation,test}.pkl,
-            or mini_imagenet_{train,val,test}.zip with SPLIT/CLASS/IMAGE, or folders SPLIT/CLASS/IMAGE.
-        The others as in `ImageTasks`.
+    Args:
+        root: folder that holds the data (see `data_roots`), directly or in `mini_imagenet/` (also `mini-imagenet/`,
+            `miniimagenet/`): learn2learn's mini-imagenet-cache-{train,validation,test}.pkl, or
+            mini_imagenet_{train,val,test}.zip with SPLIT/CLASS/IMAGE, or folders SPLIT/CLASS/IMAGE.
+        sizes: the arguments of `ImageTasks`, without `channels`.
     """
 
     partitions: ClassVar[tuple[str, ...]] = ("ravi",)
@@ -55,7 +58,7 @@ class MiniImageNet(ImageTasks):
         for place in places:
             if place.exists():
                 return _load(place, split)
-        raise missing(f"mini-ImageNet, part {split!r},", places, COMMAND)
+        raise missing(f"mini-ImageNet, split {split!r},", places, COMMAND)
 
 
 def _load(place: Path, split: Split) -> Images:
@@ -73,19 +76,23 @@ def _load(place: Path, split: Split) -> Images:
 
 
 def check(place: Path, split: Split, classes: int, counts: set[int]) -> None:
-    """Raises DataError unless a part has as many classes, and each as many images, as in split `ravi`."""
+    """Raise unless a split has as many classes, and each as many images, as in partition `ravi`.
+
+    Raises:
+        DataError: it has not.
+    """
     if classes != RAVI[split] or counts != {PER_CLASS}:
         raise DataError(
-            f"mini-ImageNet is not complete in {place}: wanted {RAVI[split]} classes of {PER_CLASS} images in "
-            f"part {split!r}, got {classes} classes of {min(counts)} to {max(counts)}"
+            f"{place} must hold the {RAVI[split]} classes of {PER_CLASS} images of mini-ImageNet's split {split!r}; "
+            f"got {classes} classes of {min(counts, default=0)} to {max(counts, default=0)}"
         )
 
 
 def pickle_contents(path: Path) -> Contents:
     """The images of one of learn2learn's pickles: `image_data [n, 84, 84, 3]`, `class_dict` name -> indices.
 
-    Raises
-        DataError: the file is no such pickle.
+    Raises:
+        DataError: the file is not such a pickle.
     """
     data = load_arrays(path)
     try:
@@ -93,13 +100,15 @@ def pickle_contents(path: Path) -> Contents:
         classes = {str(name): np.asarray(members[name], dtype=np.int64) for name in sorted(members)}
         order = np.concatenate(list(classes.values()))
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise DataError(f"{path}: wanted a dict of image_data and class_dict, got {type(data).__name__}") from error
+        raise DataError(f"{path} must be a dict of image_data and class_dict; got {type(data).__name__}") from error
     if pixels.shape[1:] != (SIZE, SIZE, 3) or pixels.dtype != np.uint8:
         raise DataError(
-            f"{path}: wanted image_data [n, {SIZE}, {SIZE}, 3] of uint8, got {list(pixels.shape)} of {pixels.dtype}"
+            f"{path}: image_data must be [n, {SIZE}, {SIZE}, 3] of uint8; got {list(pixels.shape)} of {pixels.dtype}"
         )
     if order.size and (order.min() < 0 or order.max() >= len(pixels)):
-        raise DataError(f"{path}: class_dict names image {order.max()}, and there are {len(pixels)}")
+        raise DataError(
+            f"{path}: class_dict must name images from 0 to {len(pixels) - 1}; got {order.min()} to {order.max()}"
+        )
 
     def chunks() -> Iterator[np.ndarray]:
         for start in range(0, len(order), CHUNK):

@@ -12,22 +12,25 @@ import numpy as np
 import torch
 
 from metarun.data.image_tasks import ImageTasks
+from metarun.data.roots import data_roots, missing
+from metarun.images.cache import Contents, cached
+from metarun.images.decoding import decoded, image_decoder
 from metarun.images.files import Files, is_image, open_files
-from metarun.images.store import Contents, Images, cached, data_roots, decoded, image_decoder, missing
+from metarun.images.store import Images
 from metarun.tasks import DataError, Split
 
 HALVES = {"images_background": 964, "images_evaluation": 659}  # characters
 DRAWINGS = 20  # of each character
 SIZE = 28  # pixels
 ROTATIONS = (0, 90, 180, 270)  # degrees, counter-clockwise
-COMMAND = "python -m metarun.data.download omniglot --root FOLDER"
+COMMAND = "metarun-download omniglot --root FOLDER"
 
-# `maml`: sizes of the parts, cbfinn/maml data_generator.py.
+# `maml`: sizes of the splits, cbfinn/maml data_generator.py.
 MAML = {"train": 1100, "val": 100, "test": 423}
-# `lake`: alphabets of images_background that are held out for validation.
+# `lake`: the alphabets of images_background that are for validation.
 LAKE_VAL = ("Braille", "Burmese_(Myanmar)", "Gujarati", "Inuktitut_(Canadian_Aboriginal_Syllabics)", "N_Ko")
-# `small`: train is images_background_small1 of the Omniglot repository; test is images_background_small2 less
-# Greek and Latin, which the two share.
+# `small`: train is images_background_small1 of the Omniglot repository; test is images_background_small2 without Greek
+# and Latin, which both have.
 SMALL = {
     "train": ("Balinese", "Early_Aramaic", "Greek", "Korean", "Latin"),
     "val": ("Bengali", "Futurama", "Hebrew"),
@@ -40,26 +43,26 @@ Class = tuple[str, int]  # Alphabet/characterNN, rotation in degrees
 class Omniglot(ImageTasks):
     """Omniglot at 28x28, grey, white ink (1) on black (0).
 
-    Splits
+    Its partitions are these:
         maml: the 1623 characters in an order that `split_seed` decides: 1100 train, 100 val, 423 test;
             rotations by 90, 180 and 270 degrees are new classes in train only (Finn et al. 2017).
         vinyals: class lists of Vinyals et al. 2016 as published with Snell et al. 2017: 1028, 172 and 423
-            characters; rotations are new classes in every part.
+            characters; rotations are new classes in every split.
         lake: images_evaluation is test; five alphabets of images_background are val, the others train;
             rotations in train only (Lake et al. 2015 have neither rotations nor val).
         small: train Balinese, Early_Aramaic, Greek, Korean, Latin with rotations (136 characters);
             val Bengali, Futurama, Hebrew (94), test Japanese_(katakana), Sanskrit, Tagalog (106) without.
 
-    Differences from MAML's code: drawings are made grey and then resized with an antialiasing Lanczos filter,
-    as learn2learn's examples do (MAML's code asks for Lanczos, but of Pillow on one-bit images, which takes
-    the nearest pixel); and a character and its own rotation may meet in one task, being two classes.
+    Differences from MAML's code: drawings are made grey and then resized with an antialiased Lanczos filter, as in
+    learn2learn's examples (MAML's code asks Pillow for Lanczos too, but on one-bit images, for which Pillow uses the
+    nearest pixel); and a character and its own rotation, being two classes, may meet in one task.
 
-    Arguments
-        root: folder that holds the data (see `images.data_roots`), directly or in `omniglot/`:
-            images_background and images_evaluation as folders or zips, also within `omniglot-py/` as
-            torchvision and learn2learn leave them, or omniglot_png.zip.
-        split_seed: decides the order of the characters in split `maml`; the other splits have none.
-        The others as in `ImageTasks`.
+    Args:
+        root: folder that holds the data (see `data_roots`), directly or in `omniglot/`: images_background and
+            images_evaluation as folders or zips, also within `omniglot-py/` as torchvision and learn2learn leave them,
+            or omniglot_png.zip.
+        split_seed: decides the order of the characters in partition `maml`; the others need none.
+        sizes: the arguments of `ImageTasks`, without `channels`.
     """
 
     partitions: ClassVar[tuple[str, ...]] = ("maml", "vinyals", "lake", "small")
@@ -85,7 +88,7 @@ class Omniglot(ImageTasks):
         return pick(self._all, self._members(split, self._all.names))
 
     def _members(self, split: Split, names: Sequence[str]) -> Iterable[Class]:
-        """Characters and rotations of a part; `names` are HALF/Alphabet/characterNN."""
+        """Characters and rotations of a split; `names` are HALF/Alphabet/characterNN."""
         if self.partition == "vinyals":
             return vinyals(self.root, split)
         characters = [name.split("/", 1)[1] for name in names]
@@ -98,18 +101,18 @@ class Omniglot(ImageTasks):
         return [(c, degrees) for c in chosen for degrees in (ROTATIONS if split == "train" else ROTATIONS[:1])]
 
 
-# ----------------------------------------------------------------------------------------------------- splits
+# ------------------------------------------------------------------------------------------------- partitions
 
 
 def maml(characters: Sequence[str], split: Split, seed: int) -> list[str]:
-    """The part's characters; the order is that of a hash, so no library's shuffle can ever change it."""
+    """The split's characters; the order is that of a hash, so no library's shuffle can ever change it."""
     order = sorted(characters, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())
     first = {"train": 0, "val": MAML["train"], "test": MAML["train"] + MAML["val"]}[split]
     return sorted(order[first : first + MAML[split]])
 
 
 def lake(name: str) -> Split:
-    """The part that HALF/Alphabet/characterNN belongs to."""
+    """The split that HALF/Alphabet/characterNN belongs to."""
     half, alphabet, _ = name.split("/")
     if half == "images_evaluation":
         return "test"
@@ -117,19 +120,23 @@ def lake(name: str) -> Split:
 
 
 def vinyals(root: str | os.PathLike[str] | None, split: Split) -> list[Class]:
-    """Classes of a part from lines Alphabet/characterNN/rotXXX."""
-    from metarun.data.download import vinyals_list  # the one place here that may need the network
+    """Classes of a split, from lines Alphabet/characterNN/rotXXX."""
+    from metarun.data.download import vinyals_list  # needs pooch, and maybe the network
 
     lines = vinyals_list(_bases(root), split).read_text().split()
     return [(line.rsplit("/rot", 1)[0], int(line.rsplit("/rot", 1)[1])) for line in lines]
 
 
 def pick(images: Images, classes: Iterable[Class]) -> Images:
-    """The images of some characters, turned counter-clockwise; named Alphabet/characterNN/rotXXX."""
+    """The images of some characters, turned counter-clockwise; named Alphabet/characterNN/rotXXX.
+
+    Raises:
+        DataError: there is no such character.
+    """
     number = {name.split("/", 1)[1]: i for i, name in enumerate(images.names)}
     chosen = list(classes)
     if unknown := [name for name, _ in chosen if name not in number]:
-        raise DataError(f"Omniglot has no character {unknown[0]} (and {len(unknown) - 1} others of the split)")
+        raise DataError(f"Omniglot has no character {unknown[0]} (and {len(unknown) - 1} others of the partition)")
     starts, counts = images.starts.tolist(), images.counts.tolist()
     pieces = []
     for name, degrees in chosen:
@@ -151,16 +158,16 @@ def _bases(root: str | os.PathLike[str] | None) -> list[Path]:
 def load_characters(root: str | os.PathLike[str] | None, halves: Sequence[str]) -> Images:
     """All drawings of the halves, `[images, 1, 28, 28]`; classes HALF/Alphabet/characterNN, in sorted order.
 
-    Raises
-        DataError: a half is nowhere to be found, or not complete.
+    Raises:
+        DataError: a half is missing or not complete.
     """
     bases = _bases(root)
     for base in bases:
-        found = {half: path for half in halves if (path := _source(base, half))}
-        if len(found) == len(halves):
-            return _load(found)
-    wanted = " and ".join(halves) + " (folders or .zip)"
-    raise missing("Omniglot", [base / name for base in bases for name in (wanted, "omniglot_png.zip")], COMMAND)
+        sources = {half: path for half in halves if (path := _source(base, half))}
+        if len(sources) == len(halves):
+            return _load(sources)
+    both = " and ".join(halves) + " (folders or .zip)"
+    raise missing("Omniglot", [base / name for base in bases for name in (both, "omniglot_png.zip")], COMMAND)
 
 
 def _load(sources: dict[str, Path]) -> Images:
@@ -171,8 +178,8 @@ def _load(sources: dict[str, Path]) -> Images:
         characters = sum(name.startswith(half) for name in images.names)
         if characters != HALVES[half] or images.counts.unique().tolist() != [DRAWINGS]:
             raise DataError(
-                f"Omniglot is not complete in {path}: wanted {HALVES[half]} characters of {DRAWINGS} "
-                f"drawings in {half}, got {characters} of {images.counts.min()} to {images.counts.max()}"
+                f"{path} must hold the {HALVES[half]} characters of {DRAWINGS} drawings of Omniglot's {half}; "
+                f"got {characters} of {images.counts.min()} to {images.counts.max()}"
             )
     return images
 
@@ -203,7 +210,7 @@ def _contents(sources: dict[str, Path], opened: dict[Path, Files]) -> Contents:
 
 
 def _character(half: str, path: Path, name: str) -> str | None:
-    """HALF/Alphabet/characterNN of a file, or None if it does not belong to that half."""
+    """HALF/Alphabet/characterNN of a file; None if it does not belong to that half."""
     parts = PurePosixPath(name).parts
     if path.name == half and len(parts) == 3:  # a folder of that name: names begin below it
         return "/".join((half, *parts[:2]))

@@ -1,27 +1,27 @@
-"""Verification: are two images of one class? Learned from pairs of some classes, asked of pairs of others."""
+"""Verification: are two examples of one class? Learned from pairs of some classes, tested on pairs of others."""
 
 from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from metarun.data.image_tasks import ImageTasks, check_even
+from metarun.data.class_tasks import ClassTasks, require_even
 from metarun.data.imagefolder import ImageFolder
 from metarun.data.omniglot import Omniglot
 from metarun.data.synthetic import Synthetic
-from metarun.images.store import Images
+from metarun.images.sampler import Store
 from metarun.tasks import DataError, Kind, Split
 
 
-class Verification(ImageTasks):
-    """Makes a verification task of images in named parts: goes before their class, `class X(Verification, Images)`.
+class Verification(ClassTasks):
+    """Verification on the classes of a data set: `class X(Verification, DataSet)`, in this order.
 
-    A held-out task is a set of pairs of the part's classes, half of them of one class; the mean over tasks of the area
-    under its ROC curve is an unbiased estimate of the area for all pairs.
+    A held-out task is a set of pairs of the split's classes, half of them of one class; the mean over tasks of the area
+    under the ROC curve is an unbiased estimate of the area for all pairs.
 
-    Arguments
+    Args:
         pairs: pairs of a held-out task, even.
-        pair_batch: pairs of a training mini-batch, even.
-        The others as in the class of the images, less those of episodes, which are not offered.
+        pair_batch_size: pairs of a training mini-batch, even.
+        sizes: the arguments of the data set, without those of episodes, which it does not offer.
     """
 
     kind: ClassVar[Kind] = "verification"
@@ -29,10 +29,10 @@ class Verification(ImageTasks):
     evaluation_stream: ClassVar[str] = "pairs"
 
     def __init__(self, *, pairs: int, **sizes: Any):
-        # No episode is drawn: the sizes of the smallest.
-        least: dict[str, Any] = {"ways": 2, "shots": 1, "queries": 1, "train_ways": 2, "train_queries": 1}
-        super().__init__(**least, batch_size=1, **sizes)
-        check_even("pairs", pairs)
+        # No episode is drawn, so these are the smallest sizes allowed.
+        smallest: dict[str, Any] = {"ways": 2, "shots": 1, "queries": 1, "train_ways": 2, "train_queries": 1}
+        super().__init__(**smallest, batch_size=1, **sizes)
+        require_even("data.pairs", pairs)
         self.pairs = pairs
 
     def describe(self) -> dict[str, Any]:
@@ -41,17 +41,17 @@ class Verification(ImageTasks):
     def _pairs(self, split: Split) -> int:
         return self.pair_batch_size if split == "train" else self.pairs
 
-    def _check(self, split: Split, images: Images) -> None:
-        counts = images.counts.tolist()
+    def _check_sizes(self, split: Split, store: Store) -> None:
+        counts = store.counts.tolist()
         if len(counts) < 2 or min(counts) < 2:
             raise DataError(
-                f"pairs take at least 2 classes and 2 images of each; part {split!r} (split {self.partition!r}) has "
-                f"{len(counts)} classes of {min(counts)} to {max(counts)} images"
+                f"split {split!r} (partition {self.partition!r}) must hold at least 2 classes and 2 {self.noun} of "
+                f"each to draw pairs from; got {len(counts)} classes of {min(counts)} to {max(counts)} {self.noun}"
             )
 
 
 class OmniglotPairs(Verification, Omniglot):
-    """Pairs of Omniglot's drawings: the same character or not. In `train`, turned characters are other characters."""
+    """Pairs of Omniglot's drawings: the same character or not. In `train`, a turned character is another character."""
 
 
 class SyntheticPairs(Verification, Synthetic):
@@ -59,4 +59,4 @@ class SyntheticPairs(Verification, Synthetic):
 
 
 class ImageFolderPairs(Verification, ImageFolder):
-    """Pairs of anybody's images, such as faces in a folder for each person."""
+    """Pairs of your own images, such as faces, a folder for each person."""

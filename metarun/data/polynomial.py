@@ -1,7 +1,7 @@
 """Polynomial regression: y = c_0 + c_1 x + ... + c_n x^n, new coefficients for each task.
 
-The tasks by which T-nets and MT-nets are asked whether their learned subspace grows with the tasks' complexity (Lee,
-Choi 2018, arXiv 1801.05558; yoonholee/MT-net poly_generator.py): tasks of order n have n + 1 degrees of freedom.
+The tasks on which Lee and Choi test whether the learned subspace of T-nets and MT-nets grows with the tasks' complexity
+(2018, arXiv 1801.05558; yoonholee/MT-net poly_generator.py): tasks of order n have n + 1 degrees of freedom.
 """
 
 from __future__ import annotations
@@ -9,22 +9,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from metarun.data.curves import Curves, Range, check_count, check_range
+from metarun.checks import require_int, require_range
+from metarun.data.curves import Curves, Range
 
 
 class Polynomial(Curves):
-    """Draws polynomials. The stream `oracle` has x beside the true coefficients: `[x, c_0, ..., c_n]`.
+    """Polynomials. The stream `oracle` has x beside the true coefficients: `[x, c_0, ..., c_n]`.
 
     Args:
-        order: n, the highest power; 0 draws constants.
+        order: n, the highest power; 0 for constants.
         coefficients: uniform range (lowest, highest) of c_0; that of c_i is 2^i times narrower.
         x: uniform range of the points.
         shots, queries, train_queries: points of the support set and of the query set (train_queries: in training).
         device: where tasks are drawn.
 
     Raises:
-        ValueError: an order that is no whole number of at least 0, a range that is not (lowest, highest), or a
-            count below 1.
+        ValueError: an order that is not an integer of at least 0, a range that is not (lowest, highest), or a count
+            below 1.
     """
 
     fusable_args = ("order", "coefficients", "x")  # not in the stream `oracle`, whose width is the order's
@@ -39,8 +40,8 @@ class Polynomial(Curves):
         train_queries: int,
         device: torch.device | str,
     ) -> None:
-        check_count("order", order, 0)
-        check_range("coefficients", coefficients)
+        require_int("data", order=order)
+        require_range("data.coefficients", coefficients)
         low, high = coefficients
         parameters = {f"c{power}": (low / 2**power, high / 2**power) for power in range(order + 1)}
         super().__init__(parameters, x, 0.0, shots, queries, train_queries, device)

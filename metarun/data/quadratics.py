@@ -5,8 +5,8 @@ A task is f(theta) = || W theta - y ||^2 with W `[d, d]` and y `[d]`, all entrie
 for each row, so that the MEAN squared error of x^T theta, a linear network without bias (`backbone=linear`), is
 f(theta).
 
-A query set is the support set: what is minimised and what is reported is the same function. So the metric `mse` after
-k steps is f(theta_k), and with `run.curve_steps=100` the curve in the result is the paper's.
+The query set is the support set: what is minimised and what is reported is the same function. So the metric `mse`
+after k steps is f(theta_k), and with `run.curve_steps=100` the curve in the result is the paper's.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from typing import Any
 
 import torch
 
-from metarun.data.image_tasks import check_whole
+from metarun.checks import require_choice, require_int
 from metarun.tasks import Batch, Examples, Split, Task, TaskSet
 
 
 class Quadratics(TaskSet):
-    """Draws functions. All parts draw from the same distribution, held-out tasks by seeds of their own.
+    """Quadratic functions. All splits draw from the same distribution, held-out tasks with seeds of their own.
 
     Args:
-        dimension: d, coordinates of theta, and examples of a task.
+        dimension: d, the number of coordinates of theta and of examples of a task.
         device: where tasks are drawn.
 
     Raises:
@@ -35,12 +35,12 @@ class Quadratics(TaskSet):
     streams = ("episodes",)
 
     def __init__(self, dimension: int, device: torch.device | str) -> None:
-        check_whole("dimension", dimension, 1)
+        require_int("data", minimum=1, dimension=dimension)
         self.dimension = dimension
         self.device = torch.device(device)
 
     def in_shape(self, stream: str = "episodes") -> tuple[int, ...]:
-        del stream  # there is one
+        del stream  # there is only one
         return (self.dimension,)
 
     def outputs(self, split: Split, stream: str = "episodes") -> int:
@@ -52,8 +52,7 @@ class Quadratics(TaskSet):
 
     def sample(self, split: Split, stream: str, tasks: int, generator: torch.Generator) -> Batch:
         del split  # one distribution
-        if stream not in self.streams:
-            raise ValueError(f"stream: wanted one of {', '.join(self.streams)}, got {stream!r}")
+        require_choice("stream", stream, self.streams)
         d = self.dimension
         rows = sqrt(d) * torch.randn(tasks, d, d + 1, generator=generator, device=self.device)  # W and y beside it
         function = Examples(rows[..., :d], rows[..., d:])

@@ -13,7 +13,7 @@ from metarun.data.curves import Curves, Range
 
 
 class Sinusoid(Curves):
-    """Draws sinusoids. The stream `oracle` has x beside the true amplitude, phase and frequency: `[x, A, phi, f]`.
+    """Sinusoids. The stream `oracle` has x beside the true amplitude, phase and frequency: `[x, A, phi, f]`.
 
     Args:
         amplitude, phase, frequency, x: uniform ranges (lowest, highest); phase in radians.

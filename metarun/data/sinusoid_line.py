@@ -1,8 +1,8 @@
-"""Sinusoids and lines mixed: a few noisy points do not tell which of the two a task is.
+"""Sinusoids and lines mixed: a few noisy points do not show which of the two a task is.
 
 The ambiguous regression of PLATIPUS (Finn, Xu, Levine 2018, section 5). Ranges and noise: github
-cnguyen10/few_shot_meta_learning DataGeneratorT.py (whose lines have a noise of 0.09 = 0.3^2 by mistake), torchmeta's
-SinusoidAndLine.
+cnguyen10/few_shot_meta_learning DataGeneratorT.py (whose lines have a noise of 0.09 = 0.3^2 by mistake) and
+torchmeta's SinusoidAndLine.
 """
 
 from __future__ import annotations
@@ -10,23 +10,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from metarun.checks import is_number, require
 from metarun.data.curves import Curves, Range
 
 
 class SinusoidLine(Curves):
     """A task is a line, y = slope x + intercept, or a sinusoid, y = A sin(x - phi).
 
-    The stream `oracle` has beside x `[u, A, phi, slope, intercept]`, with u < `lines` for a line.
+    The stream `oracle` has `[u, A, phi, slope, intercept]` beside x, with u < `lines` for a line.
 
     Args:
         lines: share of tasks that are lines.
         amplitude, phase, slope, intercept, x: uniform ranges (lowest, highest); phase in radians.
-        noise: standard deviation of the noise on y, of support and query sets.
+        noise: standard deviation of the noise on y, in support and query sets.
         shots, queries, train_queries: points of the support set and of the query set (train_queries: in training).
         device: where tasks are drawn.
 
     Raises:
-        ValueError: a share that is none, a range that is not (lowest, highest), or a count below 1.
+        ValueError: a share outside [0, 1], a range that is not (lowest, highest), or a count below 1.
     """
 
     fusable_args = ("lines", "amplitude", "phase", "slope", "intercept", "x", "noise")
@@ -45,8 +46,7 @@ class SinusoidLine(Curves):
         train_queries: int,
         device: torch.device | str,
     ) -> None:
-        if not 0 <= lines <= 1:
-            raise ValueError(f"data.lines must be a share from 0 to 1; got {lines}")
+        require("data.lines", lines, is_number(lines) and 0 <= lines <= 1, "a share from 0 to 1")
         self.lines = lines
         parameters = {
             "kind": (0.0, 1.0),

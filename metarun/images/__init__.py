@@ -1,1 +1,1 @@
-"""Images as a store under the sampler: decoded once, drawn by index."""
+"""Images as a store of examples: files are decoded once and cached, then drawn by index."""

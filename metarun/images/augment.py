@@ -1,7 +1,7 @@
 """Random changes of training images, batched, on the device: each image by its own draw from a generator.
 
-torchvision's own random transforms take one draw for a whole batch, from the global generator. These draw for each
-image, from the generator of the stream, so that a run can be repeated and resumed.
+torchvision's own random transforms draw once for a whole batch, from the global generator. These draw for each image,
+from the generator of the stream, so that a run can be repeated and resumed.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
+
+from metarun.checks import require
 
 PADDING = 8 / 84  # of the image's side, as MetaOptNet and others pad images of 84x84 (kjunelee/MetaOptNet, data/)
 JITTER = 0.4  # of brightness, contrast and saturation: factors from 0.6 to 1.4 (the same code)
@@ -31,7 +33,7 @@ def crop(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def flip(x: Tensor, generator: torch.Generator) -> Tensor:
-    """`[n, C, H, W]`, every other image mirrored, left to right."""
+    """`[n, C, H, W]`, each mirrored left to right with a probability of one half."""
     mirrored = torch.rand(len(x), 1, 1, 1, generator=generator, device=x.device) < 0.5
     return torch.where(mirrored, tv.horizontal_flip(x), x)
 
@@ -49,21 +51,20 @@ CHANGES: dict[str, Augment] = {"crop": crop, "flip": flip, "jitter": jitter}
 
 
 def augmentation(names: Sequence[str], channels: int) -> Augment | None:
-    """All the changes of these names, one after the other; None where there are none.
+    """The changes of these names, one after the other; None where there are none.
 
     Raises:
-        ValueError: an unknown name, or `jitter` of images that have no colours.
+        ValueError: an unknown name, or `jitter` for images without colours.
     """
-    if unknown := [name for name in names if name not in CHANGES]:
-        raise ValueError(f"data.augment: wanted a list of {', '.join(CHANGES)}, got {unknown[0]!r}")
-    if "jitter" in names and channels != 3:
-        raise ValueError(f"data.augment: jitter is for RGB images, these have {channels} channel")
+    require("data.augment", names, all(name in CHANGES for name in names), f"a list of {', '.join(CHANGES)}")
+    allowed = "jitter" not in names or channels == 3
+    require("data.augment", names, allowed, f"without jitter, which needs RGB, for images of {channels} channel")
     if not names:
         return None
 
-    def change(x: Tensor, generator: torch.Generator) -> Tensor:
+    def augment(x: Tensor, generator: torch.Generator) -> Tensor:
         for name in names:
             x = CHANGES[name](x, generator)
         return x
 
-    return change
+    return augment

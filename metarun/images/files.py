@@ -1,4 +1,4 @@
-"""TODO."""
+"""Where image files lie: a folder or a zip archive, read in the same way."""
 
 from __future__ import annotations
 
@@ -39,28 +39,32 @@ class Folder:
         return [str(self.path), *self._walk()]
 
     def _walk(self) -> list[tuple[str, int, int]]:
-        found, waiting = [], [""]
-        while waiting:
-            prefix = waiting.pop()
+        files, folders = [], [""]
+        while folders:
+            prefix = folders.pop()
             with os.scandir(self.path / prefix) as entries:
                 for entry in entries:
                     if entry.is_dir():
-                        waiting.append(f"{prefix}{entry.name}/")
+                        folders.append(f"{prefix}{entry.name}/")
                     else:
                         stat = entry.stat()
-                        found.append((prefix + entry.name, stat.st_size, stat.st_mtime_ns))
-        return sorted(found)
+                        files.append((prefix + entry.name, stat.st_size, stat.st_mtime_ns))
+        return sorted(files)
 
 
 class Zip:
-    """The members of a zip archive. The fingerprint is the archive's path, size and time of change."""
+    """The members of a zip archive. The fingerprint is the archive's path, size and time of change.
+
+    Raises:
+        DataError: the archive is damaged.
+    """
 
     def __init__(self, path: Path):
         self.path = path.resolve()
         try:
             self._archive = zipfile.ZipFile(self.path)
         except zipfile.BadZipFile as error:
-            raise DataError(f"{self.path} is no complete zip archive ({error}): fetch it again") from error
+            raise DataError(f"{self.path} is not a complete zip archive ({error}): download it again") from error
 
     def __str__(self) -> str:
         return str(self.path)
@@ -82,7 +86,7 @@ def open_files(path: Path) -> Files:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file is an image by its suffix (and not what an operating system left beside one)."""
+    """Whether a file is an image by its suffix, and not a hidden file that an operating system left beside one."""
     parts = PurePosixPath(name).parts
     hidden = parts[-1].startswith(".") or "__MACOSX" in parts
     return not hidden and PurePosixPath(name).suffix.lower() in SUFFIXES

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Pickles of arrays, read without running what they may hold: only arrays and plain containers are built."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from metarun.tasks import DataError
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """How protocol 2 spells bytes; the one codec it uses and no other."""
+    """Bytes as protocol 2 writes them: text in one codec, which is the only one admitted."""
     if encoding not in ("latin1", "latin-1"):
         raise pickle.UnpicklingError(f"bytes encoded as {encoding!r}")
     return text.encode("latin1")
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """Reads NumPy arrays, numbers, strings and plain containers; refuses any other name, unimported."""
+    """Reads NumPy arrays, numbers, strings and plain containers; refuses any other name without importing it."""
 
     ADMITTED = frozenset(
         {
@@ -54,8 +54,8 @@ _DAMAGE = (ValueError, TypeError, KeyError, IndexError, AttributeError)  # what 
 def load_arrays(path: Path) -> Any:
     """The contents of a pickle of arrays and plain containers.
 
-    Raises
-        DataError: it holds anything else (which is named and not run), or is damaged.
+    Raises:
+        DataError: it holds anything else (the message names it; it is not run), or is damaged.
     """
     try:
         with open(path, "rb") as file:

@@ -1,1 +1,1 @@
-"""Layers that are right under vmap and at second order."""
+"""Layers whose results and second-order gradients are correct under vmap."""

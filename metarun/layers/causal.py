@@ -1,8 +1,8 @@
-"""Layers over sequences in which nothing sees what comes later: temporal convolutions, attention (Mishra et al. 2018).
+"""Causal layers over sequences: temporal convolutions and attention (Mishra et al. 2018). No item sees later ones.
 
-Many sequences share their beginning: x `[n + m, channels]` holds n items in their order, and m last items, each of
-which follows on those n in a sequence of its own. What they share is computed once, for no end changes it. Each layer
-hands on what it was given, with what it adds beside it.
+m sequences share their first n items: x `[n + m, channels]` holds the n items in order, and m last items, each the end
+of a sequence of its own. The shared items are computed once, since no end affects them. Each layer concatenates its
+output to its input.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ class DenseBlock(nn.Module):
     """[x_t, tanh(V x) * sigma(U x)], where V and U are causal convolutions of x_t and x_{t - dilation}.
 
     Args:
-        channels: of x.
-        filters: channels that are added.
-        dilation: how far back the other item is; zeros stand before the first.
+        channels: channels of x.
+        filters: channels of the output that is concatenated.
+        dilation: distance to the earlier item; zeros are before the first.
     """
 
     def __init__(self, channels: int, filters: int, dilation: int) -> None:
@@ -34,12 +34,12 @@ class DenseBlock(nn.Module):
 
 
 class TemporalConvolution(nn.ModuleList):
-    """Dense blocks of dilations 1, 2, 4, ...; the last item sees the 2^layers - 1 before it.
+    """Dense blocks of dilations 1, 2, 4, ...; an item sees the 2^layers - 1 before it.
 
     Args:
-        channels: of x.
-        filters: channels that each block adds.
-        layers: how many blocks.
+        channels: channels of x.
+        filters: channels that each block concatenates.
+        layers: number of blocks.
     """
 
     def __init__(self, channels: int, filters: int, layers: int) -> None:
@@ -55,33 +55,33 @@ class CausalAttention(nn.Module):
     """[x_t, sum_j a_tj v_j] over items j up to t, a_t = softmax_j(q_t . k_j / sqrt(keys)); q, k, v linear in x.
 
     Args:
-        channels: of x.
+        channels: channels of x.
         keys: width of q and k.
-        values: channels that are added.
+        values: channels of the output that is concatenated.
     """
 
     def __init__(self, channels: int, keys: int, values: int) -> None:
         super().__init__()
         self.queries = nn.Linear(channels, keys)
-        self.keys = nn.Linear(channels, keys, bias=False)  # a bias would vanish in the softmax
+        self.keys = nn.Linear(channels, keys, bias=False)  # the softmax would cancel a bias
         self.values = nn.Linear(channels, values)
 
     def forward(self, x: Tensor, n: int) -> Tensor:
         return torch.cat([x, self.attention(x, n) @ self.values(x)], 1)
 
     def attention(self, x: Tensor, n: int) -> Tensor:
-        """a `[n + m, n + m]`; rows sum to one."""
+        """The attention weights a, `[n + m, n + m]`; rows sum to one."""
         scores = self.queries(x) @ self.keys(x).mT / sqrt(self.keys.out_features)
         return scores.masked_fill(~seen(n, len(x), x.device), -torch.inf).softmax(1)
 
 
 def earlier(x: Tensor, n: int, distance: int) -> Tensor:
-    """Of every item of x the one so many steps before it in its sequence, zeros before the first."""
+    """For every item of x, the item `distance` steps before it in its sequence; zeros before the first."""
     start = F.pad(x[:n], (0, 0, distance, 0))
     return torch.cat([start[:n], start[n : n + 1].expand(len(x) - n, -1)])
 
 
 def seen(n: int, items: int, device: torch.device) -> Tensor:
-    """`[items, items]`: whether item i sees item j. It sees itself, and those of the first n that are before it."""
+    """Whether item i sees item j, `[items, items]`. It sees itself, and the earlier ones of the first n items."""
     i = torch.arange(items, device=device)
     return (i[:, None] == i) | ((i < n) & (i < i[:, None]))

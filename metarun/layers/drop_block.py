@@ -1,11 +1,12 @@
-"""DropBlock: in training, squares of feature maps are set to zero; and dropout, which is squares of one position.
+"""DropBlock: in training, set squares of feature maps to zero; squares of one position are dropout.
 
-Ghiasi, Lin, Le: DropBlock: A regularization method for convolutional networks, NeurIPS 2018, arXiv 1810.12890, as
-MetaOptNet has it (kjunelee/MetaOptNet, models/ResNet12_embedding.py). What is dropped is an input: random numbers drawn
-under vmap would differ between a batch, its chunks and a loop. A learner has `draw_masks` and works in `dropping`.
+Ghiasi, Lin, Le: DropBlock: A regularization method for convolutional networks, NeurIPS 2018, arXiv 1810.12890, as in
+MetaOptNet's code (kjunelee/MetaOptNet, models/ResNet12_embedding.py). Masks are random inputs: drawn under vmap, they
+would differ between a batch, its micro-batches and a loop. Learners draw them by `draw_masks`, and apply them in
+`dropping`.
 
 Difference from MetaOptNet's code: there the rate of the squares grows over 40,000 forward passes, a third of its
-training; here over the first third of a training (`RAMP`), however long.
+training; here it grows over the first third of training (`RAMP`), whatever its length.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-RAMP = 1 / 3  # of the training, until squares are dropped at the full rate
+RAMP = 1 / 3  # fraction of training after which squares are dropped at the full rate
 
 
 class DropBlock(nn.Module):
-    """Sets what a mask says to zero and scales up the rest; the identity when evaluating or outside `dropping`.
+    """Sets masked squares to zero and scales up the rest; the identity in evaluation and outside `dropping`.
 
     Args:
-        shape: (channels, height, width) of the maps it is given.
-        rate: expected share that is dropped, 0 to below 1.
-        size: side of a square, in positions; 1: dropout. Larger than the map: the map's.
+        shape: (channels, height, width) of the input maps.
+        rate: expected fraction that is dropped, in [0, 1).
+        size: side of a square in positions, at most that of the map; 1: dropout.
     """
 
     def __init__(self, shape: tuple[int, int, int], rate: float, size: int) -> None:
@@ -34,8 +35,8 @@ class DropBlock(nn.Module):
         self.shape, self.rate, self.size = shape, rate, min(size, *shape[1:])
         self.mask: Tensor | None = None  # [n, channels, height - size + 1, ...], bool: corners of squares
 
-    def draw(self, rows: tuple[int, ...], progress: Tensor, generator: torch.Generator) -> Tensor:
-        """A mask for `rows` maps, `[*rows, ...]`, bool: true where the upper left corner of a square is."""
+    def sample(self, rows: tuple[int, ...], progress: Tensor, generator: torch.Generator) -> Tensor:
+        """Sample a mask for `rows` maps, `[*rows, ...]`, bool: true at the upper left corners of squares."""
         channels, height, width = self.shape
         corners = (height - self.size + 1, width - self.size + 1)
         gamma = torch.as_tensor(self.rate, device=generator.device)
@@ -57,18 +58,18 @@ class DropBlock(nn.Module):
 
 
 def drop_blocks(net: nn.Module) -> list[DropBlock]:
-    """All of a network's, in the order of its modules."""
+    """The DropBlocks of a network, in the order of its modules."""
     return [module for module in net.modules() if isinstance(module, DropBlock)]
 
 
 def draw_masks(net: nn.Module, rows: tuple[int, ...], progress: Tensor, generator: torch.Generator) -> list[Tensor]:
-    """A mask `[*rows, ...]` for each of a network's DropBlocks; none for a network that has none."""
-    return [block.draw(rows, progress, generator) for block in drop_blocks(net)]
+    """Sample a mask `[*rows, ...]` for each DropBlock of a network; an empty list if it has none."""
+    return [block.sample(rows, progress, generator) for block in drop_blocks(net)]
 
 
 @contextmanager
 def dropping(net: nn.Module, masks: Sequence[Tensor]) -> Iterator[None]:
-    """Inside, the network's DropBlocks drop what `masks` say; with none of them, nothing."""
+    """Inside, the network's DropBlocks apply the masks, one each; without masks they drop nothing."""
     blocks = drop_blocks(net) if masks else []
     for block, mask in zip(blocks, masks, strict=True):
         block.mask = mask

@@ -1,26 +1,30 @@
-"""How weights start. The initialisation is part of what a paper claims (MT-net's robustness needs its own)."""
+"""Initialisation of weights. It is part of what a paper claims: MT-net's robustness depends on its own."""
 
 from __future__ import annotations
 
 from torch import nn
 
+from metarun.checks import require_choice
+
 INITS = ("torch", "truncated_normal", "xavier")
 
 
 def initialise(net: nn.Module, init: str) -> nn.Module:
-    """Set the weights of all linear and convolution layers, in place.
+    """Initialise all linear and convolution layers of a network, in place.
 
     Args:
-        net: the network; normalisation layers are left alone.
-        init: `torch` (each layer's own default); `truncated_normal` (0.01, cut at two standard deviations, zero
-            bias: fully connected layers in MAML's and MT-net's code); `xavier` (uniform, zero bias: their
+        net: the network; normalisation layers are not changed.
+        init: `torch` (each layer's own default); `truncated_normal` (standard deviation 0.01, truncated at two of them,
+            zero bias: fully connected layers in MAML's and MT-net's code); `xavier` (uniform, zero bias: their
             convolutions).
+
+    Returns:
+        The network.
 
     Raises:
         ValueError: an unknown name.
     """
-    if init not in INITS:
-        raise ValueError(f"backbone.init must be one of {', '.join(INITS)}; got {init!r}")
+    require_choice("backbone.init", init, INITS)
     if init == "torch":
         return net
     for layer in net.modules():

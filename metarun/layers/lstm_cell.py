@@ -1,4 +1,4 @@
-"""A long short-term memory cell that runs under vmap, where torch's own fails (Hochreiter, Schmidhuber 1997)."""
+"""A long short-term memory cell (Hochreiter, Schmidhuber 1997) that runs under vmap, where torch's own fails."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class LSTMCell(nn.Module):
 
     Args:
         inputs: width of x.
-        width: of the cell c and of the output.
-        context: width of the state h that the gates see; None: `width`, the output of the step before.
+        width: width of the cell c and of the output.
+        context: width of the state h that the gates take; None: `width`, that of the output of the step before.
     """
 
     def __init__(self, inputs: int, width: int, context: int | None = None) -> None:
@@ -25,7 +25,13 @@ class LSTMCell(nn.Module):
             nn.init.uniform_(parameter, -(width**-0.5), width**-0.5)  # as torch's
 
     def forward(self, x: Tensor, state: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """From x `[m, inputs]`, the state `[m, context]` and the cell c `[m, width]` to the output and the new cell."""
+        """Compute the output and the new cell, `[m, width]` each.
+
+        Args:
+            x: inputs, `[m, inputs]`.
+            state: h, `[m, context]`.
+            c: the cell, `[m, width]`.
+        """
         gates = F.linear(x, self.weight_ih, self.bias) + F.linear(state, self.weight_hh)
         i, f, g, o = gates.chunk(4, -1)
         c = f.sigmoid() * c + i.sigmoid() * g.tanh()

@@ -1,15 +1,15 @@
-"""Normalisation that is right under `vmap(grad(...))`, and says whose statistics it uses.
+"""Normalisation that is correct under `vmap(grad(...))`, with a choice of the statistics that batch norm uses.
 
 torch's own batch norm and instance norm with batch statistics give a silently WRONG second-order gradient under
-vmap (2 to 7 % off for three to five blocks; tests/algos/test_maml.py shows it). The one here is plain mean and
-variance operations, folded into one scale and one shift per channel, and right to rounding.
+vmap (2 to 7 % off for three to five blocks; tests/algos/test_maml.py shows it). The batch norm of this module uses
+plain mean and variance operations, folded into one scale and one shift per channel, and is exact to rounding.
 
 Modes of batch norm
-    batch    statistics of the rows it is given: support rows when adapting, query rows when predicting. This is
-             MAML's, and makes prediction transductive.
-    support  queries are normalised with the statistics that the support set has under the same weights: one query
-             at a time gives the same answer as all at once.
-    running  as torch: batch statistics when training, a running average of them when evaluating.
+    batch    statistics of the rows of the input: support rows in adaptation, query rows in prediction. MAML's choice;
+             it makes predictions transductive.
+    support  queries are normalised by the statistics of the support set under the same weights: each query's prediction
+             is the same alone as among others.
+    running  as in torch: batch statistics in training, a running average of them in evaluation.
 """
 
 from __future__ import annotations
@@ -20,17 +20,28 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from metarun.checks import require_choice
+
 MODES = ("batch", "support", "running")
 
 
 class BatchNorm(nn.Module):
-    """Batch norm over all dimensions but the channels', dimension 1, of `x [n, channels, ...]`.
+    """Batch norm over all dimensions of `x [n, channels, ...]` except the channels.
 
     Args:
         channels: number of channels.
-        mode: whose statistics normalise, see the module's docstring.
+        mode: which statistics to use; see the module's docstring.
         momentum: weight of a new batch in the running average (mode `running`).
         eps: added to the variance.
+
+    Attributes:
+        inductive: if True, mode `batch` behaves as `support`; for the second figure of evaluation.
+        reference_rows: take statistics from this many leading rows only; None: from all.
+        tasks: number of tasks that the rows belong to, the same number of consecutive rows each; each task has its own
+            statistics.
+        recorded: the statistics of each forward pass, inside `recording` (mode `running`).
+        gathered: statistics collected in this outer step, with their numbers of tasks; processes merge theirs
+            (metarun/training/distributed.py).
 
     Raises:
         ValueError: an unknown mode.
@@ -41,23 +52,22 @@ class BatchNorm(nn.Module):
 
     def __init__(self, channels: int, mode: str = "batch", momentum: float = 0.1, eps: float = 1e-5) -> None:
         super().__init__()
-        if mode not in MODES:
-            raise ValueError(f"batch norm mode must be one of {', '.join(MODES)}; got {mode!r}")
+        require_choice("backbone.norm", mode, MODES)
         self.mode, self.momentum, self.eps = mode, momentum, eps
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
         if mode == "running":
             self.register_buffer("running_mean", torch.zeros(channels))
             self.register_buffer("running_var", torch.ones(channels))
-        self.inductive = False  # while True, mode `batch` behaves as `support` (evaluation's second figure)
-        self.reference_rows: int | None = None  # statistics of the first so many rows only
-        self.tasks = 1  # whose rows come one after the other, as many of each: statistics are each task's own
+        self.inductive = False
+        self.reference_rows: int | None = None
+        self.tasks = 1
         self.recorded: list[tuple[Tensor, Tensor]] | None = None
         self.gathered: list[tuple[Tensor, Tensor, int]] = []
 
     @property
     def uses_support(self) -> bool:
-        """Whether queries need the support set beside them."""
+        """Whether queries need the support set in the same forward pass."""
         return self.mode == "support" or (self.mode == "batch" and self.inductive)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -75,7 +85,7 @@ class BatchNorm(nn.Module):
         return (by_task * scale.view(broadcast) + shift.view(broadcast)).flatten(0, 1)
 
     def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance, `[channels]`, or of several tasks `[T, channels]`."""
+        """Mean and variance, `[channels]`, or `[T, channels]` for several tasks."""
         if self.tasks == 1:
             rows = x[: self.reference_rows]
             var, mean = torch.var_mean(rows, dim=(0, *range(2, x.dim())), correction=0)
@@ -88,7 +98,7 @@ class BatchNorm(nn.Module):
         return mean, var
 
     def per_step(self, steps: int) -> None:
-        """Give every parameter and running statistic a leading dimension `steps`; a caller hands in one step's."""
+        """Give parameters and running statistics a leading dimension `steps`; callers pass the entry of one step."""
         for values in (self._parameters, self._buffers):
             for name, value in values.items():
                 assert value is not None
@@ -96,24 +106,30 @@ class BatchNorm(nn.Module):
                 setattr(self, name, nn.Parameter(repeated) if isinstance(value, nn.Parameter) else repeated)
 
     def collect_stats(self, mean: Tensor, var: Tensor) -> None:
-        """Keep the statistics `[T, channels]` of a chunk of tasks until the step is over."""
+        """Collect the statistics `[T, channels]` of a micro-batch of tasks, until the outer step ends."""
         self.gathered.append((mean.detach().mean(0), var.detach().mean(0), len(mean)))
 
     def pop_stats(self) -> list[tuple[Tensor, Tensor]]:
-        """What was gathered, without the numbers of tasks, and forget it: out of `vmap`, where nothing can be kept."""
-        found = [(mean, var) for mean, var, _ in self.gathered]
-        self.gathered.clear()  # the very list: a compiled program would fill it with what it held on the way
-        return found
+        """Remove and return the collected statistics, without their numbers of tasks.
+
+        Inside vmap, where nothing can be stored, the caller returns them as an output.
+        """
+        statistics = [(mean, var) for mean, var, _ in self.gathered]
+        self.gathered.clear()  # in place: a compiled program would restore an old list with what it held while traced
+        return statistics
 
     def update_running_stats(self) -> None:
-        """Move the running statistics towards the mean over all tasks of the step, however it was chunked."""
+        """Move the running statistics towards the mean over all tasks of the outer step.
+
+        Micro-batches count by their numbers of tasks, so that their sizes do not matter.
+        """
         if not self.gathered:
             return
         tasks = sum(count for *_, count in self.gathered)
         with torch.no_grad():
-            for running, which in ((self.running_mean, 0), (self.running_var, 1)):
-                shares = [(means[which], count / tasks) for *means, count in self.gathered]
-                mean = torch.stack([value * share for value, share in shares]).sum(0)
+            for running, index in ((self.running_mean, 0), (self.running_var, 1)):
+                weighted = [(means[index], count / tasks) for *means, count in self.gathered]
+                mean = torch.stack([value * weight for value, weight in weighted]).sum(0)
                 running.lerp_(mean, self.momentum)
         self.gathered.clear()
 
@@ -122,7 +138,7 @@ class BatchNorm(nn.Module):
 
 
 def batch_norms(module: nn.Module) -> list[BatchNorm]:
-    """All batch norms of a network, in the order of its modules."""
+    """The batch norms of a network, in the order of its modules."""
     return [m for m in module.modules() if isinstance(m, BatchNorm)]
 
 
@@ -133,9 +149,9 @@ def uses_support_statistics(net: nn.Module) -> bool:
 
 @contextmanager
 def rows_of_tasks(net: nn.Module, tasks: int) -> Iterator[None]:
-    """Inside, rows belong to so many tasks, one after the other; each task has batch statistics of its own.
+    """Inside, batch norms treat rows as those of several tasks, one after the other, each with its own statistics.
 
-    What vmap over tasks would give for weights that all tasks share, without its cost.
+    For weights that all tasks share this is what vmap over tasks computes, without its cost.
     """
     norms = batch_norms(net)
     for norm in norms:
@@ -149,7 +165,7 @@ def rows_of_tasks(net: nn.Module, tasks: int) -> Iterator[None]:
 
 @contextmanager
 def statistics_of_first(net: nn.Module, rows: int) -> Iterator[None]:
-    """Inside, batch norms take their statistics from the first `rows` rows (the support set) and apply them to all."""
+    """Inside, batch norms take their statistics from the first `rows` rows, the support set, for all rows."""
     norms = batch_norms(net)
     for norm in norms:
         norm.reference_rows = rows
@@ -162,7 +178,7 @@ def statistics_of_first(net: nn.Module, rows: int) -> Iterator[None]:
 
 @contextmanager
 def inductive(net: nn.Module) -> Iterator[None]:
-    """Inside, no query's prediction depends on another query: mode `batch` behaves as `support`."""
+    """Inside, no query's prediction depends on other queries: mode `batch` behaves as `support`."""
     norms = batch_norms(net)
     for norm in norms:
         norm.inductive = True
@@ -175,10 +191,10 @@ def inductive(net: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def recording(*nets: nn.Module) -> Iterator[list[BatchNorm]]:
-    """Inside, batch norms of mode `running` record the statistics they use; yields those norms.
+    """Inside, batch norms of mode `running` record the statistics they use; yields these batch norms.
 
-    The last record of each is that of the outermost forward pass, which under `torch.func.grad` is the only one
-    that is not wrapped in a finished transform: read it with `last_statistics` before leaving.
+    The last record of each is that of the outermost forward pass. Under `torch.func.grad` it is the only one that is
+    not wrapped in a finished transform. Read it by `last_statistics` before leaving.
     """
     norms = [norm for net in nets for norm in batch_norms(net) if norm.mode == "running"]
     for norm in norms:
@@ -191,24 +207,26 @@ def recording(*nets: nn.Module) -> Iterator[list[BatchNorm]]:
 
 
 def last_statistics(norms: list[BatchNorm]) -> list[tuple[Tensor, Tensor]]:
-    """Mean and unbiased variance `[channels]` of each norm's last forward pass inside `recording`."""
+    """Mean and unbiased variance `[channels]` of each batch norm's last forward pass inside `recording`."""
     return [norm.recorded[-1] for norm in norms if norm.recorded]
 
 
 def make_norm(kind: str, channels: int) -> nn.Module:
-    """A normalisation layer by name: `batch`, `support`, `running` (batch norm's modes), `layer`, `group`, `none`.
+    """Make a normalisation layer.
 
-    `layer` is over channels and positions of one example (group norm of one group), `group` of eight groups.
+    Args:
+        kind: `batch`, `support` or `running` (modes of batch norm), `layer` (over channels and positions of one
+            example: group norm with one group), `group` (eight groups), or `none`.
+        channels: number of channels.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown kind.
     """
+    require_choice("backbone.norm", kind, (*MODES, "layer", "group", "none"))
     if kind in MODES:
         return BatchNorm(channels, mode=kind)
     if kind == "layer":
         return nn.GroupNorm(1, channels)
     if kind == "group":
         return nn.GroupNorm(8, channels)
-    if kind == "none":
-        return nn.Identity()
-    raise ValueError(f"norm must be one of {', '.join(MODES)}, layer, group, none; got {kind!r}")
+    return nn.Identity()

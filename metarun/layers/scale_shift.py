@@ -1,6 +1,6 @@
-"""Scaling and shifting: a few numbers that change what a frozen network computes (Sun et al. 2019, arXiv 1812.02391).
+"""Scaling and shifting of a frozen network by few parameters (Sun et al. 2019, arXiv 1812.02391).
 
-W o Phi_1 takes the place of each layer's weights W, and b + Phi_2 that of its biases b. Official code: github
+W o Phi_1 replaces each layer's weights W, and b + Phi_2 its biases b. Official code: github
 yaoyao-liu/meta-transfer-learning, pytorch/models/conv2d_mtl.py.
 """
 
@@ -16,15 +16,15 @@ from metarun.layers.norm import batch_norms
 
 
 class ScaleShift(nn.Module):
-    """Phi_1 and Phi_2 of all convolutions and linear layers of a network; at first they change nothing.
+    """Phi_1 and Phi_2 of all convolution and linear layers of a network; initially they change nothing.
 
     Args:
-        net: the network; only its layers' names and shapes are kept.
+        net: the network; only the names and shapes of its layers are kept.
 
     Attributes:
-        scales: Phi_1, ones at first; of a convolution a number for each kernel, `[out, in, 1, 1]`, of a linear layer
-            for each unit, `[out, 1]`.
-        shifts: Phi_2, zeros at first, `[out]`; of layers that have biases.
+        scales: Phi_1, initially ones; for a convolution one per kernel, `[out, in, 1, 1]`, for a linear layer one per
+            unit, `[out, 1]`.
+        shifts: Phi_2, initially zeros, `[out]`; for layers with biases.
 
     Raises:
         ValueError: the network has no such layer.
@@ -34,20 +34,20 @@ class ScaleShift(nn.Module):
         super().__init__()
         layers = [(name, m) for name, m in net.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
         if not layers:
-            raise ValueError("the backbone must have convolutions or linear layers to scale and shift; it has none")
+            raise ValueError("backbone must have convolution or linear layers to scale and shift; got none")
         self.scaled = [f"{name}.weight" for name, _ in layers]
         self.scales = nn.ParameterList(torch.ones(_scale_shape(m.weight)) for _, m in layers)
         self.shifted = [f"{name}.bias" for name, m in layers if m.bias is not None]
         self.shifts = nn.ParameterList(torch.zeros_like(m.bias) for _, m in layers if m.bias is not None)
 
     def forward(self, net: nn.Module) -> dict[str, Tensor]:
-        """The network's parameters by name, scaled and shifted. Its own count as constants: they get no gradient."""
+        """The network's parameters by name, scaled and shifted. Its own are constants, which get no gradient."""
         weights = {name: p.detach() for name, p in net.named_parameters()}
         weights |= {name: weights[name] * scale for name, scale in zip(self.scaled, self.scales, strict=True)}
         return weights | {name: weights[name] + shift for name, shift in zip(self.shifted, self.shifts, strict=True)}
 
     def moved(self) -> dict[str, Tensor]:
-        """Mean distance of the scales from 1 and of the shifts from 0."""
+        """The mean distance of the scales from 1 and of the shifts from 0."""
         parts = {"scale": [scale - 1 for scale in self.scales], "shift": list(self.shifts)}
         return {name: torch.cat([v.flatten() for v in values]).abs().mean() for name, values in parts.items() if values}
 
@@ -59,7 +59,7 @@ def _scale_shape(weight: Tensor) -> list[int]:
 
 @contextmanager
 def statistics_kept(net: nn.Module) -> Iterator[None]:
-    """Inside, batch norms of mode `running` normalise by their running statistics, in training too."""
+    """Inside, batch norms of mode `running` use their running statistics, also in training."""
     norms = [norm for norm in batch_norms(net) if norm.training]
     for norm in norms:
         norm.training = False

@@ -1,8 +1,8 @@
-"""A square linear map after every linear and convolution layer: how T-net and MT-net see a network.
+"""A square linear map after every linear and convolution layer, for T-net and MT-net.
 
-A layer h = W x + b becomes T (W x + b): the bias is inside, whatever normalises or activates stays outside. After a
-convolution T mixes channels at each position, a 1x1 convolution. T starts as the identity, so that the network's
-function does not change. Lee and Choi, ICML 2018, section 3.1; yoonholee/MT-net, maml.py (forward_fc_withT,
+A layer h = W x + b becomes T (W x + b): the bias is inside, normalisation and activation stay outside. After a
+convolution T mixes the channels of each position, as a 1x1 convolution. T is initially the identity, which leaves the
+network's function as it is. Lee and Choi, ICML 2018, section 3.1; yoonholee/MT-net, maml.py (forward_fc_withT,
 forward_conv_withT).
 """
 
@@ -22,7 +22,7 @@ class Transformed(nn.Module):
 
     Args:
         layer: W and b.
-        transform: False leaves T out, which costs nothing; the parameters' names stay the same.
+        transform: False leaves T out, at no cost; the names of the other parameters stay the same.
     """
 
     def __init__(self, layer: Layer, transform: bool) -> None:
@@ -40,25 +40,28 @@ class Transformed(nn.Module):
 
 
 def transform_layers(net: nn.Module, transform: bool) -> nn.Module:
-    """Put a `Transformed` in the place of every linear and convolution layer of a network, in place.
+    """Replace every linear and convolution layer of a network by a `Transformed`, in place.
+
+    Returns:
+        The network.
 
     Raises:
         ValueError: the network has no such layer.
     """
-    _exchange(net, transform)
+    _replace_layers(net, transform)
     if not any(True for _ in transformed(net)):
-        raise ValueError("the backbone has no linear and no convolution layer to put a transform after")
+        raise ValueError("backbone must have linear or convolution layers to put a transform after; got none")
     return net
 
 
 def transformed(net: nn.Module) -> Iterator[tuple[str, Transformed]]:
-    """Names and modules of the layers that `transform_layers` put in, in the order of the network's modules."""
+    """Names and modules of the layers made by `transform_layers`, in the order of the network's modules."""
     return ((name, module) for name, module in net.named_modules() if isinstance(module, Transformed))
 
 
-def _exchange(module: nn.Module, transform: bool) -> None:
+def _replace_layers(module: nn.Module, transform: bool) -> None:
     for name, child in module.named_children():
         if isinstance(child, Layer):
             setattr(module, name, Transformed(child, transform))
         else:
-            _exchange(child, transform)
+            _replace_layers(child, transform)

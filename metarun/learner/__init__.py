@@ -1,1 +1,1 @@
-"""The one abstraction, and what families of learners share."""
+"""The base class of all algorithms, and the base classes and functions that families of them share."""

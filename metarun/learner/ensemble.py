@@ -1,6 +1,6 @@
-"""Several weights of one network at once: what learners that predict by samples or particles share.
+"""Several weights of one network at once, for learners that predict by samples or particles.
 
-Weights are the network's parameters by name, each stacked `[M, ...]`; row m of all of them is one network.
+Weights are the network's parameters by name, each stacked `[M, ...]`: row m of all of them is one network.
 
     log p(D | w) = sum over D of  log N(y; f(x; w), variance)  in a regression, else  log softmax(f(x; w))_y     (nats)
 
@@ -27,12 +27,12 @@ Weights = dict[str, Tensor]
 
 
 def log_likelihood(prediction: Tensor, y: Tensor, variance: Tensor) -> Tensor:
-    """log p(y | prediction), 0-dim, summed over examples; `variance` (0-dim) is of values, classes have no use for it.
+    """log p(y | prediction), 0-dim, summed over examples.
 
     Args:
-        prediction: `[n, d]` values, or `[n, ways]` class scores.
-        y: `[n, d]`, or `[n]` class indices.
-        variance: of the noise about the values.
+        prediction: targets `[n, d]`, or class scores `[n, ways]`.
+        y: targets `[n, d]`, or class indices `[n]`.
+        variance: of the targets' noise, 0-dim; not used for classes.
     """
     if not y.is_floating_point():
         return -F.cross_entropy(prediction, y, reduction="sum")
@@ -42,11 +42,19 @@ def log_likelihood(prediction: Tensor, y: Tensor, variance: Tensor) -> Tensor:
 def predict_by_all(
     learner: Learner, net: nn.Module, weights: Weights, support: Examples, variance: Tensor | None = None
 ) -> Predictor:
-    """A predictor of `Samples [M, n, d]`, one of each network; `variance` is theirs, as in `Samples`."""
+    """Make a predictor of `Samples [M, n, d]`, one from each network.
+
+    Args:
+        learner: its `functional_predictor` evaluates the network.
+        net: the network; its own parameters are not used.
+        weights: of the M networks.
+        support: the support set.
+        variance: as in `Samples`.
+    """
 
     def predict(x: Tensor) -> Samples:
-        each = vmap(lambda own: learner.functional_predictor(net, own, support)(x))
-        return Samples(cast(Tensor, each(weights)), variance)
+        predictions = vmap(lambda params: learner.functional_predictor(net, params, support)(x))
+        return Samples(cast(Tensor, predictions(weights)), variance)
 
     return predict
 
@@ -54,20 +62,20 @@ def predict_by_all(
 def descend_all(
     learner: Learner, net: nn.Module, weights: Weights, support: Examples, steps: int, rate: Tensor, first_order: bool
 ) -> Iterator[Weights]:
-    """Weights after 0, 1, ..., `steps` gradient steps on the task loss of the support set, each network by itself.
+    """Yield the weights after 0, 1, ..., `steps` gradient steps on the support set's task loss, for each network alone.
 
     Args:
-        learner: whose task loss and whose treatment of queries (`network_predictor`) apply.
+        learner: provides the task loss and `functional_predictor`.
         net: the network; its own parameters are not used.
-        weights: where it starts.
+        weights: the initial weights.
         support: `x [n, ...]` and `y` as in `Examples`.
-        steps: how many.
-        rate: 0-dim, times the gradient.
-        first_order: take the gradient for a constant.
+        steps: the number of steps.
+        rate: learning rate, 0-dim.
+        first_order: treat the gradient as a constant.
     """
 
-    def support_loss(own: Weights, y: Tensor) -> Tensor:
-        return learner.loss(learner.functional_predictor(net, own, support)(support.x), y)
+    def support_loss(params: Weights, y: Tensor) -> Tensor:
+        return learner.loss(learner.functional_predictor(net, params, support)(support.x), y)
 
     count = len(next(iter(weights.values())))
     yield weights
@@ -79,17 +87,20 @@ def descend_all(
 
 
 def for_each(count: int, y: Tensor) -> Tensor:
-    """y once for each of `count` networks, `[M, ...]`: squared error under two vmaps must be mapped over by both."""
+    """Repeat y for each of `count` networks, `[M, ...]`: squared error under two vmaps must be mapped over by both."""
     return y.expand(count, *y.shape)
 
 
 def constants(weights: Weights) -> Weights:
-    """The same weights, constants to autograd."""
+    """The same weights, constant to autograd."""
     return {name: w.detach() for name, w in weights.items()}
 
 
 def stack_parameters(nets: list[nn.Module]) -> nn.Module:
-    """The first of the networks, its parameters now those of all, `[M, ...]`; it can be called with one's only."""
+    """Replace the parameters of the first network by those of all, stacked `[M, ...]`, and return it.
+
+    It can then be called only by `functional_call` with the parameters of one network.
+    """
     first, *_ = nets
     for path, module in first.named_modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
@@ -100,6 +111,11 @@ def stack_parameters(nets: list[nn.Module]) -> nn.Module:
 
 
 def refuse_running_norms(net: nn.Module, algo: str) -> None:
-    """Raises ValueError where batch norms keep running statistics, which would be those of one of the networks."""
+    """Refuse batch norms that keep running statistics: one average cannot serve several networks.
+
+    Raises:
+        ValueError: the network has such a batch norm.
+    """
     if any(norm.mode == "running" for norm in batch_norms(net)):
-        raise ValueError(f"backbone.norm must not be running for algo={algo}, which has several weights of one network")
+        reason = f"algo={algo}, which has several weights of one network"
+        raise ValueError(f"backbone.norm must not be running for {reason}; got 'running'")

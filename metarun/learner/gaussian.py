@@ -1,6 +1,6 @@
-"""Normal distributions over a network's parameters, each parameter by itself: bounded variances, draws, divergence.
+"""Independent normal distributions of a network's parameters: bounded variances, samples, and divergence.
 
-Means and variances are dicts by the parameters' names, and of their shapes.
+Means and variances are dicts of tensors by the parameters' names, with their shapes.
 
 Differences from the paper: stated by the algorithms that use it; this is no algorithm of its own.
 """
@@ -13,24 +13,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from metarun.checks import require_range
 from metarun.learner.ensemble import Weights
 
 
 class Variances(nn.Module):
-    """A learned variance for each parameter of a network, `exp(low + (high - low) sigmoid(raw))`, raw 0 at first.
+    """A learned variance for each parameter of a network, `exp(low + (high - low) sigmoid(raw))`; raw is initially 0.
 
     Args:
-        net: whose parameters.
+        net: the network.
         log_variance: low and high.
 
     Raises:
-        ValueError: a range that is not (lowest, highest).
+        ValueError: low is not below high.
     """
 
     def __init__(self, net: nn.Module, log_variance: Sequence[float]) -> None:
         super().__init__()
-        if len(log_variance) != 2 or not log_variance[0] < log_variance[1]:
-            raise ValueError(f"log_variance must be two numbers, the lower first; got {list(log_variance)}")
+        require_range("algo.log_variance", log_variance, strict=True)
         self.lowest, self.highest = log_variance
         self.names = [name for name, _ in net.named_parameters()]
         self.raw = nn.ParameterList(torch.zeros_like(p) for p in net.parameters())
@@ -47,21 +47,27 @@ class Variances(nn.Module):
 
 
 def count_parameters(net: nn.Module) -> int:
-    """How many numbers a draw of all parameters takes."""
+    """The number of entries of all parameters: the random numbers that one sample of them takes."""
     return sum(p.numel() for p in net.parameters())
 
 
 def draw(mean: Weights, variance: Weights, random_inputs: Any) -> Weights:
-    """A draw for each row of the standard normal `noise [S, parameters]`, `[S, ...]`; where that is (), the mean."""
+    """Sample parameters, `[S, ...]`.
+
+    Args:
+        mean: means by name.
+        variance: variances by name.
+        random_inputs: standard normal numbers `[S, parameters]`; (): return the mean, as a single sample.
+    """
     if not isinstance(random_inputs, Tensor):
         return {name: m.unsqueeze(0) for name, m in mean.items()}
     pieces = random_inputs.split([m.numel() for m in mean.values()], dim=-1)
-    drawn = zip(mean.items(), pieces, strict=True)
-    return {name: m + variance[name].sqrt() * piece.view(-1, *m.shape) for (name, m), piece in drawn}
+    pairs = zip(mean.items(), pieces, strict=True)
+    return {name: m + variance[name].sqrt() * piece.view(-1, *m.shape) for (name, m), piece in pairs}
 
 
 def divergence(mean_q: Weights, variance_q: Weights, mean_p: Weights, variance_p: Weights) -> Tensor:
-    """KL(q || p) of normal distributions, summed over all parameters; in nats."""
+    """KL(q || p) of normal distributions in nats, summed over all parameters."""
     terms = []
     for name, v in variance_q.items():
         ratio = v / variance_p[name]

@@ -1,7 +1,7 @@
-"""Hard tasks: the classes that tasks fared worst on are remembered, and now and then tasks are drawn of these alone.
+"""Hard tasks: remember the classes with the lowest accuracy, and now and then sample tasks of these classes alone.
 
 Sun, Liu, Chua, Schiele: Meta-Transfer Learning for Few-Shot Learning, CVPR 2019, section 4.3, where this is called the
-hard task (HT) meta-batch. There is no official code of it.
+hard task (HT) meta-batch. The official codes do not contain it.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ from metarun.sampling import draw_distinct
 
 
 class HardClassMemory(nn.Module):
-    """The memory. What it knows are buffers, so that a checkpoint holds it.
+    """A memory of hard classes. Its state is in buffers, so that checkpoints save it.
 
     Args:
-        every: outer steps between two on hard tasks; 0: there are none.
-        memory: failures that are remembered, the latest.
+        every: outer steps between two steps on hard tasks; 0: no hard tasks.
+        memory: number of classes to remember, the latest.
 
     Attributes:
-        classes: `[memory]` int64, the latest first; -1 where there is none yet.
-        since: 0-dim int64, outer steps since the last on hard tasks; -1: that is the one to come.
+        classes: `[memory]` int64, the latest first; -1: none yet.
+        since: 0-dim int64, outer steps since the last one on hard tasks; -1: the next one is on hard tasks.
+        gathered: classes collected in this outer step; processes merge theirs (metarun/training/distributed.py).
     """
 
     classes: Tensor
@@ -35,16 +36,16 @@ class HardClassMemory(nn.Module):
         self.gathered: list[Tensor] = []
 
     def collect(self, classes: Tensor, right: Tensor) -> None:
-        """Keep the worst class of each task of a chunk until the step is over.
+        """Collect the worst class of each task of a micro-batch, until the outer step ends.
 
         Args:
             classes: of the tasks' ways, `[T, ways]`.
-            right: share of each way's queries that were classified rightly, `[T, ways]`; of equals the first counts.
+            right: the accuracy on each way's queries, `[T, ways]`. In a tie the first way counts.
         """
         self.gathered.append(classes.gather(1, right.argmin(1, keepdim=True)).squeeze(1))
 
     def update(self) -> None:
-        """Remember what was gathered in this outer step, unless its tasks were hard ones."""
+        """Remember the classes collected in this outer step, unless its tasks were hard ones."""
         if not self.gathered:
             return
         if self.since >= 0:
@@ -53,14 +54,17 @@ class HardClassMemory(nn.Module):
         self.gathered.clear()
 
     def sample(self, tasks: int, ways: int, generator: torch.Generator) -> Tensor | None:
-        """Classes `[tasks, ways]` for the step to come, all equally likely, distinct in each task; None: any tasks.
+        """Sample the classes of the next step's tasks among the remembered ones.
 
-        There is no wish while fewer classes than `ways` are remembered.
+        All remembered classes are equally likely, and distinct within a task.
+
+        Returns:
+            Classes `[tasks, ways]`; None: the next step is not on hard tasks, or fewer than `ways` are remembered.
         """
         if not self.every or self.since < self.every:
             return None
-        known = self.classes[self.classes >= 0].unique()
-        if len(known) < ways:
+        remembered = self.classes[self.classes >= 0].unique()
+        if len(remembered) < ways:
             return None
         self.since.fill_(-1)
-        return known[draw_distinct(tasks, len(known), ways, generator)]
+        return remembered[draw_distinct(tasks, len(remembered), ways, generator)]

@@ -1,7 +1,7 @@
-"""The one abstraction: a learner says how it uses a support set, and what it minimises over tasks.
+"""The base class of all algorithms: how a learner uses a support set, and what it minimises over tasks.
 
-Both are written for ONE task, in the paper's symbols; batching over tasks is shared (`over_tasks`). See
-`metarun/algos/maml.py` for the smallest complete example.
+Both are written for ONE task, in the paper's symbols. Batching over tasks is shared (`Learner.map_tasks`).
+`metarun/algos/maml.py` is the smallest complete example.
 """
 
 from __future__ import annotations
@@ -19,11 +19,17 @@ from metarun.layers.norm import batch_norms, last_statistics, recording, statist
 from metarun.learner.prediction import Predictor
 from metarun.tasks import Batch, Examples, Kind, Presentations, TaskLoss, TaskSet
 
-Backbone = Callable[..., nn.Module]  # backbone(outputs=ways) ends in a linear layer, outputs=None in an embedding
+Backbone = Callable[..., nn.Module]  # backbone(outputs=ways) ends in a linear layer, backbone(outputs=None) in features
 
 
 class Stage(NamedTuple):
-    """A stretch of training: the stream it draws from, its share of `run.iterations`, its objectives in turn."""
+    """A stage of training.
+
+    Attributes:
+        stream: stream of the data set that its batches come from.
+        share: fraction of `run.iterations` that it takes.
+        objectives: what each outer step minimises, in order; `all` steps every parameter group.
+    """
 
     stream: str = "episodes"
     share: float = 1.0
@@ -31,26 +37,36 @@ class Stage(NamedTuple):
 
 
 class Learner(nn.Module, ABC):
-    """A few-shot learner. Subclasses define `adapt`, or `trajectory` where adaptation goes in steps.
+    """A few-shot learner. Each subclass is one algorithm.
 
-    Attributes
-        stages: what it trains on, in order; shares sum to one. Empty: it is not trained.
-        evaluation_stream: the stream it is validated and tested on; None: the data set's own.
-        takes: the kinds of task it makes sense for.
-        ways: classes of the tasks at hand (or what else `TaskSet.outputs` says). Loop and evaluation set it, for it
-            may differ between training and test; learners whose weights do not depend on it read it.
-        inner_steps, eval_steps: adaptation steps in training, and where the headline is measured.
-        vectorized: False runs task after task (for `nn.LSTM` and whatever else fails under vmap).
-        replicable: False keeps it out of fused programs (metarun/fused/replicas.py): it has state that is neither parameter
-            nor buffer, or changes its state outside the outer step.
-        draws_masks: it draws what the DropBlocks of its backbone drop (backbones/drop_block.py).
-        numbers: names of its 0-dim numbers (`number`), which may differ between fused replicas.
-        starts: constructor arguments that only say where parameters start, which may differ too.
-        ordered: the order of a support set matters to it.
-        residual_variance: 0-dim buffer, the variance of its validation errors in a regression, by which predictions of
-            points are judged as distributions (metarun/evaluation/metrics.py); set before the test, NaN: unknown.
-        progress: 0-dim buffer, iteration / iterations, set by the loop. Blend with it; an `if` on it breaks
-            compiled and fused runs.
+    A subclass defines the inner problem by `adapt`, or by `trajectory` if it adapts in steps. It overrides `meta_loss`
+    if the outer problem is not the task loss on the query set. All other methods are hooks with a default.
+
+    Args:
+        loss: the task loss, a mean over examples.
+
+    Attributes:
+        stages: the stages of training, in order. Their shares sum to one. Empty: the learner is not trained.
+        evaluation_stream: the stream that validation and test use; None: the data set's own.
+        task_types: the kinds of task that it can solve.
+        ways: the width of a prediction in the current tasks: their number of classes, or what else
+            `TaskSet.outputs` returns. The training loop and evaluation set it, because it may differ between
+            training and test. Learners whose weights do not depend on it read it.
+        inner_steps: adaptation steps in training.
+        eval_steps: adaptation steps after which the headline metric is measured.
+        vectorized: whether `vmap` may batch its tasks. False adapts to one task after the other, for modules
+            that fail under vmap (`nn.LSTM`).
+        fusable: whether several runs can train as one program (metarun/fused/replicas.py). False for a learner with
+            state that is neither parameter nor buffer, or that changes its state outside the outer step.
+        supports_dropblock: whether it draws masks for the DropBlocks of its backbone (metarun/layers/drop_block.py).
+        order_sensitive: whether the order of the support set affects its predictions.
+        hyperparameters: names of the 0-dim buffers made by `register_hyperparameter`. Fused runs may differ in them.
+        init_only_args: constructor arguments that only set initial values of parameters. Fused runs may differ in
+            them too.
+        progress: 0-dim buffer, iteration / iterations, set by the training loop. Use it in arithmetic only: an `if`
+            on it breaks compiled and fused runs.
+        residual_variance: 0-dim buffer, the variance of the validation errors in a regression. Set before the test, it
+            makes a distribution of a point prediction (metarun/evaluation/metrics.py). NaN: unknown.
     """
 
     stages: tuple[Stage, ...] = (Stage(),)
@@ -77,136 +93,190 @@ class Learner(nn.Module, ABC):
     # ------------------------------------------------------------------------------- the paper: for one task
 
     def adapt(self, support: Examples, random_inputs: Any = ()) -> Predictor:
-        """The inner problem: from a support set to a predictor of queries.
+        """Solve the inner problem: return a predictor of queries, given a support set.
 
-        Takes `inner_steps` steps in training mode and `eval_steps` in evaluation mode.
+        The default takes the last predictor of `trajectory`, after `inner_steps` steps in training mode and
+        `eval_steps` in evaluation mode.
+
+        Args:
+            support: the support set of one task.
+            random_inputs: one task's entry of what `random_inputs()` returned; (): none, to predict deterministically.
         """
         steps = self.inner_steps if self.training else self.eval_steps
         *_, last = self.trajectory(support, steps, random_inputs)
         return last
 
     def trajectory(self, support: Examples, steps: int, random_inputs: Any = ()) -> Iterator[Predictor]:
-        """The predictors after 0, 1, ..., `steps` steps. One that adapts at once has just the one."""
+        """Yield the predictors after 0, 1, ..., `steps` adaptation steps.
+
+        The default, for learners that do not adapt in steps, yields the predictor of `adapt` alone.
+        """
         del steps  # no steps to count
         yield self.adapt(support, random_inputs)
 
     def score_pairs(self, x: Tensor, random_inputs: Any = ()) -> Tensor:
-        """How alike the two of each pair are, scores `[b]` of any scale, larger is more alike; `x [b, 2, ...]`.
+        """Score the similarity of the two inputs of each pair. Required of learners of the task type `verification`.
 
-        Only of learners that take the kind `verification`.
+        Args:
+            x: pairs, `[b, 2, ...]`.
+            random_inputs: as in `adapt`.
+
+        Returns:
+            Scores `[b]` on any scale; larger is more similar.
         """
         raise NotImplementedError(f"{type(self).__name__} does not compare pairs")
 
     def predict_sequence(self, batch: Presentations, random_inputs: Any = ()) -> Tensor:
-        """Class scores `[T, n, ways]` of examples shown one by one, each from what was shown and told before it.
+        """Predict the class of each example of a sequence, from the examples and labels before it.
 
-        Only of learners whose evaluation stream is `sequences`.
+        Required of learners whose evaluation stream is `sequences`.
+
+        Returns:
+            Class scores `[T, n, ways]`.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not follow sequences")
+        raise NotImplementedError(f"{type(self).__name__} does not predict sequences")
 
     def meta_loss(self, task: Any, random_inputs: Any = ()) -> Tensor:
-        """The outer problem: what is minimised over tasks, a scalar. Default: the task loss on the query set."""
+        """The outer problem: the loss of one task, 0-dim, whose mean over tasks is minimised.
+
+        The default is the task loss on the query set after adaptation to the support set.
+        """
         return self.loss(self.adapt(task.support, random_inputs)(task.query.x), task.query.y)
 
-    # -------------------------------------------------------------------------------- shared, seldom overridden
+    # ----------------------------------------------------------------------------- hooks, with their defaults
 
     @classmethod
     def evaluation_stream_for(cls, data: TaskSet | type[TaskSet]) -> str:
-        """The stream it is validated and tested on, on this data set."""
+        """The stream of this data set that validation and test use."""
         return cls.evaluation_stream or data.evaluation_stream
 
-    def map_tasks(self, f: Callable, *batched: Any) -> Any:
-        """`f` of each task; every leaf of the arguments and of the result leads with T.
+    def random_inputs(self, batch: Batch, steps: int, generator: torch.Generator) -> Any:
+        """Draw all random numbers of one outer step or evaluation: noise, masks, indices of mini-batches.
 
-        Random numbers inside `f` are an error: they come in as `noise` (metarun/training/loop.py says why).
+        They are drawn here, outside vmap, and enter `adapt` and `meta_loss` as an input. Drawn inside, they would
+        differ between a batch, its micro-batches and a loop over tasks (metarun/training/loop.py).
+
+        Args:
+            batch: the tasks. Only its shapes may be used, not its values: fused runs pass one batch for all of them.
+            steps: adaptation steps.
+            generator: the source of all random numbers, on the device of the batch.
+
+        Returns:
+            Any structure of tensors `[T, ...]`; (): the learner draws nothing.
         """
-        if self.vectorized and count_tasks(batched) > 1:  # vmap of one task only costs
+        del batch, steps, generator
+        return ()
+
+    def request_classes(self, tasks: int, generator: torch.Generator) -> Tensor | None:
+        """Choose the classes of the next tasks, `[tasks, ways]`; None: any. Called before every batch is sampled.
+
+        Classes are numbered as in the stream `batches`. Only for learners with a stage of the stream
+        `episodes_of_classes`, which must not be `fusable`. Random numbers come from `generator`, that of the stage's
+        tasks, and any other state must be saved in checkpoints.
+        """
+        del tasks, generator
+        return None
+
+    def after_step(self) -> None:
+        """Update state after each outer step: running statistics, from what its forward passes collected.
+
+        Fused runs call it on a learner whose tensors are stacked, `[R, ...]`, so it must work entry by entry.
+        """
+        for norm in batch_norms(self):
+            norm.update_running_stats()
+
+    def parameter_groups(self) -> list[dict]:
+        """The groups of parameters, each with an optimizer of its own.
+
+        Each group has a `name`, `params`, and optionally `lr` and `optimizer` (a factory). An objective steps the group
+        of its name. The objective `all` steps every group, and every objective steps a group named `all`.
+        """
+        return [{"name": "meta", "params": list(self.parameters())}]
+
+    def diagnostics(self) -> dict[str, Tensor]:
+        """0-dim values that show how training goes (mask probabilities, learned rates), logged as `learner/NAME`."""
+        return {}
+
+    # ------------------------------------------------------------------------ batches of tasks, for all learners
+
+    def map_tasks(self, f: Callable, *batched: Any) -> Any:
+        """Apply `f` to each task, by `vmap` if the learner is `vectorized`.
+
+        Args:
+            f: a function of one task. Drawing random numbers inside is an error; see `random_inputs`.
+            *batched: its arguments for all tasks, every leaf `[T, ...]`.
+
+        Returns:
+            What `f` returns, every leaf `[T, ...]`.
+        """
+        if self.vectorized and count_tasks(batched) > 1:  # for one task vmap only costs time
             return torch.func.vmap(f, randomness="error")(*batched)
         return self.map_tasks_sequentially(f, *batched)
 
     def map_tasks_sequentially(self, f: Callable, *batched: Any) -> Any:
-        """`over_tasks` without vmap."""
+        """Apply `f` to one task after the other; as `map_tasks`, without vmap."""
         results = [f(*pytree.tree_map(lambda leaf, t=t: leaf[t], batched)) for t in range(count_tasks(batched))]
         return pytree.tree_map(lambda *leaves: torch.stack(leaves), *results)
 
     def forward(self, batch: Batch, random_inputs: Any = (), objective: str = "all") -> Tensor:
-        """Meta-losses `[T]` of a batch of tasks, for one of the stage's objectives.
+        """Meta-losses `[T]` of a batch of tasks.
 
-        Batch norms in mode `running` hand out their statistics, which are gathered here, outside vmap, and
-        taken in by `after_step`.
+        Args:
+            batch: the tasks.
+            random_inputs: what `random_inputs()` returned for them.
+            objective: one of the stage's objectives; only learners with several use it.
         """
-        del objective  # only learners with several objectives look at it
+        del objective
         return self.with_running_stats([self], self.meta_loss, batch, random_inputs)
 
     def with_running_stats(self, nets: Sequence[nn.Module], f: Callable, *batched: Any) -> Tensor:
-        """`over_tasks`, and the running statistics of all batch norms of `nets`, which `f` calls, are gathered."""
+        """Apply `map_tasks`, and collect the statistics of all batch norms of mode `running`.
+
+        Inside vmap nothing can be stored: `f` returns the statistics beside its result, the batch norms store them
+        outside (`BatchNorm.collect_stats`), and `after_step` updates the running averages.
+
+        Args:
+            nets: the modules that `f` calls.
+            f: as in `map_tasks`.
+            *batched: as in `map_tasks`.
+        """
         running = [norm for net in nets for norm in batch_norms(net) if norm.mode == "running" and norm.training]
         if not running:
             return self.map_tasks(f, *batched)
 
-        def with_statistics(*one: Any) -> tuple[Tensor, list]:
+        def with_statistics(*task: Any) -> tuple[Tensor, list]:
             with recording(*nets) as norms:
-                return f(*one), last_statistics(norms)
+                return f(*task), last_statistics(norms)
 
         losses, statistics = self.map_tasks(with_statistics, *batched)
         for norm, (mean, var) in zip(running, statistics, strict=True):
             norm.collect_stats(mean, var)
         return losses
 
-    def after_step(self) -> None:
-        """Follows each outer step: running statistics take in what the step's forward passes gathered.
-
-        Fused replicas have it done to stacks `[R, ...]` of their tensors, entry by entry.
-        """
-        for norm in batch_norms(self):
-            norm.update_running_stats()
-
-    def random_inputs(self, batch: Batch, steps: int, generator: torch.Generator) -> Any:
-        """All that one outer step (or evaluation) draws at random, every leaf `[T, ...]`; drawn outside vmap.
-
-        It may depend on the batch's shapes, not on its values: fused replicas draw by one batch for all.
-        """
-        del batch, steps, generator
-        return ()
-
-    def request_classes(self, tasks: int, generator: torch.Generator) -> Tensor | None:
-        """Classes of the tasks that it wants next, `[tasks, ways]`; None: whatever is drawn. Asked before every draw.
-
-        Numbered as in the flat stream. Only of learners whose stage has the stream `episodes_of_classes`, and that are
-        not `replicable`; drawn by the generator of the stage's tasks, and by nothing that a checkpoint does not hold.
-        """
-        del tasks, generator
-        return None
-
-    def parameter_groups(self) -> list[dict]:
-        """`name`, `params`, and optionally `lr` and `optimizer` (a factory). One optimizer each.
-
-        An objective steps the group of its name; `all` steps every group, and a group `all` is stepped by each.
-        """
-        return [{"name": "meta", "params": list(self.parameters())}]
-
-    def diagnostics(self) -> dict[str, Tensor]:
-        """What it has to tell of itself (mask probabilities, learned rates), 0-dim; logged as `learner/NAME`."""
-        return {}
-
     def to_dtype(self, batch: Any) -> Any:
-        """Floating-point leaves of a batch in the learner's precision; all others as they are."""
+        """Convert the floating-point leaves of a batch to the learner's precision; other leaves stay as they are."""
         dtype = self.progress.dtype
         return pytree.tree_map(lambda leaf: leaf.to(dtype) if leaf.is_floating_point() else leaf, batch)
 
-    # --------------------------------------------------------------------------------------- for its subclasses
+    # ---------------------------------------------------------------------------------------- for subclasses
 
     def register_hyperparameter(self, name: str, value: float) -> None:
-        """Register a number that sweeps may vary, as a 0-dim buffer.
+        """Register a number that sweeps may vary, as a 0-dim buffer `self.NAME`.
 
-        A Python float would be compiled into the program and could not differ between fused replicas. It is
-        not saved with the weights, so loading another run's weights does not bring its `inner_lr`.
+        A Python float would be a constant of the compiled program, and could not differ between fused runs. The
+        buffer is not saved: a learner that loads the weights of another run keeps its own `inner_lr`.
         """
         self.register_buffer(name, torch.tensor(float(value)), persistent=False)
         self.hyperparameters = (*self.hyperparameters, name)
 
     def functional_predictor(self, net: nn.Module, params: dict[str, Tensor], support: Examples) -> Predictor:
-        """The network under `params`; queries are normalised as its batch norms' mode says (backbones/norm.py)."""
+        """Make a predictor of a network and weights.
+
+        Args:
+            net: the network. Its batch norms normalise queries as their mode says (metarun/layers/norm.py).
+            params: the weights by name, in place of its own.
+            support: the support set, whose statistics batch norms of mode `support` use.
+        """
 
         def predict(x: Tensor) -> Tensor:
             if uses_support_statistics(net):
@@ -218,24 +288,10 @@ class Learner(nn.Module, ABC):
 
 
 def count_tasks(batch: Any) -> int:
-    """T: the leading dimension that all leaves of a batch share."""
+    """T, the leading dimension of every leaf of a batch."""
     return pytree.tree_leaves(batch)[0].shape[0]
 
 
 def slice_tasks(batch: Any, start: int, stop: int) -> Any:
-    """Tasks `start` to `stop` of a batch."""
+    """The tasks from `start` up to `stop` of a batch."""
     return pytree.tree_map(lambda leaf: leaf[start:stop], batch)
-
-
-def require_positive(**values: float) -> None:
-    """Refuse values that are not above zero, naming the argument and what came."""
-    for name, value in values.items():
-        if not value > 0:
-            raise ValueError(f"{name} must be above 0, got {value}")
-
-
-def require_counts(least: int = 0, **values: int) -> None:
-    """Refuse values that are not whole numbers of at least zero (or `least`)."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")

@@ -1,4 +1,4 @@
-"""TODO."""
+"""What a predictor returns: a point, a normal distribution, or samples."""
 
 from __future__ import annotations
 
@@ -9,23 +9,30 @@ from torch import Tensor
 
 
 class Gaussian(NamedTuple):
-    """A predictive normal distribution per target dimension; both `[n, d]`."""
+    """A predictive normal distribution of each target dimension.
+
+    Attributes:
+        mean: `[n, d]`.
+        variance: `[n, d]`.
+    """
 
     mean: Tensor
     variance: Tensor
 
 
 class Samples(NamedTuple):
-    """Predictions of S sampled models, `[S, n, d]` (regression) or logits `[S, n, ways]`.
+    """Predictions of S sampled models.
 
-    `variance`: of the noise about each model's prediction (regression), of any shape that broadcasts; None: unknown.
+    Attributes:
+        values: targets `[S, n, d]` in a regression, or logits `[S, n, ways]`.
+        variance: of the targets' noise about each model's prediction, in a regression; of any shape that
+            broadcasts to that of `values`. None: unknown.
     """
 
     values: Tensor
     variance: Tensor | None = None
 
 
-Prediction = Tensor | Gaussian | Samples
+Prediction = Tensor | Gaussian | Samples  # a tensor: targets `[n, d]` or logits `[n, ways]`
 
-
-Predictor = Callable[[Tensor], Prediction]
+Predictor = Callable[[Tensor], Prediction]  # from inputs `[n, ...]`

@@ -1,8 +1,8 @@
-"""What learners share whose network is first taught to tell the training classes apart, on mini-batches of images.
+"""The base class of learners whose network is first trained to classify the training classes, in mini-batches.
 
 Outer problem of that stage (stream `batches`), over mini-batches F_i of images with their training classes:
     min_{f, C}  mean_i L(s_C(f(x)), y; F_i)
-Inner problem: stated by the algorithms that use it. A head on the embeddings goes in steps; f does not move in them, so
+Inner problem: stated by the algorithms that use it. A head on the embeddings is adapted in steps, f is not, so that
     images are embedded once: support set D -> z = f(D) -> heads H_0, H_1, ...;   class scores of a query x: s_H(f(x))
 
 The scores of a layer, of C or of a head, are
@@ -28,9 +28,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from metarun.checks import require, require_choice, require_int, require_positive
 from metarun.layers.norm import uses_support_statistics
 from metarun.learner.embedding import Embedding, feature_dim
-from metarun.learner.learner import Backbone, Learner, Stage, require_counts, require_positive
+from metarun.learner.learner import Backbone, Learner, Stage
 from metarun.learner.prediction import Predictor
 from metarun.tasks import Batch, Examples, TaskLoss
 
@@ -39,16 +40,16 @@ LAYERS = ("linear", "cosine")
 
 
 class Pretrained(Embedding):
-    """An embedding that a classifier of the training classes teaches, and a head on it that goes in steps.
+    """An embedding trained by a classifier of the training classes, and a head on it that is adapted in steps.
 
     Args:
         backbone, ways, loss: as in `Embedding`.
-        base_classes: units of the classifier C, at least as many as the training part has classes.
+        base_classes: units of the classifier C, at least the number of classes of the training split.
         classifier: `linear` or `cosine`.
         train_scale: tau of a cosine classifier.
 
     Raises:
-        ValueError: no unit, another classifier, a scale that is not above zero; in training, more classes than units.
+        ValueError: an argument out of range; in training, fewer units than classes.
     """
 
     stages: tuple[Stage, ...] = (Stage("batches"),)
@@ -64,9 +65,9 @@ class Pretrained(Embedding):
         classifier: str = "linear",
         train_scale: float = 1.0,
     ) -> None:
-        require_counts(least=1, base_classes=base_classes)
-        require_positive(train_scale=train_scale)
-        require_one_of(LAYERS, classifier=classifier)
+        require_int("algo", minimum=1, base_classes=base_classes)
+        require_positive("algo", train_scale=train_scale)
+        require_choice("algo.classifier", classifier, LAYERS)
         super().__init__(backbone, ways, loss)
         self.register_hyperparameter("train_scale", train_scale)
         self.width = feature_dim(backbone)
@@ -74,19 +75,19 @@ class Pretrained(Embedding):
         self.classifier = nn.ParameterDict(layer(classifier, weight))
 
     @abstractmethod
-    def heads(self, known: Examples, steps: int, random_inputs: Any = ()) -> Iterator[Predictor]:
-        """Class scores of embeddings `[m, d]` after 0, 1, ..., `steps` steps on the embedded support set."""
+    def heads(self, support: Examples, steps: int, random_inputs: Any = ()) -> Iterator[Predictor]:
+        """Yield the predictors of embeddings `[m, d]` after 0, 1, ..., `steps` steps on the embedded support set."""
 
-    def head(self, known: Examples, random_inputs: Any = ()) -> Predictor:
-        *_, last = self.heads(known, self.inner_steps if self.training else self.eval_steps, random_inputs)
+    def head(self, support: Examples, random_inputs: Any = ()) -> Predictor:
+        *_, last = self.heads(support, self.inner_steps if self.training else self.eval_steps, random_inputs)
         return last
 
     def features(self, support: Examples) -> Predictor:
-        """From images to embeddings, as tasks are solved with."""
+        """Make the function from images to embeddings that tasks are solved with."""
         return self.functional_predictor(self.net, dict(self.net.named_parameters()), support)
 
     def adapt(self, support: Examples, random_inputs: Any = ()) -> Predictor:
-        return Learner.adapt(self, support, random_inputs)  # in steps, by `features`
+        return Learner.adapt(self, support, random_inputs)  # by `trajectory`
 
     def trajectory(self, support: Examples, steps: int, random_inputs: Any = ()) -> Iterator[Predictor]:
         embed = self.memoized(self.features(support))
@@ -94,56 +95,49 @@ class Pretrained(Embedding):
             yield lambda x, head=head: head(embed(x))  # type: ignore[misc]
 
     def forward(self, batch: Batch, random_inputs: Any = (), objective: str = "all") -> Tensor:
-        """Losses `[T]` of flat mini-batches; in batch norm each has statistics of its own."""
+        """Losses `[T]` of mini-batches of images; batch norm normalises each with its own statistics."""
         del random_inputs, objective
-        if self.ways > (units := len(self.classifier["weight"])):  # of a flat stream `ways` are all its classes
-            raise ValueError(
-                f"algo.base_classes must be at least {self.ways}, as many as there are training classes; got {units}"
-            )
-        flat = cast(Examples, batch)
-        return self.map_tasks(self.base_loss, super().embed(flat.x), flat.y)
+        units = len(self.classifier["weight"])
+        classes = self.ways  # in the stream `batches`, the number of all its classes
+        what = f"at least {classes}, as many as there are training classes"
+        require("algo.base_classes", units, units >= classes, what)
+        mini_batch = cast(Examples, batch)
+        return self.map_tasks(self.base_loss, super().embed(mini_batch.x), mini_batch.y)
 
     def base_loss(self, z: Tensor, y: Tensor) -> Tensor:
         """The loss of one mini-batch of embeddings `[b, d]` and their training classes."""
         return self.loss(scores(dict(self.classifier.items()), z, self.train_scale), y)
 
     def memoized(self, embed: Predictor) -> Callable[[Tensor], Tensor]:
-        """`embed` without a second pass where it is asked of the same tensor again, as an evaluation of steps does."""
-        last: list[Any] = [None, None, None]
+        """Wrap `embed` so that repeated calls with the same tensor, as in an evaluation of every step, run it once."""
+        last: list[Any] = [None, None, None]  # input, conditions, output of the last call
 
         def call(x: Tensor) -> Tensor:
-            if x.is_inference():  # whether it was written to in between, such a tensor does not tell
+            if x.is_inference():  # such a tensor has no version that shows whether it was written to in between
                 return cast(Tensor, embed(x))
-            how = (x._version, torch.is_grad_enabled(), uses_support_statistics(self.net))
-            if last[0] is not x or last[1] != how:
-                last[:] = x, how, embed(x)
+            conditions = (x._version, torch.is_grad_enabled(), uses_support_statistics(self.net))
+            if last[0] is not x or last[1] != conditions:
+                last[:] = x, conditions, embed(x)
             return last[2]
 
         return call
 
 
 def init_bound(width: int) -> float:
-    """Weights of a layer of so many inputs start uniform between minus and plus this, torch's own default."""
+    """The bound of the uniform distribution of a layer's initial weights, by its number of inputs; torch's default."""
     return 1 / math.sqrt(width)
 
 
 def layer(kind: str, weight: Tensor) -> dict[str, Tensor]:
-    """A layer's parameters from a drawn weight `[k, d]`: biases start at zero, lengths at those of the weights."""
+    """The parameters of a layer, from its initial weight `[k, d]`: biases of zero, or the lengths of the weights."""
     if kind == "linear":
         return {"weight": weight, "bias": weight.new_zeros(len(weight))}
     return {"weight": weight, "length": weight.norm(dim=1)}
 
 
 def scores(layer: Layer, z: Tensor, scale: Tensor) -> Tensor:
-    """Class scores `[n, k]` of embeddings `[n, d]`; a layer that has lengths compares directions."""
+    """Class scores `[n, k]` of embeddings `[n, d]`; a layer with lengths compares directions."""
     if "bias" in layer:
         return F.linear(z, layer["weight"], layer["bias"])
     weight = F.normalize(layer["weight"], dim=1) * layer["length"][:, None]
     return scale * F.linear(F.normalize(z, dim=1), weight)
-
-
-def require_one_of(choices: tuple[str, ...], **values: str) -> None:
-    """Refuse a word that is none of the choices, naming the argument."""
-    for name, value in values.items():
-        if value not in choices:
-            raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}")

@@ -1,20 +1,21 @@
-"""What learned and hand-made optimizers share: on each task a network is trained from random weights by an update rule.
+"""The base class of learned and hand-made optimizers: on each task an update rule trains a network from random weights.
 
 Inner problem, on the support set D, theta_0 ~ N(mu, s^2):
     theta_{t+1} = theta_t + g_t,    (g_t, h_{t+1}) = m(grad f_t(theta_t), h_t),    f_t = L on a mini-batch B_t of D
 Outer problem: stated by the algorithms, which say what m is, and whether it is learned.
 
-    symbol   code             shape / unit
-    theta    theta            [P], all coordinates of the network, in the order of its parameters
-    mu       self.mean        [P], 1 for the scales of normalisation layers, else 0
-    s        self.init_std    0-dim
-    theta_0  noise["start"]   [T, P], normal; it becomes mu + s noise
-    B_t      noise["rows"]    [T, steps + 1, |B|], one shuffle of D after the other; (): all of D at every step
-    g, h     update           [P], and what the rule remembers of each coordinate, new for each task
+    symbol   code                     shape / unit
+    theta    theta                    [P], all coordinates of the network, in the order of its parameters
+    mu       self.mean                [P], 1 for the scales of normalisation layers, else 0
+    s        self.init_std            0-dim
+    theta_0  random_inputs["start"]   [T, P], a standard normal sample z; theta_0 = mu + s z
+    B_t      random_inputs["rows"]    [T, steps + 1, |B|], indices, one shuffle of D after the other; (): all of D
+    g, h     update                   [P], and the rule's state of each coordinate, new for each task
 
-All learners of this kind draw the same weights and mini-batches for the same tasks. The network is no part of what is
-learned: its weights are buffers that are not saved, so what one network taught can be tried on another
-(`run.evaluate=PATH backbone.hidden=[40]`). Without noise theta_0 is always the same, and every step takes all of D.
+All learners of this kind draw the same weights and mini-batches for the same tasks. The network is not learned: its
+weights are buffers that are not saved, so that an optimizer can be tested on another network than it was trained on
+(`run.evaluate=PATH backbone.hidden=[40]`). Without random inputs theta_0 is always the same, and every step uses all
+of D.
 
 Differences from the paper: stated by the algorithms that use it; this is no algorithm of its own.
 """
@@ -29,9 +30,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad_and_value
 
+from metarun.checks import require, require_int, require_int_or_none, require_positive
 from metarun.layers.norm import batch_norms
 from metarun.learner.gradient_descent import mini_batches, named_pieces
-from metarun.learner.learner import Backbone, Learner, require_counts, require_positive
+from metarun.learner.learner import Backbone, Learner
 from metarun.learner.prediction import Predictor
 from metarun.sampling import stream_generator
 from metarun.tasks import Batch, Examples, Task, TaskLoss
@@ -45,11 +47,11 @@ class UpdateRule(Learner):
         outputs: ways, or the dimension of a regression's target.
         loss: the task loss L.
         init_std: s.
-        batch: |B|, examples of a step, or None: all.
-        eval_steps: steps at which the headline is measured.
+        batch: |B|, examples of a step; None: all.
+        eval_steps: steps after which the headline metric is measured.
 
     Raises:
-        ValueError: a count or `init_std` out of range, or a batch norm that keeps running statistics.
+        ValueError: an argument out of range, or a batch norm that keeps running statistics.
     """
 
     init_std: Tensor
@@ -60,29 +62,28 @@ class UpdateRule(Learner):
         self, backbone: Backbone, outputs: int, loss: TaskLoss, init_std: float, batch: int | None, eval_steps: int
     ) -> None:
         super().__init__(loss)
-        require_counts(eval_steps=eval_steps)
-        require_positive(init_std=init_std)
-        if batch is not None:
-            require_counts(least=1, batch=batch)
+        require_int("algo", eval_steps=eval_steps)
+        require_positive("algo", init_std=init_std)
+        require_int_or_none("algo", minimum=1, batch=batch)
         self.net = backbone(outputs=outputs)
-        if any(norm.mode == "running" for norm in batch_norms(self.net)):
-            raise ValueError("backbone.norm must be of one task: batch, support, layer, group or none; got running")
+        running = any(norm.mode == "running" for norm in batch_norms(self.net))
+        require("backbone.norm", "running", not running, "of one task: batch, support, layer, group or none")
         self.shapes = {name: p.shape for name, p in self.net.named_parameters()}
         scales = [(p == 1).all().expand(p.numel()) for p in self.net.parameters()]
-        _unlearn(self.net)
+        _parameters_to_buffers(self.net)
         self.register_hyperparameter("init_std", init_std)
         self.register_buffer("mean", torch.cat(scales).to(self.progress.dtype), persistent=False)
-        drawn = torch.randn(len(self.mean), generator=stream_generator("cpu", "update rule"))
-        self.register_buffer("start", drawn, persistent=False)
+        start = torch.randn(len(self.mean), generator=stream_generator("cpu", "update rule"))
+        self.register_buffer("start", start, persistent=False)
         self.batch, self.eval_steps = batch, eval_steps
 
     @abstractmethod
     def begin(self, theta: Tensor) -> Any:
-        """h_0, what the rule remembers before its first step."""
+        """h_0, the rule's state before its first step."""
 
     @abstractmethod
     def update(self, gradient: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """m: from a gradient `[P]` and h_t to the step g_t `[P]` and h_{t+1}."""
+        """m: compute the step g_t `[P]` and the state h_{t+1} from a gradient `[P]` and the state h_t."""
 
     def trajectory(self, support: Examples, steps: int, random_inputs: Any = ()) -> Iterator[Predictor]:
         theta = self.first(random_inputs)
@@ -104,7 +105,7 @@ class UpdateRule(Learner):
         return self.mean + self.init_std * (random_inputs["start"] if random_inputs else self.start)
 
     def slope(self, theta: Tensor, support: Examples, step: int, random_inputs: Any) -> tuple[Tensor, Tensor]:
-        """grad f_t(theta) `[P]` and f_t(theta), both constants to autograd."""
+        """grad f_t(theta) `[P]` and f_t(theta), both constant to autograd."""
         rows = random_inputs["rows"] if random_inputs else ()
         batch = Examples(*(leaf[rows[step]] for leaf in support)) if len(rows) else support
 
@@ -114,12 +115,12 @@ class UpdateRule(Learner):
         return grad_and_value(f)(theta.detach())
 
     def predictor(self, theta: Tensor, support: Examples) -> Predictor:
-        """The network with the coordinates theta."""
+        """The predictor of the network with coordinates theta."""
         return self.functional_predictor(self.net, named_pieces(theta, self.shapes), support)
 
 
-def _unlearn(net: nn.Module) -> None:
-    """Make buffers that are not saved of a network's parameters: they move with it, and nobody trains them."""
+def _parameters_to_buffers(net: nn.Module) -> None:
+    """Turn a network's parameters into buffers that are not saved: they follow it to a device, but are not trained."""
     for module in net.modules():
         for name, p in list(module._parameters.items()):
             del module._parameters[name]

@@ -1,1 +1,1 @@
-"""Numerical methods that know nothing of learning."""
+"""Numerical methods, independent of learning."""

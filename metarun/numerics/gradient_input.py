@@ -1,7 +1,7 @@
-"""How gradients enter a network that learns from them: their size by its logarithm, and their sign.
+"""Gradients as inputs of a network: the logarithm of their size, and their sign.
 
 Andrychowicz et al.: Learning to learn by gradient descent by gradient descent, NIPS 2016, arXiv 1606.04474, appendix A.
-Learned optimizers, Meta-LSTM and MetaNet use it. Coordinate by coordinate, a gradient g becomes two numbers,
+Learned optimizers, Meta-LSTM and MetaNet use it. Each coordinate g of a gradient becomes two numbers,
 
     (log|g| / p, sign g)    if |g| >= exp(-p)
     (-1, exp(p) g)          otherwise
@@ -20,14 +20,17 @@ from torch import Tensor
 
 
 def preprocess(gradient: Tensor, p: float) -> Tensor:
-    """From g of any shape `[...]` to the two numbers, `[..., 2]`; finite, with finite derivatives, also at g = 0.
+    """Compute the two numbers of each coordinate.
 
     Args:
-        gradient: g.
-        p: above 0; gradients below exp(-p) are small. The papers take 10, MetaNet 7.
+        gradient: g, of any shape `[...]`.
+        p: above 0; gradients below exp(-p) are small. The papers use 10, MetaNet 7.
+
+    Returns:
+        `[..., 2]`, finite and with finite derivatives, also at g = 0.
     """
     size = gradient.abs()
     large = size >= exp(-p)
-    # The logarithm of 0 is not chosen, but its derivative would make the derivative of what is chosen NaN.
+    # `where` does not select the logarithm of 0, but the derivative of that would make the result's derivative NaN.
     logarithm = torch.where(large, torch.where(large, size, 1.0).log() / p, -1.0)
     return torch.stack([logarithm, torch.where(large, gradient.sign(), exp(p) * gradient)], -1)

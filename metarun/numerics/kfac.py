@@ -3,8 +3,8 @@
 Martens, Grosse: Optimizing Neural Networks with Kronecker-factored Approximate Curvature, ICML 2015, arXiv 1503.05671;
 for convolutions Grosse, Martens, ICML 2016, arXiv 1602.01573.
 
-A layer computes h = W a, bias in W and a 1 in a. With g the derivative of a log-likelihood by h, its block of the
-Fisher information, of the mean over n examples, is taken for A x G (Kronecker):
+A layer computes h = W a, with its bias in W and a 1 in a. With g the derivative of a log-likelihood by h, its block of
+the Fisher information of the mean over n examples is approximated by A x G (Kronecker):
     A = 1/n sum a a^T  (convolution: over all patches),    G = 1/n sum g g^T  (convolution: and mean over positions)
     log det = d_G log det(A + sqrt(damping) I) + d_A log det(G + sqrt(damping) I),    summed over layers
 
@@ -27,13 +27,20 @@ from torch.func import vjp, vmap
 
 
 class Tap:
-    """At a layer: while open it keeps what the layer is given, and adds to what it gives."""
+    """A forward hook of a layer. While open, it records the layer's input and output, and adds to the output.
+
+    Attributes:
+        open: whether it is active.
+        input: the layer's last input.
+        output: the layer's last output, before the addition.
+        added: what is added to the output; None: nothing.
+    """
 
     def __init__(self, layer: nn.Linear | nn.Conv2d) -> None:
         self.layer = layer
         self.open = False
-        self.given: Tensor | None = None
-        self.gave: Tensor | None = None
+        self.input: Tensor | None = None
+        self.output: Tensor | None = None
         self.added: Tensor | None = None
         layer.register_forward_hook(self)
 
@@ -41,23 +48,29 @@ class Tap:
         del layer
         if not self.open:
             return None
-        (self.given,), self.gave = arguments, output
+        (self.input,), self.output = arguments, output
         return None if self.added is None else output + self.added
 
     def close(self) -> None:
-        self.open, self.given, self.gave, self.added = False, None, None, None
+        """Deactivate it and release what it recorded."""
+        self.open, self.input, self.output, self.added = False, None, None, None
 
-    def factors(self, given: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-        """A and G, from what the layer is given, `[n, ...]`, and the g of its output, `[columns, n, ...]`."""
-        n = len(given)
+    def factors(self, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute A and G.
+
+        Args:
+            x: the layer's input, `[n, ...]`.
+            g: derivatives by its output, `[columns, n, ...]`.
+        """
+        n = len(x)
         if isinstance(self.layer, nn.Conv2d):
             conv = self.layer
             assert not isinstance(conv.padding, str)
-            patches = F.unfold(given, conv.kernel_size, conv.dilation, conv.padding, conv.stride)
+            patches = F.unfold(x, conv.kernel_size, conv.dilation, conv.padding, conv.stride)
             a = patches.transpose(1, 2).flatten(0, 1)  # [n positions, d]
             g = g.flatten(3).transpose(2, 3).flatten(1, 2)  # [columns, n positions, d]
         else:
-            a = given
+            a = x
         if self.layer.bias is not None:
             a = torch.cat([a, torch.ones_like(a[:, :1])], 1)
         g = g.flatten(0, 1)
@@ -65,13 +78,13 @@ class Tap:
 
 
 def tap_layers(net: nn.Module) -> dict[str, Tap]:
-    """A tap at each linear and convolution layer, by the layer's name."""
+    """Attach a tap to each linear and convolution layer of a network; by the layer's name."""
     return {name: Tap(layer) for name, layer in net.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)}
 
 
 @contextmanager
 def opened(taps: Mapping[str, Tap]) -> Iterator[None]:
-    """Inside, the taps are open; afterwards they keep nothing."""
+    """Inside, the taps are open; afterwards they hold no tensors."""
     for tap in taps.values():
         tap.open = True
     try:
@@ -82,33 +95,33 @@ def opened(taps: Mapping[str, Tap]) -> Iterator[None]:
 
 
 def kronecker_factors(predict: Callable[[], Tensor], taps: Mapping[str, Tap], classes: bool) -> Iterator[tuple]:
-    """(A, G) of each layer.
+    """Yield (A, G) of each layer.
 
     Args:
-        predict: the tapped network's output of n examples, `[n, outputs]`.
-        taps: of its layers.
-        classes: whether the outputs are class scores; else means of normal distributions of variance 1.
+        predict: returns the network's output for n examples, `[n, outputs]`.
+        taps: the taps of its layers.
+        classes: True: the outputs are class scores; False: means of normal distributions of variance 1.
     """
 
     def perturbed(added: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         for name, tap in taps.items():
             tap.added = added[name]
         output = predict()
-        given = {name: tap.given for name, tap in taps.items()}
-        return output, {name: a for name, a in given.items() if a is not None}
+        inputs = {name: tap.input for name, tap in taps.items()}
+        return output, {name: x for name, x in inputs.items() if x is not None}
 
     with opened(taps):
         predict()
-        zeros = {name: torch.zeros_like(tap.gave) for name, tap in taps.items() if tap.gave is not None}
+        zeros = {name: torch.zeros_like(tap.output) for name, tap in taps.items() if tap.output is not None}
         with_aux: Any = vjp(perturbed, zeros, has_aux=True)
-    output, pull, given = with_aux
+    output, pull, inputs = with_aux
     (g,) = vmap(pull)(hessian_columns(output, classes))
     for name, tap in taps.items():
-        yield tap.factors(given[name], g[name])
+        yield tap.factors(inputs[name], g[name])
 
 
 def hessian_columns(output: Tensor, classes: bool) -> Tensor:
-    """Columns s, `[outputs, n, outputs]`, with sum s s^T the Hessian of - log p(y | output) of each example."""
+    """Columns s, `[outputs, n, outputs]`, whose sum s s^T is the Hessian of - log p(y | output) of each example."""
     identity = torch.eye(output.shape[1], dtype=output.dtype, device=output.device)
     if not classes:
         return identity.unsqueeze(1).expand(-1, *output.shape)
@@ -117,11 +130,16 @@ def hessian_columns(output: Tensor, classes: bool) -> Tensor:
 
 
 def log_determinant(predict: Callable[[], Tensor], taps: Mapping[str, Tap], classes: bool, damping: Tensor) -> Tensor:
-    """log det of the curvature, 0-dim; arguments as in `kronecker_factors`, and a damping above 0 (0-dim)."""
-    total = []
+    """The log determinant of the curvature, 0-dim.
+
+    Args:
+        predict, taps, classes: as in `kronecker_factors`.
+        damping: above 0, 0-dim.
+    """
+    terms = []
     for A, G in kronecker_factors(predict, taps, classes):
-        total.append(len(G) * _log_det(A, damping) + len(A) * _log_det(G, damping))
-    return torch.stack(total).sum()
+        terms.append(len(G) * _log_det(A, damping) + len(A) * _log_det(G, damping))
+    return torch.stack(terms).sum()
 
 
 def _log_det(matrix: Tensor, damping: Tensor) -> Tensor:

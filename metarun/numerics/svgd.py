@@ -1,4 +1,4 @@
-"""Stein variational gradient descent: particles follow the posterior's gradient together, and keep their distance.
+"""Stein variational gradient descent: particles follow the gradient of the posterior and repel each other.
 
 Liu, Wang: Stein Variational Gradient Descent, NIPS 2016, arXiv 1608.04471.
 
@@ -6,10 +6,10 @@ Liu, Wang: Stein Variational Gradient Descent, NIPS 2016, arXiv 1608.04471.
     phi_m = 1/M sum_k [ k(theta_k, theta_m) grad log p(theta_k) + grad_{theta_k} k(theta_k, theta_m) ]
     k(a, b) = exp(- |a - b|^2 / h),    h = med^2 / log M,    med the median distance between two particles
 
-The second term is 2/h sum_k k(theta_k, theta_m) (theta_m - theta_k): it pushes particles apart. For M = 1 nothing is
-left but gradient ascent. h counts as a constant.
+The second term is 2/h sum_k k(theta_k, theta_m) (theta_m - theta_k): it pushes particles apart. For M = 1 this is
+gradient ascent. h is treated as a constant.
 
-A particle is row m of a dict of tensors `[M, ...]`, taken for one vector.
+A particle is row m of a dict of tensors `[M, ...]`, as one vector.
 
 Differences from the paper: stated by the algorithms that use it; this is no algorithm of its own.
 """
@@ -21,15 +21,15 @@ from math import log
 import torch
 from torch import Tensor
 
-TINY = 1e-12  # least bandwidth: particles that are one give k = 1 and no push, not 0 / 0
+TINY = 1e-12  # minimum of the bandwidth: equal particles give k = 1 and no repulsion, instead of 0 / 0
 
 
 def direction(particles: dict[str, Tensor], gradients: dict[str, Tensor]) -> dict[str, Tensor]:
-    """phi, shaped as the particles.
+    """Compute phi, in the shapes of the particles.
 
     Args:
         particles: theta.
-        gradients: grad log p at each particle, shaped as the particles.
+        gradients: grad log p at each particle, in the shapes of the particles.
     """
     squares = squared_distances(particles)
     count = len(squares)
@@ -38,19 +38,19 @@ def direction(particles: dict[str, Tensor], gradients: dict[str, Tensor]) -> dic
     moves = {}
     for name, particle in particles.items():
         theta, gradient = particle.reshape(count, -1), gradients[name].reshape(count, -1)
-        apart = 2 / h * (k.sum(1, keepdim=True) * theta - k @ theta)
-        moves[name] = ((k @ gradient + apart) / count).view_as(particle)
+        repulsion = 2 / h * (k.sum(1, keepdim=True) * theta - k @ theta)
+        moves[name] = ((k @ gradient + repulsion) / count).view_as(particle)
     return moves
 
 
 def squared_distances(particles: dict[str, Tensor]) -> Tensor:
-    """`[M, M]`, summed over all tensors."""
+    """Squared distances between particles, `[M, M]`, summed over all tensors."""
     rows = [particle.flatten(1) if particle.dim() > 1 else particle.unsqueeze(1) for particle in particles.values()]
     return torch.stack([(row.unsqueeze(1) - row.unsqueeze(0)).square().sum(-1) for row in rows]).sum(0)
 
 
 def bandwidth(squares: Tensor) -> Tensor:
-    """h, 0-dim and a constant to autograd, of squared distances `[M, M]`; 1 for a single particle."""
+    """The bandwidth h, 0-dim and constant to autograd, of squared distances `[M, M]`; 1 for a single particle."""
     count = len(squares)
     if count == 1:
         return torch.ones_like(squares[0, 0])

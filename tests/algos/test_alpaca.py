@@ -22,11 +22,11 @@ from metarun.training.loop import TrainState, fit
 
 def learner(seed=0, outputs=1, hidden=(8, 6), dtype=torch.float64, **changes):
     torch.manual_seed(seed)
-    numbers = {"noise_variance": 0.0625} | changes
-    return ALPaCA(toy.mlp(hidden=list(hidden)), outputs, F.mse_loss, **numbers).to(dtype)
+    kwargs = {"noise_variance": 0.0625} | changes
+    return ALPaCA(toy.mlp(hidden=list(hidden)), outputs, F.mse_loss, **kwargs).to(dtype)
 
 
-def parts(ours, examples):
+def arrays(ours, examples):
     """Features, targets, K0 and Lambda0 as numpy arrays."""
     L = ours.L.detach().numpy()
     return (
@@ -47,7 +47,7 @@ def predicted(ours, support, x, seen=None):
 def test_mean_and_variance_are_those_of_bayesian_linear_regression(n, outputs, draw):
     ours, task = learner(outputs=outputs), one(draw("mlp"))
     support = Examples(task.support.x[:n], torch.cat([task.support.y[:n] * (1 + c) for c in range(outputs)], 1))
-    phi, y, K0, prior = parts(ours, support)
+    phi, y, K0, prior = arrays(ours, support)
     covariance = np.linalg.inv(phi.T @ phi + prior)
     K = covariance @ (phi.T @ y + prior @ K0)
     queries = ours.net(task.query.x).detach().numpy()
@@ -60,7 +60,7 @@ def test_mean_and_variance_are_those_of_bayesian_linear_regression(n, outputs, d
 def test_one_example_at_a_time_gives_the_posterior_of_all(draw):
     """Recursive least squares (the code's incorporate_transition), which inverts nothing."""
     ours, task = learner(), one(draw("mlp"))
-    phi, y, K0, prior = parts(ours, task.support)
+    phi, y, K0, prior = arrays(ours, task.support)
     covariance, moment = np.linalg.inv(prior), prior @ K0
     for f, target in zip(phi, y, strict=True):
         gain = covariance @ f
@@ -79,7 +79,7 @@ def test_with_a_plain_prior_it_is_scikit_learns_gaussian_process(draw):
     with torch.no_grad():
         ours.K0.zero_()
         ours.L.copy_(torch.eye(6).double() * math.sqrt(1 - JITTER))
-    phi, y, *_ = parts(ours, task.support)
+    phi, y, *_ = arrays(ours, task.support)
     process = GaussianProcessRegressor(
         0.0625 * DotProduct(sigma_0=0.0, sigma_0_bounds="fixed"), alpha=0.0625, optimizer=None
     ).fit(phi, y[:, 0])
@@ -125,7 +125,7 @@ def test_the_loss_is_the_negative_log_density_of_what_is_seen(draw):
 def test_context_sizes_are_all_equally_likely_from_none_to_all(draw):
     """In training; a batch's tasks differ. The support set counts whole at test."""
     ours, batch = learner(), draw("mlp")
-    many = type(batch)(*(Examples(*(leaf[:1].expand(4400, *leaf.shape[1:]) for leaf in part)) for part in batch))
+    many = type(batch)(*(Examples(*(leaf[:1].expand(4400, *leaf.shape[1:]) for leaf in half)) for half in batch))
     seen = ours.random_inputs(many, 0, stream_generator("cpu", "test"))
     assert seen.shape == (4400, 10)
     sizes = seen.sum(1).long()
@@ -136,8 +136,8 @@ def test_context_sizes_are_all_equally_likely_from_none_to_all(draw):
     task = one(batch)
     for eval_mode in (False, True):
         ours.train(not eval_mode)
-        with_noise = ours.adapt(task.support, torch.zeros(10))(task.query.x)
-        torch.testing.assert_close(with_noise, ours.adapt(task.support)(task.query.x))
+        with_random_inputs = ours.adapt(task.support, torch.zeros(10))(task.query.x)
+        torch.testing.assert_close(with_random_inputs, ours.adapt(task.support)(task.query.x))
 
 
 def losses_and_gradient(ours, batch, random_inputs):
@@ -154,18 +154,19 @@ def test_vmap_is_a_loop_and_every_task_has_its_own_context(draw):
     ours.vectorized = False
     torch.testing.assert_close(losses_and_gradient(ours, batch, random_inputs), together, rtol=1e-9, atol=1e-10)
     assert not torch.allclose(ours(batch, torch.ones_like(random_inputs)), together[0])
-    part = ours(slice_tasks(batch, 1, 3), random_inputs[1:3])
-    torch.testing.assert_close(part.detach(), together[0][1:3])
+    two_tasks = ours(slice_tasks(batch, 1, 3), random_inputs[1:3])
+    torch.testing.assert_close(two_tasks.detach(), together[0][1:3])
 
 
 def test_meta_gradient_agrees_with_finite_differences(draw, slopes_agree):
     slopes_agree(learner(), draw("mlp"))
 
 
-def test_refuses_a_variance_that_is_none_and_features_that_are_no_vector():
-    with pytest.raises(ValueError, match="noise_variance must be above 0, got 0.0"):
+def test_refuses_a_variance_of_zero_and_features_that_are_not_a_vector():
+    with pytest.raises(ValueError, match=r"^algo\.noise_variance must be above 0; got 0\.0$"):
         learner(noise_variance=0.0)
-    with pytest.raises(ValueError, match="a backbone that ends in a vector of features"):
+    message = "^backbone must be a network that ends in a vector of features, such as backbone=mlp; got 'Conv4'$"
+    with pytest.raises(ValueError, match=message):
         ALPaCA(toy.conv4(), 1, F.mse_loss, 0.02)
 
 
@@ -176,8 +177,8 @@ def test_it_learns_the_sinusoid_and_knows_how_well():
     meta_optimizer = toy.adam(lr=3e-3)
     for _ in fit(TrainState.create(ours, meta_optimizer, torch.device("cpu"), 0), data, meta_optimizer, 800, 10):
         pass
-    found = evaluate(ours, data, "test", 100, 0)
-    assert found.estimate().mean < 0.8
-    assert 0.85 < found.estimate("coverage").mean < 0.99
-    none = evaluate(ours, toy.sinusoid(noise=math.sqrt(0.02), shots=1), "test", 100, 0)
-    assert none.estimate("coverage").mean > 0.85
+    ten_shots = evaluate(ours, data, "test", 100, 0)
+    assert ten_shots.estimate().mean < 0.8
+    assert 0.85 < ten_shots.estimate("coverage").mean < 0.99
+    one_shot = evaluate(ours, toy.sinusoid(noise=math.sqrt(0.02), shots=1), "test", 100, 0)
+    assert one_shot.estimate("coverage").mean > 0.85

@@ -6,12 +6,15 @@ import pytest
 import torch
 import toy
 from torch import nn
+from written_out import DTYPES, STEPS, assert_is_descend, backbone_of
+from written_out import KINDS as BACKBONES
 
 from metarun.algos.anil import ANIL
 from metarun.algos.maml import MAML
 from metarun.evaluation.evaluate import evaluate
 from metarun.layers.norm import inductive
 from metarun.learner.gradient_descent import descend
+from metarun.tasks import Examples
 from metarun.training.loop import TrainState, fit
 
 KINDS = ["mlp", "conv4"]
@@ -41,6 +44,23 @@ def by_hand(learner, task, steps, first_order):
     loss = learner.loss(net[0](task.query.x) @ weight.T + bias, task.query.y)
     loss.backward()
     return loss.detach(), [p.grad for p in net.parameters()]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("first_order", [False, True])
+@pytest.mark.parametrize("kind", BACKBONES)
+def test_the_loop_written_out_is_descend_on_the_head(kind, first_order, dtype, make, draw, backbones):
+    kind, backbone = backbone_of(kind, backbones)
+    learner = make(ANIL, kind, dtype=dtype, backbone=backbone, **numbers(STEPS, first_order))
+
+    def shared(support, _random_inputs):
+        features = learner.functional_predictor(learner.body, dict(learner.body.named_parameters()), support)
+        z = features(support.x)
+        embedded = Examples(z.detach() if first_order else z, support.y)
+        for head in descend(learner, learner.head, embedded, STEPS, learner.inner_lr, first_order):
+            yield lambda x, head=head: head(features(x))
+
+    assert_is_descend(learner, draw(kind, dtype), shared)
 
 
 @pytest.mark.parametrize("first_order", [False, True])
@@ -123,8 +143,8 @@ def test_inductive_prediction_of_one_query_is_that_of_all(make, draw, one):
     torch.testing.assert_close(alone, together, rtol=1e-10, atol=1e-12)
 
 
-def test_refuses_steps_that_are_no_count(make):
-    with pytest.raises(ValueError, match="eval_steps must be a whole number of at least 0, got 1.5"):
+def test_refuses_steps_that_are_not_a_count(make):
+    with pytest.raises(ValueError, match=r"^algo\.eval_steps must be an integer of at least 0; got 1\.5$"):
         make(ANIL, "mlp", inner_steps=1, eval_steps=1.5, first_order=False)
 
 
@@ -144,6 +164,6 @@ def test_it_learns_the_sinusoid_and_a_random_body_under_the_same_head_does_not()
         ):
             pass
         scores[frozen] = evaluate(learner, toy.sinusoid(), "test", 100, 0).estimate().mean
-    assert scores["untrained"] > 2.4  # no adaptation (systems.md, 0.1)
+    assert scores["untrained"] > 2.4  # no adaptation: predicting nearly zero
     assert scores[True] > 2.4
     assert scores[False] < 1.5

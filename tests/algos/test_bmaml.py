@@ -1,4 +1,4 @@
-"""Is it BMAML? Against its steps and its chaser loss written out, and EMAML against so many MAMLs."""
+"""BMAML against its steps and its chaser loss written out by hand; EMAML against as many MAMLs."""
 
 import pytest
 import torch
@@ -14,14 +14,14 @@ from metarun.numerics.svgd import direction, squared_distances
 from metarun.tasks import Examples
 
 KINDS = ["mlp", "conv4"]
-NUMBERS = {"particles": 4, "ensemble": False, "inner_lr": 1e-3, "inner_steps": 2, "eval_steps": 2, "first_order": False}
-NUMBERS |= {"leader_lr": 2e-3, "leader_steps": 3, "noise_precision": [4.0, 2.0, 0.2]}
-NUMBERS |= {"weight_precision": [1.5, 2.0, 2.0], "precision_rate": 0.5}
+ARGS = {"particles": 4, "ensemble": False, "inner_lr": 1e-3, "inner_steps": 2, "eval_steps": 2, "first_order": False}
+ARGS |= {"leader_lr": 2e-3, "leader_steps": 3, "noise_precision": [4.0, 2.0, 0.2]}
+ARGS |= {"weight_precision": [1.5, 2.0, 2.0], "precision_rate": 0.5}
 
 
 @pytest.fixture
 def learner(make):
-    return lambda kind, **changes: make(BMAML, kind, **(NUMBERS | changes))
+    return lambda kind, **changes: make(BMAML, kind, **(ARGS | changes))
 
 
 def particle(theta, m):
@@ -29,7 +29,7 @@ def particle(theta, m):
 
 
 def log_posterior(ours, theta, examples):
-    """Of one particle, written out; but for a constant."""
+    """log p(D, theta) of one particle up to a constant, written out."""
     weights = {name: p for name, p in theta.items() if not name.startswith("log_")}
     output = functional_call(ours.net, weights, (examples.x,))
     w = torch.cat([p.flatten() for p in weights.values()])
@@ -42,55 +42,55 @@ def log_posterior(ours, theta, examples):
     return total - F.cross_entropy(output, examples.y, reduction="sum")
 
 
-def walked(ours, theta, examples, steps, rate, constant=False):
+def svgd_by_hand(ours, theta, examples, steps, rate, constant=False):
     """SVGD by autograd, particle by particle (`direction` has tests of its own)."""
     for _ in range(steps):
-        slopes = []
+        by_particle = []
         for m in range(len(theta["log_lambda"])):
-            own = particle(theta, m)
-            value = log_posterior(ours, own, examples)
-            found = torch.autograd.grad(value, list(own.values()), create_graph=True)
-            slopes.append([slope.detach() if constant else slope for slope in found])
-        gradients = {name: torch.stack(rows) for name, rows in zip(theta, zip(*slopes, strict=True), strict=True)}
-        moves = direction(theta, gradients)
+            theta_m = particle(theta, m)
+            value = log_posterior(ours, theta_m, examples)
+            gradient = torch.autograd.grad(value, list(theta_m.values()), create_graph=True)
+            by_particle.append([g.detach() if constant else g for g in gradient])
+        gradients = {name: torch.stack(rows) for name, rows in zip(theta, zip(*by_particle, strict=True), strict=True)}
+        phi = direction(theta, gradients)
         rates = {name: rate * (0.5 if name.startswith("log_") else 1.0) for name in theta}
-        theta = {name: p + rates[name] * moves[name] for name, p in theta.items()}
+        theta = {name: p + rates[name] * phi[name] for name, p in theta.items()}
     return theta
 
 
 def chaser(ours, task, constant=False):
-    """The chaser loss of one task, its leader without a graph."""
-    follower = walked(ours, ours.start(), task.support, 2, ours.inner_lr, constant)
+    """The chaser loss of one task; no gradient flows into the leader."""
+    follower = svgd_by_hand(ours, ours.initial_particles(), task.support, 2, ours.inner_lr, constant)
     both = Examples(*(torch.cat(leaves) for leaves in zip(task.support, task.query, strict=True)))
-    leader = walked(ours, {n: p.detach().requires_grad_() for n, p in follower.items()}, both, 3, ours.leader_lr)
+    leader = svgd_by_hand(ours, {n: p.detach().requires_grad_() for n, p in follower.items()}, both, 3, ours.leader_lr)
     weights = [name for name in follower if not name.startswith("log_")]
     return sum((follower[name] - leader[name].detach()).square().sum() for name in weights)
 
 
 @pytest.mark.parametrize("first_order", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_loss_and_its_gradient_are_the_chasers(learner, draw, one, kind, first_order, loss_and_gradient):
+def test_loss_and_gradient_are_those_of_the_chaser_loss(learner, draw, one, kind, first_order, loss_and_gradient):
     ours, task = learner(kind, first_order=first_order), one(draw(kind))
     expected = chaser(ours, task, first_order)
-    found, gradient = loss_and_gradient(ours, None, lambda _: ours.meta_loss(task))
-    torch.testing.assert_close(found, expected.detach(), rtol=1e-7, atol=0)
-    slopes = torch.autograd.grad(expected, list(ours.parameters()))
-    slopes = torch.cat([slope.flatten() for slope in slopes])
-    assert slopes.abs().max() > 1e-5
-    torch.testing.assert_close(gradient, slopes, rtol=1e-6, atol=1e-8)
+    loss, gradient = loss_and_gradient(ours, None, lambda _: ours.meta_loss(task))
+    torch.testing.assert_close(loss, expected.detach(), rtol=1e-7, atol=0)
+    expected_gradient = torch.autograd.grad(expected, list(ours.parameters()))
+    expected_gradient = torch.cat([g.flatten() for g in expected_gradient])
+    assert expected_gradient.abs().max() > 1e-5
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_one_particle_climbs_its_posterior(learner, draw, one, kind):
-    """M = 1: no kernel is left, and a step is one of gradient ascent towards the MAP estimate."""
+def test_a_single_particle_ascends_its_posterior(learner, draw, one, kind):
+    """M = 1: the kernel drops out, and a step is gradient ascent towards the MAP estimate."""
     ours, task = learner(kind, particles=1), one(draw(kind))
     ours.inner_lr.fill_(1e-3)
-    *_, after = ours.walk(ours.start(), task.support, 1, ours.inner_lr)
-    own = particle(ours.start(), 0)
-    slopes = torch.autograd.grad(log_posterior(ours, own, task.support), list(own.values()))
-    for (name, start), slope in zip(own.items(), slopes, strict=True):
+    *_, after = ours.adapt_particles(ours.initial_particles(), task.support, 1, ours.inner_lr)
+    theta = particle(ours.initial_particles(), 0)
+    gradient = torch.autograd.grad(log_posterior(ours, theta, task.support), list(theta.values()))
+    for (name, start), g in zip(theta.items(), gradient, strict=True):
         rate = ours.inner_lr * (0.5 if name.startswith("log_") else 1.0)
-        torch.testing.assert_close(after[name][0], start + rate * slope, rtol=1e-7, atol=1e-9)
+        torch.testing.assert_close(after[name][0], start + rate * g, rtol=1e-7, atol=1e-9)
 
 
 def test_without_repulsion_close_particles_stay_together(learner, draw, one, monkeypatch):
@@ -99,8 +99,10 @@ def test_without_repulsion_close_particles_stay_together(learner, draw, one, mon
     def spread():
         ours = learner("mlp")
         generator = torch.Generator().manual_seed(0)
-        start = {n: p[:1] + 1e-3 * torch.randn(p.shape, generator=generator).double() for n, p in ours.start().items()}
-        *_, after = ours.walk({n: p.detach() for n, p in start.items()}, task.support, 30, torch.tensor(1e-3))
+        theta = ours.initial_particles()
+        start = {n: p[:1] + 1e-3 * torch.randn(p.shape, generator=generator).double() for n, p in theta.items()}
+        constant = {n: p.detach() for n, p in start.items()}
+        *_, after = ours.adapt_particles(constant, task.support, 30, torch.tensor(1e-3))
         return (squared_distances(after).sum() / squared_distances(start).sum()).sqrt().item()
 
     assert spread() > 2
@@ -113,34 +115,36 @@ def test_without_repulsion_close_particles_stay_together(learner, draw, one, mon
 
 
 def test_the_likelihood_is_a_sum(learner, draw, one):
-    """Every example twice weighs against the prior twice; a mean over examples would not notice."""
+    """Examples given twice count twice against the prior; a mean over examples would not change."""
     ours, task = learner("mlp"), one(draw("mlp"))
     twice = Examples(*(torch.cat([leaf, leaf]) for leaf in task.support))
-    (_, once), (_, doubled) = (ours.walk(ours.start(), e, 1, ours.inner_lr) for e in (task.support, twice))
+    (_, once), (_, doubled) = (
+        ours.adapt_particles(ours.initial_particles(), examples, 1, ours.inner_lr) for examples in (task.support, twice)
+    )
     assert (once["features.linear1.weight"] - doubled["features.linear1.weight"]).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_vmap_is_a_loop(learner, draw, kind, loss_and_gradient):
+def test_vmap_equals_a_loop(learner, draw, kind, loss_and_gradient):
     for ensemble in (False, True):
         results = []
         for vectorized in (True, False):
             ours = learner(kind, ensemble=ensemble)
             ours.vectorized = vectorized
             results.append(loss_and_gradient(ours, draw(kind)))
-        for together, alone in zip(*results, strict=True):
-            torch.testing.assert_close(together, alone, rtol=1e-7, atol=1e-9)
+        for vectorized, looped in zip(*results, strict=True):
+            torch.testing.assert_close(vectorized, looped, rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_predictions_are_samples_of_all_particles(learner, draw, one, kind):
     ours, task = learner(kind), one(draw(kind))
-    found = [predict(task.query.x) for predict in ours.trajectory(task.support, 2)]
-    theta = ours.start()
-    for k, prediction in enumerate(found):
+    predictions = [predict(task.query.x) for predict in ours.trajectory(task.support, 2)]
+    theta = ours.initial_particles()
+    for k, prediction in enumerate(predictions):
         assert isinstance(prediction, Samples)
         if k:
-            theta = walked(ours, theta, task.support, 1, ours.inner_lr)
+            theta = svgd_by_hand(ours, theta, task.support, 1, ours.inner_lr)
         weights = [{n: p for n, p in particle(theta, m).items() if not n.startswith("log_")} for m in range(4)]
         expected = torch.stack([functional_call(ours.net, w, (task.query.x,)) for w in weights])
         torch.testing.assert_close(prediction.values, expected, rtol=1e-6, atol=1e-8)
@@ -161,7 +165,7 @@ def test_particles_start_apart(learner):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_ensemble_is_so_many_mamls(learner, make, draw, one, kind, loss_and_gradient):
+def test_an_ensemble_equals_independent_mamls(learner, make, draw, one, kind, loss_and_gradient):
     ours, batch = learner(kind, ensemble=True, inner_lr=0.1), draw(kind)
     losses, gradients, predictions = [], [], []
     for m in range(4):
@@ -171,10 +175,10 @@ def test_an_ensemble_is_so_many_mamls(learner, make, draw, one, kind, loss_and_g
         losses.append(loss)
         gradients.append({name: p.grad.clone() for name, p in maml.net.named_parameters()})
         predictions.append(maml.adapt(one(batch).support)(one(batch).query.x))
-    found, _ = loss_and_gradient(ours, batch)
-    torch.testing.assert_close(found, torch.stack(losses).mean(0), rtol=1e-8, atol=0)
+    loss, _ = loss_and_gradient(ours, batch)
+    torch.testing.assert_close(loss, torch.stack(losses).mean(0), rtol=1e-8, atol=0)
     for name, p in ours.net.named_parameters():
-        expected = torch.stack([one[name] for one in gradients]) / 4
+        expected = torch.stack([gradient[name] for gradient in gradients]) / 4
         torch.testing.assert_close(p.grad, expected, rtol=1e-6, atol=1e-9)
     prediction = ours.adapt(one(batch).support)(one(batch).query.x)
     torch.testing.assert_close(prediction.values, torch.stack(predictions), rtol=1e-7, atol=1e-9)
@@ -182,31 +186,31 @@ def test_an_ensemble_is_so_many_mamls(learner, make, draw, one, kind, loss_and_g
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_ensembles_gradient_is_what_finite_differences_say(learner, draw, kind, slopes_agree):
+def test_an_ensembles_gradient_agrees_with_finite_differences(learner, draw, kind, slopes_agree):
     slopes_agree(learner(kind, ensemble=True, inner_lr=0.05), draw(kind), rtol=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("bad", "says"),
+    ("changes", "message"),
     [
-        ({"particles": 0}, "particles must be a whole number of at least 1, got 0"),
-        ({"leader_steps": -1}, "leader_steps must be a whole number"),
-        ({"inner_steps": 1.5}, "inner_steps must be a whole number"),
+        ({"particles": 0}, "algo.particles must be an integer of at least 1; got 0"),
+        ({"leader_steps": -1}, "algo.leader_steps must be an integer of at least 0; got -1"),
+        ({"inner_steps": 1.5}, "algo.inner_steps must be an integer of at least 0; got 1.5"),
         ({"weight_precision": [1.0]}, "weight_precision must be start, shape and rate"),
         ({"backbone": toy.conv4((1, 16, 16), norm="running")}, "backbone.norm must not be running for algo=bmaml"),
     ],
 )
-def test_refuses_what_makes_no_sense(learner, bad, says):
-    with pytest.raises(ValueError, match=says):
-        learner("conv4", **bad)
+def test_rejects_invalid_arguments(learner, changes, message):
+    with pytest.raises(ValueError, match=message):
+        learner("conv4", **changes)
 
 
 @pytest.mark.parametrize(("ensemble", "bar"), [(False, 0.85), (True, 0.8)])
 def test_it_learns(ensemble, bar):
     torch.manual_seed(0)
-    numbers = {"particles": 3, "ensemble": ensemble, "inner_steps": 1, "eval_steps": 1, "leader_steps": 1}
-    numbers |= {"inner_lr": 0.3, "leader_lr": 0.3, "precision_rate": 0.0, "weight_precision": [0.01, 2.0, 200.0]}
-    ours = BMAML(toy.mlp((2,)), 3, F.cross_entropy, **(NUMBERS | numbers))
+    changes = {"particles": 3, "ensemble": ensemble, "inner_steps": 1, "eval_steps": 1, "leader_steps": 1}
+    changes |= {"inner_lr": 0.3, "leader_lr": 0.3, "precision_rate": 0.0, "weight_precision": [0.01, 2.0, 200.0]}
+    ours = BMAML(toy.mlp((2,)), 3, F.cross_entropy, **(ARGS | changes))
     before, after = toy.score(ours, toy.Blobs(), 120, toy.adam(lr=1e-2), meta_batch_size=6, tasks=60)
     assert before < 0.72
     assert after > bar

@@ -1,4 +1,4 @@
-"""Is it DEML? Against autograd by hand; and whose classes its discriminator sees."""
+"""DEML against autograd by hand; its discriminator sees training classes only."""
 
 import pytest
 import torch
@@ -12,18 +12,18 @@ from metarun.evaluation.evaluate import evaluate
 from metarun.tasks import Examples, TaskAndBatch
 from metarun.training.loop import TrainState, fit
 
-CONCEPTS = 7
+BASE_CLASSES = 7
 
 
-def numbers(**changes):
-    given = {
-        "base_classes": CONCEPTS,
+def arguments(**changes):
+    defaults = {
+        "base_classes": BASE_CLASSES,
         "concept_weight": 0.5,
         "initial_rates": (-0.2, 0.5),
         "inner_steps": 1,
         "eval_steps": 1,
     }
-    return given | changes
+    return defaults | changes
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def deml(backbones):
     def build(**changes):
         torch.manual_seed(0)
         return DEML(
-            backbone=backbones["conv4"], outputs=5, loss=nn.functional.cross_entropy, **numbers(**changes)
+            backbone=backbones["conv4"], outputs=5, loss=nn.functional.cross_entropy, **arguments(**changes)
         ).double()
 
     return build
@@ -39,16 +39,16 @@ def deml(backbones):
 
 @pytest.fixture
 def batch(draw):
-    """Three tasks, and with each a mini-batch of six images of seven classes."""
+    """Three tasks, each with a mini-batch of six images of seven classes."""
     generator = torch.Generator().manual_seed(1)
     x = torch.rand(3, 6, 1, 16, 16, generator=generator, dtype=torch.float64)
-    return TaskAndBatch(*draw("conv4"), Examples(x, torch.randint(CONCEPTS, (3, 6), generator=generator)))
+    return TaskAndBatch(*draw("conv4"), Examples(x, torch.randint(BASE_CLASSES, (3, 6), generator=generator)))
 
 
 def by_hand(learner, batch, weight, steps=1):
     """Mean over tasks of both terms, with torch.autograd alone."""
     ce, total = nn.functional.cross_entropy, []
-    for x, y, query_x, query_y, flat_x, flat_y in zip(*batch.support, *batch.query, *batch.batch, strict=True):
+    for x, y, query_x, query_y, batch_x, batch_y in zip(*batch.support, *batch.query, *batch.batch, strict=True):
         phi, features = dict(learner.learner.named_parameters()), learner.generator(x)
         for _ in range(steps):
             gradients = torch.autograd.grad(
@@ -56,7 +56,7 @@ def by_hand(learner, batch, weight, steps=1):
             )
             phi = {n: p - a * g for (n, p), a, g in zip(phi.items(), learner.rates, gradients, strict=True)}
         adapted = ce(functional_call(learner.learner, phi, (learner.generator(query_x),)), query_y)
-        total.append(adapted + weight * ce(learner.discriminator(learner.generator(flat_x)), flat_y))
+        total.append(adapted + weight * ce(learner.discriminator(learner.generator(batch_x)), batch_y))
     return torch.stack(total).mean()
 
 
@@ -75,20 +75,20 @@ def test_loss_and_meta_gradient_are_those_of_a_hand_written_loop(weight, steps, 
         )
 
 
-def test_both_terms_reach_the_generator_in_the_same_step(deml, batch):
+def test_both_terms_train_the_generator_in_the_same_step(deml, batch):
     def gradient(weight):
         learner = deml(concept_weight=weight)
         learner(batch).mean().backward()
         return torch.cat([p.grad.flatten() for p in learner.generator.parameters()]), learner
 
-    (both, learner), (tasks, alone) = gradient(1.0), gradient(0.0)
-    concepts = both - tasks
-    assert tasks.norm() > 1e-3 and concepts.norm() > 1e-3
+    (both, learner), (tasks, without_discriminator) = gradient(1.0), gradient(0.0)
+    classification = both - tasks
+    assert tasks.norm() > 1e-3 and classification.norm() > 1e-3
     assert learner.discriminator.weight.grad.norm() > 1e-3
-    assert alone.discriminator.weight.grad.norm() == 0  # lambda = 0: nobody tells the classes apart
+    assert without_discriminator.discriminator.weight.grad.norm() == 0  # lambda = 0: D is not trained
 
 
-def test_the_inner_step_moves_the_meta_learner_alone_and_never_asks_the_discriminator(deml, batch, one):
+def test_the_inner_step_moves_the_meta_learner_alone_and_never_uses_the_discriminator(deml, batch, one):
     learner = deml(inner_steps=2, eval_steps=2).eval()
     task = one(batch[:2])
     before = [p(task.query.x) for p in learner.trajectory(task.support, 2)]
@@ -99,11 +99,11 @@ def test_the_inner_step_moves_the_meta_learner_alone_and_never_asks_the_discrimi
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
-def test_vmap_is_a_loop(deml, batch, loss_and_gradient):
+def test_vmap_equals_a_loop(deml, batch, loss_and_gradient):
     learner = deml()
-    together = loss_and_gradient(learner, batch)
+    vectorized = loss_and_gradient(learner, batch)
     learner.vectorized = False
-    torch.testing.assert_close(together, loss_and_gradient(learner, batch), rtol=1e-11, atol=1e-13)
+    torch.testing.assert_close(vectorized, loss_and_gradient(learner, batch), rtol=1e-11, atol=1e-13)
 
 
 @pytest.fixture(scope="module")
@@ -115,50 +115,53 @@ def glyphs():
 
 def on_glyphs():
     torch.manual_seed(0)
-    backbone, given = (
-        toy.conv4(features="flatten"),
-        numbers(base_classes=60, initial_rates=(0.3, 0.5), concept_weight=1.0),
-    )
-    return DEML(backbone=backbone, outputs=5, loss=nn.functional.cross_entropy, **given)
+    backbone = toy.conv4(features="flatten")
+    kwargs = arguments(base_classes=60, initial_rates=(0.3, 0.5), concept_weight=1.0)
+    return DEML(backbone=backbone, outputs=5, loss=nn.functional.cross_entropy, **kwargs)
 
 
 def test_the_discriminator_sees_training_classes_only(glyphs):
-    """Every image that it is trained on is one of the training part, with its class there; no part shares a class."""
-    learner, meta_optimizer, seen = on_glyphs(), toy.adam(), []
-    learner.generator.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    """Each image it is trained on is in the train split, labelled with its class there; splits share no class."""
+    learner, meta_optimizer, inputs = on_glyphs(), toy.adam(), []
+    learner.generator.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
     learner.vectorized = False
     step = next(fit(TrainState.create(learner, meta_optimizer, torch.device("cpu"), 0), glyphs, meta_optimizer, 10, 4))
-    flat = step.batch.batch
-    x, y = flat.x.flatten(0, 1), flat.y.flatten()
+    batches = step.batch.batch
+    x, y = batches.x.flatten(0, 1), batches.y.flatten()
     images = {
-        part: glyphs._sampler(part).images(torch.arange(len(glyphs._sampler(part).pixels)))
-        for part in ("train", "test")
+        split: glyphs._sampler(split).images(torch.arange(len(glyphs._sampler(split).pixels)))
+        for split in ("train", "test")
     }
     same = (x.flatten(1)[:, None] == images["train"].flatten(1)[None]).all(2)
     assert (same.any(1)).all() and torch.equal(same.int().argmax(1) // 12, y)
     assert not (x.flatten(1)[:, None] == images["test"].flatten(1)[None]).all(2).any()
-    assert any(torch.equal(images_seen, flat.x[0]) for images_seen in seen)
+    assert any(torch.equal(images_seen, batches.x[0]) for images_seen in inputs)
     assert set(glyphs.classes("train")).isdisjoint(glyphs.classes("test"))
 
 
-@pytest.mark.parametrize(("change", "named"), [
-    ({"base_classes": 0}, "base_classes"), ({"concept_weight": -1.0}, "concept_weight"),
-    ({"initial_rates": (1.0, 0.0)}, "initial_rates"), ({"inner_steps": -1}, "inner_steps"),
-])  # fmt: skip
-def test_bad_values_are_refused_by_name(change, named, deml):
-    with pytest.raises(ValueError, match=named):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"base_classes": 0}, "algo.base_classes must be an integer of at least 1; got 0"),
+        ({"concept_weight": -1.0}, "algo.concept_weight must be at least 0; got -1.0"),
+        ({"initial_rates": (1.0, 0.0)}, "algo.initial_rates must be "),
+        ({"inner_steps": -1}, "algo.inner_steps must be an integer of at least 0; got -1"),
+    ],
+)
+def test_rejects_invalid_values(change, message, deml):
+    with pytest.raises(ValueError, match=message):
         deml(**change)
 
 
 def test_learns_glyphs(glyphs):
-    """Adapting to unseen classes, and telling the training classes apart, must both be learned: untrained both fail."""
+    """Adaptation to unseen classes and classification of training classes are both learned; untrained, both fail."""
     learner, meta_optimizer = on_glyphs(), toy.adam(lr=1e-2)
     x, y = glyphs.sample("train", "batches", 8, torch.Generator().manual_seed(3))
 
     def scores():
         with torch.no_grad():
-            told = learner.discriminator(learner.generator(x.flatten(0, 1))).argmax(1) == y.flatten()
-        return evaluate(learner, glyphs, "test", 60, 0).estimate().mean, float(told.float().mean())
+            correct = learner.discriminator(learner.generator(x.flatten(0, 1))).argmax(1) == y.flatten()
+        return evaluate(learner, glyphs, "test", 60, 0).estimate().mean, float(correct.float().mean())
 
     before = scores()
     for _ in fit(TrainState.create(learner, meta_optimizer, torch.device("cpu"), 0), glyphs, meta_optimizer, 200, 4):

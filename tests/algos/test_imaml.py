@@ -1,4 +1,4 @@
-"""Is it iMAML? Against the exact implicit gradient of a ridge regression, dense Hessians, and a hand-written loop."""
+"""iMAML against the exact implicit gradient of a ridge regression, dense Hessians, and a hand-written loop."""
 
 import copy
 
@@ -16,13 +16,17 @@ from metarun.tasks import Examples, Task
 KINDS = ["mlp", "conv4"]
 
 
-def numbers(steps=3, lam=10.0, cg=5, **changes):
+def arguments(steps=3, lam=10.0, cg=5, **changes):
     defaults = {"inner_lr": 0.01, "inner_steps": steps, "eval_steps": steps, "cg_steps": cg, "cg_damping": 0.0}
     return defaults | {"regularization": lam, "eval_regularization": lam} | changes
 
 
 def ridge(lam=1.0, width=30, shots=10):
-    """A linear model's task, and its exact meta-gradient: (I + H / lambda)^-1 grad L(phi*, D') at the exact phi*."""
+    """A linear model's task, and its exact meta-gradient: (I + H / lambda)^-1 grad L(phi*, D') at the exact phi*.
+
+    Returns:
+        The task, theta, the meta-gradient, and the query gradient grad L(phi*, D').
+    """
     generator = torch.Generator().manual_seed(0)
     x, test = torch.randn(2, shots, width, generator=generator, dtype=torch.float64)
     true = torch.randn(width, 1, generator=generator, dtype=torch.float64)
@@ -46,20 +50,20 @@ class Ridge(nn.Module):
 
 def implicit_gradient(cg, steps=2000, lam=1.0):
     task, theta, exact, query = ridge(lam)
-    learner = IMAML(Ridge, 1, F.mse_loss, **numbers(steps, lam, cg, inner_lr=0.05)).double()
+    learner = IMAML(Ridge, 1, F.mse_loss, **arguments(steps, lam, cg, inner_lr=0.05)).double()
     learner.net.head.weight.data = theta.T.clone()
     learner.meta_loss(task).backward()
     return learner.net.head.weight.grad.T, exact, query
 
 
 @pytest.mark.parametrize(("cg", "bound"), [(5, 0.01), (10, 1e-4), (30, 1e-8)])
-def test_on_a_ridge_regression_it_is_the_exact_gradient(cg, bound, relative):
+def test_on_a_ridge_regression_the_gradient_is_exact(cg, bound, relative):
     gradient, exact, _ = implicit_gradient(cg)
     assert relative(gradient, exact) < bound
 
 
 def test_without_conjugate_gradients_it_is_far_from_exact(relative):
-    """What the identity in the place of the inverse gives: the gradient at phi*, 30 % and more away."""
+    """The identity in place of the inverse gives the query gradient at phi*, which is 30 % or more off."""
     gradient, exact, query = implicit_gradient(0)
     torch.testing.assert_close(gradient, query, rtol=1e-6, atol=1e-9)
     assert relative(gradient, exact) > 0.3
@@ -81,7 +85,7 @@ def test_it_is_the_limit_of_maml_through_the_regularised_inner_loop(relative):
 
 
 def by_hand(learner, task, steps, lam):
-    """phi after proximal gradient descent with torch's SGD."""
+    """The network at phi after proximal gradient descent with torch's SGD."""
     net, start = copy.deepcopy(learner.net), [p.detach().clone() for p in learner.net.parameters()]
     sgd = torch.optim.SGD(net.parameters(), lr=float(learner.inner_lr))
     for _ in range(steps):
@@ -94,7 +98,7 @@ def by_hand(learner, task, steps, lam):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_inner_loop_pulls_towards_theta_with_the_lambda_of_its_mode(kind, make, draw, one):
-    learner, task = make(IMAML, kind, **numbers(4, eval_regularization=0.0)), one(draw(kind))
+    learner, task = make(IMAML, kind, **arguments(4, eval_regularization=0.0)), one(draw(kind))
     for mode, lam in ((True, 10.0), (False, 0.0)):
         expected = by_hand(learner, task, 4, lam)(task.query.x)
         ours = learner.train(mode).adapt(task.support)(task.query.x)
@@ -104,16 +108,16 @@ def test_the_inner_loop_pulls_towards_theta_with_the_lambda_of_its_mode(kind, ma
 @pytest.mark.parametrize("damping", [0.0, 1.0])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_gradient_solves_the_dense_system(kind, damping, make, draw, one):
-    """v of the paper, from the Hessian written out in full, at lambda so large that few CG steps solve it."""
-    learner, task = make(IMAML, kind, **numbers(3, lam=50.0, cg=25, cg_damping=damping)), one(draw(kind))
+    """v of the paper from the full Hessian, at a lambda so large that a few CG steps solve the system."""
+    learner, task = make(IMAML, kind, **arguments(3, lam=50.0, cg=25, cg_damping=damping)), one(draw(kind))
     net = by_hand(learner, task, 3, 50.0)
     names = [name for name, _ in net.named_parameters()]
     sizes = [p.numel() for p in net.parameters()]
 
-    def loss_at(vector, part):
+    def loss_at(vector, examples):
         pieces = vector.split(sizes)
         params = {n: v.view_as(p) for n, v, p in zip(names, pieces, net.parameters(), strict=True)}
-        return learner.loss(torch.func.functional_call(net, params, (part.x,)), part.y)
+        return learner.loss(torch.func.functional_call(net, params, (examples.x,)), examples.y)
 
     phi = nn.utils.parameters_to_vector(net.parameters()).detach()
     hessian = torch.func.jacrev(torch.func.grad(lambda v: loss_at(v, task.support)))(phi)
@@ -140,44 +144,49 @@ def graph_size(loss):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_kept_for_backward_does_not_grow_with_the_inner_steps(kind, make, draw):
+def test_memory_for_backward_does_not_grow_with_the_inner_steps(kind, make, draw):
     batch = draw(kind)
-    sizes = {steps: graph_size(make(IMAML, kind, **numbers(steps))(batch).sum()) for steps in (1, 16)}
+    sizes = {steps: graph_size(make(IMAML, kind, **arguments(steps))(batch).sum()) for steps in (1, 16)}
     assert sizes[1] == sizes[16]
     unrolled = {"inner_lr": 0.01, "eval_steps": 1, "first_order": False}
     grown = [graph_size(make(MAML, kind, inner_steps=steps, **unrolled)(batch).sum()) for steps in (1, 16)]
-    assert grown[1] > 5 * grown[0]  # the measure sees what unrolling keeps
+    assert grown[1] > 5 * grown[0]  # the measure detects an unrolled graph
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_vmap_is_a_loop(kind, make, draw, loss_and_gradient):
-    learner, batch = make(IMAML, kind, **numbers()), draw(kind)
-    together = loss_and_gradient(learner, batch)
+def test_vmap_equals_a_loop(kind, make, draw, loss_and_gradient):
+    learner, batch = make(IMAML, kind, **arguments()), draw(kind)
+    vectorized = loss_and_gradient(learner, batch)
     learner.vectorized = False
-    torch.testing.assert_close(loss_and_gradient(learner, batch), together, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(loss_and_gradient(learner, batch), vectorized, rtol=1e-9, atol=1e-12)
 
 
-def test_compiled_is_eager(make, draw, loss_and_gradient, compiled_loss_and_gradient):
-    learner, batch = make(IMAML, "mlp", **numbers(2, cg=2)), draw("mlp")
+def test_compiled_equals_eager(make, draw, loss_and_gradient, compiled_loss_and_gradient):
+    learner, batch = make(IMAML, "mlp", **arguments(2, cg=2)), draw("mlp")
     eager = loss_and_gradient(learner, batch)
     torch._dynamo.reset()
     compiled = compiled_loss_and_gradient(learner, batch)
     torch.testing.assert_close(compiled, eager, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("change", [{"cg_steps": -1}, {"regularization": 0.0}])
-def test_refuses(change, make):
-    (name,) = change
-    with pytest.raises(ValueError, match=name):
-        make(IMAML, "mlp", **(numbers() | change))
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"cg_steps": -1}, "algo.cg_steps must be an integer of at least 0; got -1"),
+        ({"regularization": 0.0}, "algo.regularization must be above 0; got 0.0"),
+    ],
+)
+def test_rejects_invalid_values(change, message, make):
+    with pytest.raises(ValueError, match=message):
+        make(IMAML, "mlp", **(arguments() | change))
 
 
-def test_it_learns_the_sinusoid_and_leaves_joint_training_behind():
+def test_it_learns_the_sinusoid_and_beats_joint_training():
     torch.manual_seed(0)
     backbone = toy.mlp(hidden=[40, 40], activation="relu")
-    learner = IMAML(backbone, 1, F.mse_loss, **numbers(16, inner_lr=0.005, eval_steps=10))
+    learner = IMAML(backbone, 1, F.mse_loss, **arguments(16, inner_lr=0.005, eval_steps=10))
     before, after = score(
         learner, toy.sinusoid(), 700, toy.adam(lr=2e-3, max_grad_norm=1.0, scheduler=toy.cosine(700)), meta_batch_size=8
     )
     assert before > 2.4  # no adaptation
-    assert after < 1.2  # joint training with the same fine-tuning: 1.5 (systems.md, Z.2)
+    assert after < 1.2  # joint training with the same fine-tuning: 1.5

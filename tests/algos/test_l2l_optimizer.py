@@ -1,4 +1,4 @@
-"""Is it the learned optimizer? Against torch's LSTM coordinate by coordinate, and the derivative it must not take."""
+"""The learned optimizer against torch's LSTM coordinate by coordinate, and the derivatives it must not take."""
 
 import copy
 from functools import partial
@@ -18,16 +18,16 @@ from metarun.run_folder import read_result
 from metarun.tasks import Examples
 from metarun.training.loop import TrainState, fit
 
-NUMBERS = {"units": 5, "gradient_input": "scale", "gradient_scale": 0.1, "log_p": 10.0, "output_scale": 0.1}
-NUMBERS |= {"inner_steps": 6, "unroll": 3, "init_std": 1.0, "batch": None, "eval_steps": 6}
+ARGS = {"units": 5, "gradient_input": "scale", "gradient_scale": 0.1, "log_p": 10.0, "output_scale": 0.1}
+ARGS |= {"inner_steps": 6, "unroll": 3, "init_std": 1.0, "batch": None, "eval_steps": 6}
 DATA = Quadratics(10, "cpu")
 LINEAR = partial(Linear, (10,), bias=False)
 
 
 def make(backbone=LINEAR, seed=0, spread=0.6, **changes):
-    """A learner in float64; `spread` scatters its weights, so that little steps do not hide what is wrong."""
+    """A learner in float64; `spread` perturbs its weights, so that errors are not hidden by small steps."""
     torch.manual_seed(seed)
-    learner = LearnedOptimizer(backbone, 1, F.mse_loss, **(NUMBERS | changes)).double()
+    learner = LearnedOptimizer(backbone, 1, F.mse_loss, **(ARGS | changes)).double()
     with torch.no_grad():
         for p in learner.parameters():
             p += spread * torch.randn(p.shape).double()
@@ -35,22 +35,23 @@ def make(backbone=LINEAR, seed=0, spread=0.6, **changes):
 
 
 def functions(tasks=3, seed=0):
-    """Quadratics and noise for them."""
+    """A batch of quadratics."""
     batch = DATA.sample("train", "episodes", tasks, torch.Generator().manual_seed(seed))
     return make().to_dtype(batch)
 
 
-def drawn(learner, batch, steps=6, seed=0):
+def sample_inputs(learner, batch, steps=6, seed=0):
     return learner.to_dtype(learner.random_inputs(batch, steps, torch.Generator().manual_seed(seed)))
 
 
-def first_of(batch, random_inputs, t=0):
+def one_task(batch, random_inputs, t=0):
+    """The support set and the random inputs of task t."""
     rows = random_inputs["rows"][t] if len(random_inputs["rows"]) else ()
     return Examples(*(leaf[t] for leaf in batch.support)), {"start": random_inputs["start"][t], "rows": rows}
 
 
 def thetas(learner, support, random_inputs, steps=6):
-    """theta_0, theta_1, ... of a linear network: what it says of the unit vectors."""
+    """theta_0, theta_1, ... of a linear network: its predictions of the unit vectors."""
     eye = torch.eye(10).double()
     return torch.stack([predict(eye)[:, 0] for predict in learner.trajectory(support, steps, random_inputs)])
 
@@ -67,9 +68,9 @@ def function(support, theta):
 
 
 @pytest.mark.parametrize("kind", ["scale", "log"])
-def test_it_is_torchs_lstm_for_each_coordinate(kind):
+def test_it_equals_torchs_lstm_on_each_coordinate(kind):
     learner, batch = make(gradient_input=kind, output_scale=0.03), functions()
-    support, random_inputs = first_of(batch, drawn(learner, batch))
+    support, random_inputs = one_task(batch, sample_inputs(learner, batch))
     lstm = nn.LSTM(2 if kind == "log" else 1, 5, num_layers=2).double()
     for layer, cell in enumerate(learner.cells):
         for name, value in {"weight_ih": cell.weight_ih, "weight_hh": cell.weight_hh, "bias_ih": cell.bias}.items():
@@ -79,15 +80,15 @@ def test_it_is_torchs_lstm_for_each_coordinate(kind):
     for ours in thetas(learner, support, random_inputs):
         torch.testing.assert_close(ours, theta, rtol=1e-10, atol=1e-12)
         gradient = 2 / 10 * support.x.T @ (support.x @ theta - support.y[:, 0])
-        seen = preprocess(gradient, 10.0) if kind == "log" else learner.gradient_scale * gradient.unsqueeze(1)
-        output, state = lstm(seen.unsqueeze(0), state)
+        inputs = preprocess(gradient, 10.0) if kind == "log" else learner.gradient_scale * gradient.unsqueeze(1)
+        output, state = lstm(inputs.unsqueeze(0), state)
         theta = (theta + learner.output_scale * (output[0] @ learner.head.weight.T + learner.head.bias)[:, 0]).detach()
 
 
-def test_what_theta_is_called_does_not_matter():
-    """Permuting the coordinates permutes the trajectory: weights are shared, memories are not."""
+def test_permuting_the_coordinates_permutes_the_trajectory():
+    """Weights are shared by the coordinates, memories are not."""
     learner, batch = make(), functions()
-    support, random_inputs = first_of(batch, drawn(learner, batch))
+    support, random_inputs = one_task(batch, sample_inputs(learner, batch))
     order = torch.randperm(10, generator=torch.Generator().manual_seed(0))
     permuted = thetas(
         learner, Examples(support.x[:, order], support.y), random_inputs | {"start": random_inputs["start"][order]}
@@ -103,55 +104,56 @@ def test_each_coordinate_remembers_its_own_gradients():
     _, state = learner.update(torch.tensor([5.0, -5.0, 5.0]).double(), state)
     change, _ = learner.update(torch.ones(3).double(), state)
     assert change[0] == change[2] and (change[0] - change[1]).abs() > 1e-3
-    alone, _ = learner.update(torch.ones(1).double(), learner.begin(torch.zeros(1).double()))
-    assert (change[0] - alone[0]).abs() > 1e-3 and (change[1] - alone[0]).abs() > 1e-3
+    first, _ = learner.update(torch.ones(1).double(), learner.begin(torch.zeros(1).double()))
+    assert (change[0] - first[0]).abs() > 1e-3 and (change[1] - first[0]).abs() > 1e-3
 
 
-def test_memory_begins_anew_with_each_task():
+def test_memory_is_reset_for_each_task():
     learner, batch = make(), functions()
-    random_inputs = drawn(learner, batch)
+    random_inputs = sample_inputs(learner, batch)
     learner.vectorized = False
-    one_after_the_other = learner(batch, random_inputs)
+    sequential = learner(batch, random_inputs)
     for t in range(3):
-        support, mine = first_of(batch, random_inputs, t)
-        expected = sum(function(support, theta) for theta in thetas(learner, support, mine)[1:])
-        torch.testing.assert_close(one_after_the_other[t], expected, rtol=1e-10, atol=0)
+        support, task_inputs = one_task(batch, random_inputs, t)
+        expected = sum(function(support, theta) for theta in thetas(learner, support, task_inputs)[1:])
+        torch.testing.assert_close(sequential[t], expected, rtol=1e-10, atol=0)
     learner.vectorized = True
-    torch.testing.assert_close(learner(batch, random_inputs), one_after_the_other, rtol=1e-10, atol=0)
+    torch.testing.assert_close(learner(batch, random_inputs), sequential, rtol=1e-10, atol=0)
 
 
 # -------------------------------------------------------------------------------------- what is differentiated
 
 
 def unrolled(learner, support, theta, steps, gradients=None, through=False):
-    """The sum of f over `steps` steps, by plain autograd, and the gradients that were put in.
+    """The sum of f over `steps` steps, by plain autograd, and the input gradients.
 
-    Given `gradients` these are put in; `through`: the derivative goes through them too.
+    Args:
+        gradients: the input gradients, instead of those of f.
+        through: differentiate through the input gradients too.
     """
-    state, total, seen = learner.begin(theta), 0.0, []
+    state, total, inputs = learner.begin(theta), 0.0, []
     for step in range(steps):
         if gradients is None:
             point = theta if through else theta.detach().requires_grad_()
-            gradient = torch.autograd.grad(function(support, point), point, create_graph=through, retain_graph=through)[
-                0
-            ]
+            value = function(support, point)
+            (gradient,) = torch.autograd.grad(value, point, create_graph=through, retain_graph=through)
         else:
             gradient = gradients[step]
-        seen.append(gradient if through else gradient.detach())
-        change, state = learner.update(seen[-1], state)
+        inputs.append(gradient if through else gradient.detach())
+        change, state = learner.update(inputs[-1], state)
         theta = theta + change
         total = total + function(support, theta)
-    return total, seen
+    return total, inputs
 
 
-def test_gradients_that_are_put_in_are_constants():
-    """The derivative is that of the loss with frozen inputs, by finite differences; through them it is another."""
+def test_input_gradients_are_constants():
+    """The derivative is that of the loss with frozen inputs, by finite differences; through them it differs."""
     learner, batch = make(unroll=6), functions(1)
-    random_inputs = drawn(learner, batch)
-    support, mine = first_of(batch, random_inputs)
-    theta = mine["start"]
+    random_inputs = sample_inputs(learner, batch)
+    support, task_inputs = one_task(batch, random_inputs)
+    theta = task_inputs["start"]
     ours = gradient_of(learner, learner(batch, random_inputs))
-    value, seen = unrolled(learner, support, theta, 6)
+    value, gradients = unrolled(learner, support, theta, 6)
     torch.testing.assert_close(learner(batch, random_inputs)[0], value)
     weights = nn.utils.parameters_to_vector(learner.parameters()).detach()
     generator = torch.Generator().manual_seed(3)
@@ -161,7 +163,7 @@ def test_gradients_that_are_put_in_are_constants():
         values = []
         for size in (1e-6, -1e-6):
             nn.utils.vector_to_parameters(weights + size * direction, learner.parameters())
-            values.append(unrolled(learner, support, theta, 6, seen)[0].detach())
+            values.append(unrolled(learner, support, theta, 6, gradients)[0].detach())
         slope = (values[0] - values[1]) / 2e-6
         torch.testing.assert_close(ours @ direction, slope, rtol=1e-5, atol=1e-7 * float(ours.norm()))
     nn.utils.vector_to_parameters(weights, learner.parameters())
@@ -170,32 +172,32 @@ def test_gradients_that_are_put_in_are_constants():
     assert (through - ours).norm() / ours.norm() > 0.05
 
 
-def test_the_surrogate_is_the_loss_of_the_steps_mini_batches():
-    """f_t is of mini-batch t: value and derivative, against plain autograd on a network with a hidden layer."""
+def test_the_surrogate_is_the_loss_on_each_steps_mini_batch():
+    """f_t is L on mini-batch t: value and derivative, against plain autograd on a network with a hidden layer."""
     learner, batch = make(toy.mlp((10,), hidden=[4]), unroll=6, batch=3), functions(1)
-    random_inputs = drawn(learner, batch)
-    support, mine = first_of(batch, random_inputs)
-    theta, total = learner.first(mine), 0.0
+    random_inputs = sample_inputs(learner, batch)
+    support, task_inputs = one_task(batch, random_inputs)
+    theta, total = learner.first(task_inputs), 0.0
     state = learner.begin(theta)
     for step in range(6):
-        change, state = learner.update(learner.slope(theta, support, step, mine)[0], state)
+        change, state = learner.update(learner.slope(theta, support, step, task_inputs)[0], state)
         theta = theta + change
-        rows = mine["rows"][step + 1]
+        rows = task_inputs["rows"][step + 1]
         total = total + F.mse_loss(learner.predictor(theta, support)(support.x[rows]), support.y[rows])
     torch.testing.assert_close(learner(batch, random_inputs)[0], total)
     torch.testing.assert_close(gradient_of(learner, learner(batch, random_inputs)), gradient_of(learner, total))
 
 
 @pytest.mark.parametrize("unroll", [2, 3, 4, 10])
-def test_segments_are_the_episode_in_pieces(unroll):
+def test_segments_add_up_to_the_episode(unroll):
     learner, batch = make(unroll=unroll, inner_steps=7), functions()
-    random_inputs = drawn(learner, batch, 7)
+    random_inputs = sample_inputs(learner, batch, 7)
     (stage,) = learner.stages
     assert stage.stream == "episodes" and len(stage.objectives) == -(-7 // unroll)
-    pieces = torch.stack([learner(batch, random_inputs, name) for name in stage.objectives])
+    segments = torch.stack([learner(batch, random_inputs, name) for name in stage.objectives])
     whole = learner(batch, random_inputs)
-    torch.testing.assert_close(pieces.sum(0), whole)
-    expected = [sum(function(*pair) for pair in each) for each in _points(learner, batch, random_inputs, 7)]
+    torch.testing.assert_close(segments.sum(0), whole)
+    expected = [sum(function(*point) for point in points) for points in _points(learner, batch, random_inputs, 7)]
     torch.testing.assert_close(whole, torch.stack(expected))
     torch.testing.assert_close(
         sum(gradient_of(learner, learner(batch, random_inputs, name)) for name in stage.objectives),
@@ -204,9 +206,10 @@ def test_segments_are_the_episode_in_pieces(unroll):
 
 
 def _points(learner, batch, random_inputs, steps):
+    """Support set and theta_1, theta_2, ... of each task."""
     for t in range(3):
-        support, mine = first_of(batch, random_inputs, t)
-        yield [(support, theta) for theta in thetas(learner, support, mine, steps)[1:]]
+        support, task_inputs = one_task(batch, random_inputs, t)
+        yield [(support, theta) for theta in thetas(learner, support, task_inputs, steps)[1:]]
 
 
 def test_the_names_of_segments():
@@ -215,28 +218,27 @@ def test_the_names_of_segments():
 
 
 def test_no_derivative_crosses_a_segments_start():
-    """Another optimizer with the same weights leads there: only what is done in the segment counts."""
+    """Steps before the segment are those of a copy of the optimizer: only steps in the segment are differentiated."""
     learner, batch = make(), functions(1)
-    random_inputs = drawn(learner, batch)
-    support, mine = first_of(batch, random_inputs)
-    other, theta = copy.deepcopy(learner), mine["start"]
+    random_inputs = sample_inputs(learner, batch)
+    support, task_inputs = one_task(batch, random_inputs)
+    other, theta = copy.deepcopy(learner), task_inputs["start"]
     state, total = learner.begin(theta), 0.0
     for step in range(6):
-        who = other if step < 3 else learner
-        change, state = who.update(learner.slope(theta, support, 0, ())[0], state)
+        optimizer = other if step < 3 else learner
+        change, state = optimizer.update(learner.slope(theta, support, 0, ())[0], state)
         theta = theta + change
         total = total + (function(support, theta) if step >= 3 else 0.0)
     ours = gradient_of(learner, learner(batch, random_inputs, "steps 3-5"))
     torch.testing.assert_close(ours, gradient_of(learner, total))
     untruncated = make(unroll=6)
-    assert (
-        gradient_of(untruncated, untruncated(batch, random_inputs))
-        - gradient_of(learner, learner(batch, random_inputs))
-    ).norm() > (0.05 * ours.norm())
+    full = gradient_of(untruncated, untruncated(batch, random_inputs))
+    truncated = gradient_of(learner, learner(batch, random_inputs))
+    assert (full - truncated).norm() > 0.05 * ours.norm()
 
 
 def test_each_segment_is_followed_by_an_outer_step():
-    """Through `fit`, with SGD: the second segment's loss and gradient are those of the optimizer already stepped."""
+    """Through `fit`, with SGD: the second segment's loss and gradient are those after the first outer step."""
     learner, meta_optimizer = make(spread=0.1), toy.sgd(lr=1e-4)
     by_hand = copy.deepcopy(learner)
     step = next(fit(TrainState.create(learner, meta_optimizer, toy.CPU, 0), DATA, meta_optimizer, 1, 4))
@@ -255,11 +257,11 @@ def test_each_segment_is_followed_by_an_outer_step():
     assert group["name"] == "all" and len(group["params"]) == len(list(learner.parameters())) == 8
 
 
-# -------------------------------------------------------------------------------------------------- its start
+# ---------------------------------------------------------------------------------------------- initialisation
 
 
 @pytest.mark.parametrize("kind", ["scale", "log"])
-def test_untrained_it_makes_small_steps_against_a_gradient_that_stays(kind):
+def test_untrained_it_makes_small_steps_against_a_constant_gradient(kind):
     for seed in range(10):
         learner = make(seed=seed, spread=0.0, gradient_input=kind)
         gradient = torch.tensor([10.0, -10.0]).double()
@@ -275,31 +277,26 @@ def test_untrained_it_makes_small_steps_against_a_gradient_that_stays(kind):
 # ------------------------------------------------------------------------------------------------- other networks
 
 
-def test_what_one_network_taught_another_takes():
-    taught, batch = make(toy.mlp((10,))), functions()
+def test_an_optimizer_learned_on_one_network_runs_on_another():
+    trained, batch = make(toy.mlp((10,))), functions()
     for changes in ({"hidden": [5]}, {"hidden": [40, 40], "activation": "relu"}, {"norm": "layer"}):
         other = make(toy.mlp((10,), **changes), seed=1)
-        other.load_state_dict(taught.state_dict())
-        random_inputs = drawn(other, batch)
-        assert random_inputs["start"].shape[1] != drawn(taught, batch)["start"].shape[1]
+        other.load_state_dict(trained.state_dict())
+        random_inputs = sample_inputs(other, batch)
+        assert random_inputs["start"].shape[1] != sample_inputs(trained, batch)["start"].shape[1]
         gradient, state = torch.ones(1).double(), other.begin(torch.zeros(1).double())
-        assert torch.equal(other.update(gradient, state)[0], taught.update(gradient, state)[0])
+        assert torch.equal(other.update(gradient, state)[0], trained.update(gradient, state)[0])
         assert other(batch, random_inputs).isfinite().all()
 
 
-def test_a_finished_run_is_tried_on_another_network_from_the_command_line(tmp_path):
-    common = [
-        "run.iterations=2",
-        "run.meta_batch_size=2",
-        "run.eval_tasks=4",
-        "run.val_tasks=2",
-        "run.validate_every=2",
-    ]
-    common += ["tracker=none", "device.threads=1", "algo.inner_steps=4", "algo.unroll=2", "run.curve_steps=4"]
+def test_a_finished_run_is_evaluated_on_another_network_from_the_command_line(tmp_path):
+    common = ["run.iterations=2", "run.meta_batch_size=2", "run.eval_tasks=4", "run.val_tasks=2"]
+    common += ["run.validate_every=2", "run.curve_steps=4", "algo.inner_steps=4", "algo.unroll=2"]
+    common += ["tracker=none", "device.threads=1"]
     sizes = ["algo=l2l_optimizer", "data=sinusoid", "backbone.hidden=[8]", "data.queries=5"]
     assert metarun(*sizes, *common, "hydra.run.dir=first", folder=tmp_path).status == 0
-    again = ["run.evaluate=first", "backbone.hidden=[12,12]", "backbone.activation=tanh", "hydra.run.dir=second"]
-    outcome = metarun(*again, folder=tmp_path)
+    changes = ["run.evaluate=first", "backbone.hidden=[12,12]", "backbone.activation=tanh", "hydra.run.dir=second"]
+    outcome = metarun(*changes, folder=tmp_path)
     assert outcome.status == 0, outcome.err
     first, second = (read_result(tmp_path / name) for name in ("first", "second"))
     assert second["iterations"] == 0 and first["parameters"] == second["parameters"]
@@ -310,27 +307,27 @@ def test_a_finished_run_is_tried_on_another_network_from_the_command_line(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("bad", "says"),
+    ("changes", "message"),
     [
-        ({"gradient_input": "sign"}, "gradient_input must be one of scale, log; got 'sign'"),
-        ({"units": 0}, "units must be a whole number of at least 1, got 0"),
-        ({"inner_steps": 0}, "inner_steps must be a whole number of at least 1, got 0"),
-        ({"unroll": 2.5}, "unroll must be a whole number of at least 1, got 2.5"),
-        ({"gradient_scale": -1.0}, "gradient_scale must be above 0, got -1.0"),
-        ({"output_scale": 0.0}, "output_scale must be above 0, got 0.0"),
-        ({"log_p": 0.0}, "log_p must be above 0, got 0.0"),
+        ({"gradient_input": "sign"}, "algo.gradient_input must be one of scale, log; got 'sign'"),
+        ({"units": 0}, "algo.units must be an integer of at least 1; got 0"),
+        ({"inner_steps": 0}, "algo.inner_steps must be an integer of at least 1; got 0"),
+        ({"unroll": 2.5}, "algo.unroll must be an integer of at least 1; got 2.5"),
+        ({"gradient_scale": -1.0}, "algo.gradient_scale must be above 0; got -1.0"),
+        ({"output_scale": 0.0}, "algo.output_scale must be above 0; got 0.0"),
+        ({"log_p": 0.0}, "algo.log_p must be above 0; got 0.0"),
     ],
 )
-def test_refuses_what_makes_no_sense(bad, says):
-    with pytest.raises(ValueError, match=says):
-        make(**bad)
+def test_rejects_invalid_values(changes, message):
+    with pytest.raises(ValueError, match=message):
+        make(**changes)
 
 
 def test_it_learns():
-    """Quadratics, 20 steps: f from 110 to below 15 when trained for a few seconds; untrained not even to 40."""
+    """Quadratics, 20 steps: f falls from 110 to below 15 after a few seconds of training; untrained, not below 40."""
     torch.manual_seed(0)
-    numbers = NUMBERS | {"units": 20, "inner_steps": 20, "unroll": 10, "eval_steps": 20}
-    learner = LearnedOptimizer(LINEAR, 1, F.mse_loss, **numbers)
+    kwargs = ARGS | {"units": 20, "inner_steps": 20, "unroll": 10, "eval_steps": 20}
+    learner = LearnedOptimizer(LINEAR, 1, F.mse_loss, **kwargs)
     before, after = toy.score(learner, DATA, 30, toy.adam(lr=5e-3), meta_batch_size=16, tasks=60)
     assert before > 40
     assert after < 15

@@ -1,18 +1,34 @@
-"""Is it MAML? Against finite differences, a hand-written loop; the referee is in test_learn2learn.py."""
+"""Is it MAML? Against finite differences and a hand-written loop; against learn2learn in learn2learn/."""
 
 import copy
 
 import pytest
 import torch
 from torch_batch_norm import exchange_for_torch
+from written_out import DTYPES, STEPS, assert_is_descend, backbone_of
+from written_out import KINDS as BACKBONES
 
 from metarun.algos.maml import MAML
+from metarun.learner.gradient_descent import descend
 
 KINDS = ["mlp", "conv4"]
 
 
 def numbers(steps=1, first_order=False):
     return {"inner_steps": steps, "eval_steps": steps, "first_order": first_order}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("first_order", [False, True])
+@pytest.mark.parametrize("kind", BACKBONES)
+def test_the_loop_written_out_is_descend(kind, first_order, dtype, make, draw, backbones):
+    kind, backbone = backbone_of(kind, backbones)
+    learner = make(MAML, kind, dtype=dtype, backbone=backbone, **numbers(STEPS, first_order))
+
+    def shared(support, _random_inputs):
+        return descend(learner, learner.net, support, STEPS, learner.inner_lr, first_order)
+
+    assert_is_descend(learner, draw(kind, dtype), shared)
 
 
 @pytest.mark.parametrize("steps", [1, 5])
@@ -34,7 +50,7 @@ def test_vmap_is_a_loop(kind, steps, first_order, make, draw, loss_and_gradient)
 
 @pytest.mark.parametrize("steps", [1, 5])
 @pytest.mark.parametrize("kind", KINDS)
-def test_first_order_is_the_query_gradient_at_the_adapted_weights(kind, steps, make, draw, one, relative):
+def test_first_order_is_the_query_gradient_at_the_adapted_weights(kind, steps, make, draw, one):
     learner, task = make(MAML, kind, **numbers(steps, first_order=True)), one(draw(kind))
     adapted = copy.deepcopy(learner.net)
     sgd = torch.optim.SGD(adapted.parameters(), lr=float(learner.inner_lr))
@@ -87,7 +103,7 @@ def test_compiled_is_eager(kind, make, draw, loss_and_gradient, compiled_loss_an
 
 
 def test_torch_batch_norm_under_vmap_is_wrong_at_second_order(make, draw, loss_and_gradient, relative):
-    """Why metarun has a batch norm of its own; should this fail, torch has mended its own."""
+    """Why metarun has its own batch norm; if this fails, torch has fixed its own."""
     batch = draw("conv4")
     for first_order in (False, True):
         learner = make(MAML, "conv4", inner_lr=0.4, **numbers(5, first_order))
@@ -134,6 +150,6 @@ def test_adapting_leaves_the_meta_parameters_alone_and_helps_on_the_support_set(
     torch.testing.assert_close(learner.state_dict(), before, rtol=0, atol=0)
 
 
-def test_refuses_steps_that_are_no_count(make):
-    with pytest.raises(ValueError, match="inner_steps must be a whole number of at least 0, got -1"):
+def test_refuses_steps_that_are_not_a_count(make):
+    with pytest.raises(ValueError, match=r"^algo\.inner_steps must be an integer of at least 0; got -1$"):
         make(MAML, "mlp", inner_steps=-1, eval_steps=1, first_order=False)

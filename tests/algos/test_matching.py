@@ -1,4 +1,4 @@
-"""Is it matching networks? Against the paper's formulas in loops, torch's own LSTM, and ways of getting it wrong."""
+"""Matching networks against the paper's formulas in loops, torch's own LSTM, and likely mistakes."""
 
 import pytest
 import torch
@@ -17,21 +17,21 @@ def learner(fce=False, temperature=0.1, read_steps=3, ways=3, seed=0):
     return MatchingNet(toy.mlp((4,), hidden=[D]), ways, F.cross_entropy, temperature, fce, read_steps).double()
 
 
-def numbers(*shape, seed=0):
+def random(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-LABELS = torch.tensor([2, 0, 1, 0, 2, 2, 1])  # of no order, and of unlike numbers
+LABELS = torch.tensor([2, 0, 1, 0, 2, 2, 1])  # unordered, with class counts that differ
 
 
-def known(seed=0):
-    return Examples(numbers(len(LABELS), D, seed=seed), LABELS)
+def embedded_support(seed=0):
+    return Examples(random(len(LABELS), D, seed=seed), LABELS)
 
 
 def batch():
     """Two tasks with 7 support examples and 5 queries."""
     y = torch.stack([LABELS, LABELS.flip(0)])
-    return Task(Examples(numbers(2, 7, 4), y), Examples(numbers(2, 5, 4, seed=1), y[:, :5]))
+    return Task(Examples(random(2, 7, 4), y), Examples(random(2, 5, 4, seed=1), y[:, :5]))
 
 
 def cosine(a, b):
@@ -40,7 +40,7 @@ def cosine(a, b):
 
 @pytest.mark.parametrize("temperature", [1.0, 0.125])
 def test_scores_are_logarithms_of_summed_attention(temperature):
-    support, queries = known(), numbers(4, D, seed=1)
+    support, queries = embedded_support(), random(4, D, seed=1)
     scores = learner(temperature=temperature).head(support)(queries)
     for q, row in zip(queries, scores, strict=True):
         similar = torch.tensor([cosine(q, z) / temperature for z in support.x], dtype=torch.float64).exp()
@@ -49,26 +49,26 @@ def test_scores_are_logarithms_of_summed_attention(temperature):
         for weight, label in zip(attention, support.y, strict=True):
             p[label] += weight
         torch.testing.assert_close(row.exp(), p, rtol=1e-12, atol=0)
-    torch.testing.assert_close(scores.log_softmax(1), scores, rtol=1e-10, atol=1e-12)  # cross-entropy leaves them alone
+    torch.testing.assert_close(scores.log_softmax(1), scores, rtol=1e-10, atol=1e-12)  # already normalised
 
 
 def test_attention_rows_sum_to_one():
-    attention = learner().log_attention(numbers(4, D, seed=1), known().x).exp()
+    attention = learner().log_attention(random(4, D, seed=1), embedded_support().x).exp()
     assert attention.shape == (4, 7)
     torch.testing.assert_close(attention.sum(1), torch.ones(4, dtype=torch.float64))
     assert not torch.allclose(attention.sum(0), attention.sum(0)[:1])
 
 
-def test_lengths_of_embeddings_do_not_count_without_context():
-    scores, support = learner().head(known())(numbers(4, D, seed=1)), known()
-    longer = learner().head(support._replace(x=support.x * torch.arange(1, 8)[:, None]))(5 * numbers(4, D, seed=1))
+def test_lengths_of_embeddings_do_not_matter_without_context():
+    scores, support = learner().head(embedded_support())(random(4, D, seed=1)), embedded_support()
+    longer = learner().head(support._replace(x=support.x * torch.arange(1, 8)[:, None]))(5 * random(4, D, seed=1))
     torch.testing.assert_close(longer, scores, rtol=1e-10, atol=1e-12)
 
 
 def test_a_probability_that_rounds_to_zero_has_a_finite_loss_and_gradient():
-    """The log of a sum of exponentials that vanish would be minus infinity."""
-    z = numbers(5, D, seed=1).requires_grad_()
-    scores = learner(temperature=1e-4).head(known())(z)
+    """The log of a sum of exponentials that round to 0 would be minus infinity."""
+    z = random(5, D, seed=1).requires_grad_()
+    scores = learner(temperature=1e-4).head(embedded_support())(z)
     assert scores.min() < -1000 and scores.exp().min() == 0
     loss = F.cross_entropy(scores, scores.detach().argmin(1))
     loss.backward()
@@ -87,15 +87,15 @@ def torchs_lstm(cells):
     return lstm
 
 
-def test_support_examples_in_context_are_torchs_bidirectional_lstm_plus_themselves():
-    """Item by item: the backward state that is added to example i is the one that has read n, ..., i."""
-    ours, z = learner(fce=True), known().x
+def test_support_examples_in_context_are_torchs_bidirectional_lstm_plus_the_embeddings():
+    """The backward state added to example i is the one after reading n, ..., i."""
+    ours, z = learner(fce=True), embedded_support().x
     states, _ = torchs_lstm([ours.forward_lstm, ours.backward_lstm])(z)
     torch.testing.assert_close(ours.in_context(z), states[:, :D] + states[:, D:] + z, rtol=1e-12, atol=1e-14)
 
 
 def test_queries_in_context_are_the_papers_loop():
-    ours, g, queries = learner(fce=True, read_steps=3), known().x, numbers(4, D, seed=1)
+    ours, g, queries = learner(fce=True, read_steps=3), embedded_support().x, random(4, D, seed=1)
     cell = ours.attention_lstm
     for query, f in zip(queries, ours.attend(queries, g), strict=True):
         h = c = torch.zeros(D, dtype=torch.float64)
@@ -109,16 +109,16 @@ def test_queries_in_context_are_the_papers_loop():
         torch.testing.assert_close(f, h, rtol=1e-12, atol=1e-14)
 
 
-def test_with_context_scores_compare_both_in_context():
-    ours, support, queries = learner(fce=True), known(), numbers(4, D, seed=1)
+def test_with_context_scores_compare_queries_and_support_in_context():
+    ours, support, queries = learner(fce=True), embedded_support(), random(4, D, seed=1)
     g = ours.in_context(support.x)
     expected = learner(fce=False).head(support._replace(x=g))(ours.attend(queries, g))
     torch.testing.assert_close(ours.head(support)(queries), expected, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("fce", [False, True])
-def test_the_order_of_the_support_set_counts_with_context_only(fce):
-    ours, support, queries = learner(fce), known(), numbers(4, D, seed=1)
+def test_the_order_of_the_support_set_matters_with_context_only(fce):
+    ours, support, queries = learner(fce), embedded_support(), random(4, D, seed=1)
     order = torch.tensor([3, 0, 6, 1, 5, 2, 4])
     other = ours.head(Examples(support.x[order], support.y[order]))(queries)
     assert torch.allclose(other, ours.head(support)(queries), rtol=1e-6) is not fce
@@ -127,44 +127,46 @@ def test_the_order_of_the_support_set_counts_with_context_only(fce):
 
 
 def test_context_and_every_read_change_predictions():
-    """From the same weights; a query's embedding depends on the support set."""
-    scores = [learner().head(known())(numbers(4, D, seed=1))]
-    scores += [learner(True, read_steps=k).head(known())(numbers(4, D, seed=1)) for k in (1, 2, 3)]
+    """With the same weights; a query's embedding depends on the support set."""
+    scores = [learner().head(embedded_support())(random(4, D, seed=1))]
+    scores += [learner(True, read_steps=k).head(embedded_support())(random(4, D, seed=1)) for k in (1, 2, 3)]
     assert not any(torch.allclose(a, b, rtol=1e-3) for i, a in enumerate(scores) for b in scores[:i])
-    ours, queries = learner(True), numbers(4, D, seed=1)
-    assert not torch.allclose(ours.attend(queries, known().x), ours.attend(queries, known(seed=5).x), rtol=1e-3)
+    ours, queries = learner(True), random(4, D, seed=1)
+    assert not torch.allclose(
+        ours.attend(queries, embedded_support().x), ours.attend(queries, embedded_support(seed=5).x), rtol=1e-3
+    )
 
 
 @pytest.mark.parametrize("fce", [False, True])
-def test_queries_do_not_see_each_other(fce):
-    predict, queries = learner(fce).head(known()), numbers(4, D, seed=1)
-    alone = torch.cat([predict(q[None]) for q in queries])
-    torch.testing.assert_close(alone, predict(queries), rtol=1e-10, atol=1e-12)
+def test_queries_do_not_affect_each_other(fce):
+    predict, queries = learner(fce).head(embedded_support()), random(4, D, seed=1)
+    one_by_one = torch.cat([predict(q[None]) for q in queries])
+    torch.testing.assert_close(one_by_one, predict(queries), rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("fce", [False, True])
-def test_vmap_is_a_loop_and_the_gradient_is_right_and_reaches_everything(fce, loss_and_gradient, slopes_agree):
+def test_vmap_equals_a_loop_and_the_gradient_is_right_and_reaches_everything(fce, loss_and_gradient, slopes_agree):
     ours = learner(fce)
-    together = loss_and_gradient(ours, batch())
+    vectorized = loss_and_gradient(ours, batch())
     assert all(p.grad.abs().max() > 0 for p in ours.parameters())
     ours.vectorized = False
-    torch.testing.assert_close(loss_and_gradient(ours, batch()), together, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(loss_and_gradient(ours, batch()), vectorized, rtol=1e-10, atol=1e-12)
     slopes_agree(ours, batch())
 
 
-def test_training_and_prediction_are_of_the_same_probabilities(one):
+def test_training_and_prediction_use_the_same_probabilities(one):
     ours, task = learner(True), one(batch())
     loss = F.cross_entropy(ours.adapt(task.support)(task.query.x), task.query.y)
     torch.testing.assert_close(ours.meta_loss(task), loss)
 
 
-def test_ways_may_be_others_than_at_the_start():
+def test_ways_may_change_after_construction():
     ours = learner(True, ways=5)
     ours.ways = 2
-    assert ours.head(Examples(known().x, LABELS % 2))(numbers(4, D)).shape == (4, 2)
+    assert ours.head(Examples(embedded_support().x, LABELS % 2))(random(4, D)).shape == (4, 2)
 
 
-def test_the_temperature_is_a_number_and_lstms_are_there_with_context_only():
+def test_the_temperature_is_a_hyperparameter_and_there_are_lstms_with_context_only():
     assert learner().hyperparameters == ("temperature",)
     assert not any("lstm" in name for name, _ in learner().named_parameters())
 
@@ -172,11 +174,11 @@ def test_the_temperature_is_a_number_and_lstms_are_there_with_context_only():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"temperature": 0.0}, "temperature must be above 0, got 0.0"),
-        ({"read_steps": 0}, "read_steps must be above 0, got 0"),
-        ({"read_steps": 1.5}, "read_steps must be a whole number of at least 0, got 1.5"),
+        ({"temperature": 0.0}, "algo.temperature must be above 0; got 0.0"),
+        ({"read_steps": 0}, "algo.read_steps must be an integer of at least 1; got 0"),
+        ({"read_steps": 1.5}, "algo.read_steps must be an integer of at least 1; got 1.5"),
     ],
 )
-def test_refuses(change, message):
+def test_rejects_invalid_values(change, message):
     with pytest.raises(ValueError, match=message):
         learner(**change)

@@ -5,9 +5,11 @@ import torch
 import torch.nn.functional as F
 import toy
 from toy import score
+from written_out import DTYPES, KINDS, STEPS, assert_is_descend, backbone_of
 
 from metarun.algos.maml import MAML
-from metarun.algos.meta_sgd import MetaSGD
+from metarun.algos.meta_sgd import MetaSGD, rates_by_name
+from metarun.learner.gradient_descent import descend
 
 
 def numbers(steps=1, rates=(0.005, 0.1)):
@@ -16,11 +18,24 @@ def numbers(steps=1, rates=(0.005, 0.1)):
 
 @pytest.fixture
 def build(make):
-    def construct(kind="mlp", **given):
-        # the fixture's alpha is no number of Meta-SGD, which has a rate for each weight
-        return make(lambda inner_lr, **rest: MetaSGD(**rest), kind, **numbers(**given))
+    def construct(kind="mlp", dtype=torch.float64, backbone=None, **kwargs):
+        # the fixture's inner_lr is no argument of Meta-SGD, which has a rate for each weight
+        changes = numbers(**kwargs) if backbone is None else {"backbone": backbone, **numbers(**kwargs)}
+        return make(lambda inner_lr, **rest: MetaSGD(**rest), kind, dtype=dtype, **changes)
 
     return construct
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_loop_written_out_is_descend(kind, dtype, build, draw, backbones):
+    kind, backbone = backbone_of(kind, backbones)
+    learner = build(kind, dtype=dtype, backbone=backbone, steps=STEPS, rates=(-0.05, 0.1))
+
+    def shared(support, _random_inputs):
+        return descend(learner, learner.net, support, STEPS, rates_by_name(learner.net, learner.rates))
+
+    assert_is_descend(learner, draw(kind, dtype), shared)
 
 
 @pytest.mark.parametrize("kind", ["mlp", "conv4"])
@@ -73,8 +88,9 @@ def test_rates_start_in_their_range_and_are_saved(build):
     assert sum(name.startswith("rates.") for name in learner.state_dict()) == 6
 
 
-def test_refuses_a_range_that_is_none(build):
-    with pytest.raises(ValueError, match="initial_rates must be two numbers, the lowest first; got"):
+def test_refuses_a_range_whose_ends_are_swapped(build):
+    message = r"^algo\.initial_rates must be a range \[lowest, highest\]; got \(0\.1, 0\.01\)$"
+    with pytest.raises(ValueError, match=message):
         build(rates=(0.1, 0.01))
 
 

@@ -1,4 +1,4 @@
-"""Is it MetaOptNet? Against scikit-learn's machine, numpy's ridge regression, and finite differences."""
+"""MetaOptNet against scikit-learn's support vector machine, numpy's ridge regression, and finite differences."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from torch import nn
 from metarun.algos.metaoptnet import MetaOptNet
 from metarun.tasks import Examples
 
-NUMBERS = {
+ARGS = {
     "variant": "svm",
     "C": 0.125,
     "kernel_ridge": 1.0,
@@ -24,17 +24,17 @@ NUMBERS = {
 
 def learner(ways=3, seed=0, **changes):
     torch.manual_seed(seed)
-    return MetaOptNet(toy.mlp((4,), hidden=[8, 6]), ways, F.cross_entropy, **(NUMBERS | changes)).double()
+    return MetaOptNet(toy.mlp((4,), hidden=[8, 6]), ways, F.cross_entropy, **(ARGS | changes)).double()
 
 
 def bare(ways=3, **changes):
-    """Without a network: its inputs are the embeddings."""
-    return MetaOptNet(lambda outputs: nn.Identity(), ways, F.cross_entropy, **(NUMBERS | changes)).double()
+    """A learner without a network: the inputs are the embeddings."""
+    return MetaOptNet(lambda outputs: nn.Identity(), ways, F.cross_entropy, **(ARGS | changes)).double()
 
 
 @pytest.mark.parametrize("C", [0.0625, 1.0])
 @pytest.mark.parametrize(("ways", "shots"), [(5, 5), (3, 20)])
-def test_predicts_what_scikit_learns_machine_predicts(ways, shots, C):
+def test_predictions_are_those_of_scikit_learns_machine(ways, shots, C):
     agree, count = 0, 0
     for t in range(4):
         task = one(tasks(shots, queries=50, ways=ways), t)
@@ -49,9 +49,9 @@ def test_predicts_what_scikit_learns_machine_predicts(ways, shots, C):
 
 
 @pytest.mark.parametrize("shots", [1, 6])
-def test_the_ridge_variant_is_numpys(shots):
+def test_the_ridge_variant_equals_numpys(shots):
     ours, task = learner(variant="ridge"), one(tasks(shots))
-    X, Z = (ours.net(part.x).detach().numpy() for part in task)
+    X, Z = (ours.net(examples.x).detach().numpy() for examples in task)
     a = np.linalg.solve(X @ X.T + 0.5 * np.eye(len(X)), np.eye(3)[task.support.y.numpy()])
     np.testing.assert_allclose(ours.adapt(task.support)(task.query.x).detach().numpy(), 2.0 * Z @ X.T @ a, rtol=1e-9)
 
@@ -66,7 +66,7 @@ def test_class_weights_are_sums_of_examples_within_the_bounds():
     assert a.sum(1).abs().max() < 1e-9
 
 
-def test_the_identity_that_the_code_adds_changes_the_solution():
+def test_the_identity_of_the_official_code_changes_the_solution():
     task = one(tasks())
     a = [learner(kernel_ridge=r, C=4.0).adapt(task.support)(task.query.x) for r in (0.0, 1.0)]
     assert (a[0] - a[1]).abs().max() > 0.01
@@ -74,7 +74,7 @@ def test_the_identity_that_the_code_adds_changes_the_solution():
 
 @pytest.mark.parametrize("variant", ["svm", "ridge"])
 def test_meta_gradient_agrees_with_finite_differences(variant, slopes_agree):
-    """Steps are larger and tolerance wider than elsewhere: the optimum has corners, where a bound begins to bind."""
+    """With larger steps and wider tolerances than elsewhere: the optimum has kinks where a bound becomes active."""
     slopes_agree(learner(variant=variant), tasks(), size=1e-5, rtol=1e-3)
 
 
@@ -82,22 +82,22 @@ def test_meta_gradient_agrees_with_finite_differences(variant, slopes_agree):
 def test_the_gradient_flows_through_the_solution(variant):
     ours, task = learner(variant=variant), one(tasks())
     gradients = []
-    for cut in (False, True):
+    for detach in (False, True):
         ours.zero_grad()
         z, queries = ours.net(task.support.x), ours.net(task.query.x)
         a = ours.dual(Examples(z, task.support.y))
-        w = z.T @ (a.detach() if cut else a)
+        w = z.T @ (a.detach() if detach else a)
         ours.query_loss(ours.scale * queries @ w, task.query.y).backward()
         gradients.append(nn.utils.parameters_to_vector(p.grad for p in ours.net.parameters()))
     ours.zero_grad()
     ours.meta_loss(task).backward()
-    whole = nn.utils.parameters_to_vector(p.grad for p in ours.net.parameters())
-    torch.testing.assert_close(whole, gradients[0], rtol=1e-8, atol=1e-12)
-    assert (whole - gradients[1]).norm() > 0.02 * whole.norm()
+    gradient = nn.utils.parameters_to_vector(p.grad for p in ours.net.parameters())
+    torch.testing.assert_close(gradient, gradients[0], rtol=1e-8, atol=1e-12)
+    assert (gradient - gradients[1]).norm() > 0.02 * gradient.norm()
 
 
-def test_label_smoothing_is_the_codes():
-    """epsilon / (ways - 1) for each wrong class, where torch's own has epsilon / ways for all."""
+def test_label_smoothing_is_that_of_the_official_code():
+    """It gives epsilon / (ways - 1) to each wrong class, where torch's own gives epsilon / ways to all classes."""
     logits = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 0.5]], dtype=torch.float64)
     y = torch.tensor([0, 2])
     log_p = logits.log_softmax(1)
@@ -107,14 +107,14 @@ def test_label_smoothing_is_the_codes():
 
 
 @pytest.mark.parametrize("variant", ["svm", "ridge"])
-def test_vmap_is_a_loop(variant, loss_and_gradient):
+def test_vmap_equals_a_loop(variant, loss_and_gradient):
     ours, batch = learner(variant=variant), tasks()
-    together = loss_and_gradient(ours, batch)
+    vectorized = loss_and_gradient(ours, batch)
     ours.vectorized = False
-    torch.testing.assert_close(loss_and_gradient(ours, batch), together, rtol=1e-6, atol=1e-10)
+    torch.testing.assert_close(loss_and_gradient(ours, batch), vectorized, rtol=1e-6, atol=1e-10)
 
 
-def test_it_is_traced_whole(loss_and_gradient):
+def test_it_compiles_as_a_full_graph(loss_and_gradient):
     ours, batch = learner(), tasks()
     eager = loss_and_gradient(ours, batch)
     torch._dynamo.reset()
@@ -123,23 +123,23 @@ def test_it_is_traced_whole(loss_and_gradient):
 
 
 @pytest.mark.parametrize(
-    ("bad", "says"),
+    ("changes", "message"),
     [
         ({"variant": "knn"}, "algo.variant must be one of svm, ridge; got 'knn'"),
-        ({"C": 0.0}, "C must be above 0, got 0.0"),
-        ({"regularization": -1.0}, "regularization must be above 0"),
-        ({"scale": 0.0}, "scale must be above 0"),
-        ({"kernel_ridge": -1.0}, "kernel_ridge must be at least 0, got -1.0"),
-        ({"label_smoothing": 1.0}, "label_smoothing must be at least 0 and below 1, got 1.0"),
+        ({"C": 0.0}, "algo.C must be above 0; got 0.0"),
+        ({"regularization": -1.0}, "algo.regularization must be above 0; got -1.0"),
+        ({"scale": 0.0}, "algo.scale must be above 0; got 0.0"),
+        ({"kernel_ridge": -1.0}, "algo.kernel_ridge must be at least 0; got -1.0"),
+        ({"label_smoothing": 1.0}, "algo.label_smoothing must be at least 0 and below 1; got 1.0"),
     ],
 )
-def test_refuses_what_makes_no_sense(bad, says):
-    with pytest.raises(ValueError, match=says):
-        learner(**bad)
+def test_rejects_invalid_values(changes, message):
+    with pytest.raises(ValueError, match=message):
+        learner(**changes)
 
 
 def test_it_learns_in_float32():
     torch.manual_seed(0)
-    ours = MetaOptNet(toy.mlp((2,)), 3, F.cross_entropy, **NUMBERS)
+    ours = MetaOptNet(toy.mlp((2,)), 3, F.cross_entropy, **ARGS)
     before, after = toy.score(ours, toy.Blobs(), 100, toy.adam(lr=1e-2), meta_batch_size=4, tasks=60)
     assert after > max(0.85, before + 0.1)

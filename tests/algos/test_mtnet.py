@@ -8,12 +8,14 @@ import torch.nn.functional as F
 import toy
 from torch.func import functional_call
 from toy import score
+from written_out import DTYPES, KINDS, STEPS, assert_is_descend, backbone_of
 
 from metarun.algos.maml import MAML
 from metarun.algos.mtnet import MTNet
 from metarun.backbones.resnet12 import ResNet12
 from metarun.layers.transform import transformed
-from metarun.training.loop import stream_generator
+from metarun.learner.gradient_descent import descend
+from metarun.sampling import stream_generator
 
 VARIANTS = {"tnet": (True, "none"), "mtnet": (True, "row"), "mtnet_full": (True, "weight")}
 VARIANTS |= {"mnet": (False, "row"), "mnet_full": (False, "weight")}
@@ -23,8 +25,8 @@ VARIANTS |= {"mnet": (False, "row"), "mnet_full": (False, "weight")}
 def build(make):
     def construct(variant, kind="mlp", steps=1, shake=0.1, **numbers):
         transform, mask = VARIANTS[variant]
-        given = {"transform": transform, "mask": mask, "temperature": 0.7, "inner_steps": steps, "eval_steps": steps}
-        learner = make(MTNet, kind, **given | numbers)
+        defaults = {"transform": transform, "mask": mask, "temperature": 0.7, "inner_steps": steps, "eval_steps": steps}
+        learner = make(MTNet, kind, **defaults | numbers)
         generator = torch.Generator().manual_seed(9)
         for parameter in learner.parameters():  # off the identity and off even odds
             parameter.data += shake * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
@@ -33,12 +35,32 @@ def build(make):
     return construct
 
 
-def noise_of(learner, batch, steps, seed=4):
+def random_inputs_of(learner, batch, steps, seed=4):
     return learner.to_dtype(learner.random_inputs(batch, steps, torch.Generator().manual_seed(seed)))
 
 
 def take(tree, t):
     return tree[t] if isinstance(tree, torch.Tensor) else tree
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_loop_written_out_is_descend(kind, variant, dtype, build, draw, backbones):
+    kind, backbone = backbone_of(kind, backbones)
+    learner = build(variant, kind, steps=STEPS, dtype=dtype, backbone=backbone, inner_lr=0.05)
+    batch = draw(kind, dtype)
+
+    def shared(support, random_inputs):
+        if learner.mask == "none":
+            rates = {name: learner.inner_lr for name, _ in learner.net.named_parameters() if ".layer." in name}
+        elif learner.mask == "row":
+            rates = learner.masked_rates(random_inputs[0])
+        else:
+            rates = lambda step: learner.masked_rates(random_inputs[step])  # noqa: E731
+        return descend(learner, learner.net, support, STEPS, rates)
+
+    assert_is_descend(learner, batch, shared, random_inputs_of(learner, batch, STEPS))
 
 
 # --------------------------------------------------------------------------------- the paper, with plain autograd
@@ -96,7 +118,7 @@ def meta_loss_by_hand(learner, task, random_inputs, steps):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_loss_and_meta_gradient_are_the_papers(variant, steps, build, draw, one):
     learner, batch = build(variant, steps=steps, inner_lr=0.02), draw("mlp")
-    random_inputs = noise_of(learner, batch, steps)
+    random_inputs = random_inputs_of(learner, batch, steps)
     ours = learner.meta_loss(one(batch), take(random_inputs, 0))
     ours.backward()
     gradients = [p.grad.clone() for p in learner.parameters()]
@@ -127,7 +149,6 @@ def test_with_the_identity_for_a_metric_t_net_is_maml(kind, build, make, draw, l
 
 def maml_without_norms(maml, batch):
     """Losses of MAML's descent on everything but batch norm's parameters."""
-    from metarun.learner.gradient_descent import descend
 
     def meta_loss(task):
         rates = {n: maml.inner_lr for n, _ in maml.net.named_parameters() if "norm" not in n}
@@ -141,7 +162,7 @@ def maml_without_norms(maml, batch):
 
 
 def weights_after(learner, task, random_inputs, steps):
-    """Fast weights after `steps` steps, read out of the predictor's closure by what it predicts with."""
+    """Fast weights after `steps` steps: those that the last predictor is made with."""
     seen = {}
 
     def remember(net, params, support):
@@ -157,7 +178,7 @@ def weights_after(learner, task, random_inputs, steps):
 def test_the_inner_loop_leaves_the_metric_alone_and_moves_the_rest(variant, build, draw, one):
     learner, batch = build(variant, steps=2), draw("mlp")
     before = {n: p.detach().clone() for n, p in learner.net.named_parameters()}
-    after = weights_after(learner, one(batch), take(noise_of(learner, batch, 2), 0), 2)
+    after = weights_after(learner, one(batch), take(random_inputs_of(learner, batch, 2), 0), 2)
     transforms = [n for n in before if n.endswith("transform")]
     assert len(transforms) == (3 if VARIANTS[variant][0] else 0)
     assert all(torch.equal(after[n], before[n]) for n in transforms)
@@ -167,7 +188,7 @@ def test_the_inner_loop_leaves_the_metric_alone_and_moves_the_rest(variant, buil
 
 def test_a_row_moves_whole_or_not_at_all_its_bias_with_it_and_the_same_in_all_steps(build, draw, one):
     learner, batch = build("mtnet", steps=3), draw("mlp")
-    random_inputs = noise_of(learner, batch, 3)
+    random_inputs = random_inputs_of(learner, batch, 3)
     before = dict(learner.net.named_parameters())
     after = weights_after(learner, one(batch), random_inputs[0], 3)
     still = 0
@@ -185,11 +206,11 @@ def test_a_row_moves_whole_or_not_at_all_its_bias_with_it_and_the_same_in_all_st
 
 def test_each_task_has_a_mask_of_its_own(build, draw):
     learner, batch = build("mtnet"), draw("mlp")
-    random_inputs = noise_of(learner, batch, 1)
-    assert random_inputs.shape == noise_of(learner, batch, 5).shape == (4, 1, 81)  # one draw for all steps
+    random_inputs = random_inputs_of(learner, batch, 1)
+    assert random_inputs.shape == random_inputs_of(learner, batch, 5).shape == (4, 1, 81)  # one draw for all steps
     masks = (random_inputs > 0).flatten(1)
     assert all((masks[0] != masks[t]).any() for t in range(1, 4))
-    # the same task with another's noise is answered otherwise
+    # the same task with the random inputs of another gives another prediction
     same = type(batch)(*(type(s)(*(leaf[:1].expand_as(leaf) for leaf in s)) for s in batch))
     losses = learner(same, random_inputs)
     assert len({float(loss.detach()) for loss in losses}) == 4
@@ -197,7 +218,7 @@ def test_each_task_has_a_mask_of_its_own(build, draw):
 
 def test_weights_masks_are_drawn_at_every_step(build, draw):
     learner, batch = build("mtnet_full", steps=3), draw("mlp")
-    random_inputs = noise_of(learner, batch, 3)
+    random_inputs = random_inputs_of(learner, batch, 3)
     assert random_inputs.shape == (4, 3, 1761)  # as many as weights and biases of 1-40-40-1
     assert ((random_inputs[:, 0] > 0) != (random_inputs[:, 1] > 0)).any()
 
@@ -212,7 +233,7 @@ def test_a_unit_moves_with_the_probability_of_its_logit():
     assert share == pytest.approx(torch.sigmoid(torch.tensor(1.2)).item(), abs=4 * (0.25 / 20000) ** 0.5)
 
 
-# ---------------------------------------------------------------------------------------- any backbone, telling
+# ------------------------------------------------------------------------------------ any backbone, diagnostics
 
 
 def test_the_metric_of_a_convolution_mixes_channels_and_the_bias_is_inside(build):
@@ -231,21 +252,25 @@ def test_resnet12_gets_a_metric_after_every_convolution_and_on_the_logits():
     assert shapes == [(w, w) for w in (64, 128, 256, 512) for _ in range(4)] + [(5, 5)]
 
 
-def test_a_learner_tells_its_masks_and_spectra(build):
+def test_diagnostics_are_masks_and_spectra(build):
     learner = build("mtnet", shake=0.0)
     learner.logits[1].data.fill_(2.0)
     (_, last) = list(transformed(learner.net))[-1]
     last.transform.data.fill_(3.0)
-    told = {name: float(value) for name, value in learner.diagnostics().items()}
-    assert told["mask/features.linear1"] == pytest.approx(0.5)
-    assert told["mask/features.linear2"] == pytest.approx(0.8808, abs=1e-4)
-    assert told["metric/head/largest"] == pytest.approx(9.0)
-    assert told["metric/features.linear1/smallest"] == pytest.approx(1.0)
+    values = {name: float(value) for name, value in learner.diagnostics().items()}
+    assert values["mask/features.linear1"] == pytest.approx(0.5)
+    assert values["mask/features.linear2"] == pytest.approx(0.8808, abs=1e-4)
+    assert values["metric/head/largest"] == pytest.approx(9.0)
+    assert values["metric/features.linear1/smallest"] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
-    [({"mask": "rows"}, "none, row, weight; got 'rows'"), ({"temperature": 0.0}, "temperature must be above 0, got 0")],
+    [
+        ({"mask": "rows"}, r"^algo\.mask must be one of none, row, weight; got 'rows'$"),
+        ({"temperature": 0.0}, r"^algo\.temperature must be above 0; got 0\.0$"),
+        ({"inner_steps": -1}, r"^algo\.inner_steps must be an integer of at least 0; got -1$"),
+    ],
 )
 def test_refuses(wrong, message, build):
     with pytest.raises(ValueError, match=message):
@@ -268,7 +293,7 @@ def test_it_learns_the_sinusoid(variant):
 
 @pytest.mark.reproduce
 def test_the_metric_makes_a_tiny_step_enough():
-    """T-net's claim (systems.md, section 11): with alpha = 1e-4 the metric makes up for it, where MAML cannot adapt."""
+    """T-net's claim: with alpha = 1e-4 the metric makes up for the small step, where MAML cannot adapt."""
     after = {}
     for transform in (True, False):
         torch.manual_seed(0)
@@ -280,7 +305,7 @@ def test_the_metric_makes_a_tiny_step_enough():
     assert after[True] <= 1.3
 
 
-def test_noise_depends_on_its_generator_alone(build, draw):
+def test_random_inputs_depend_on_their_generator_alone(build, draw):
     learner, batch = build("mtnet"), draw("mlp")
     one, again, other = (learner.random_inputs(batch, 1, stream_generator("cpu", s)) for s in (1, 1, 2))
     assert torch.equal(one, again) and not torch.equal(one, other)

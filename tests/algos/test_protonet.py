@@ -10,6 +10,7 @@ from metarun.algos.protonet import ProtoNet
 from metarun.evaluation.evaluate import evaluate
 from metarun.experiment.build import build
 from metarun.experiment.choices import CONF
+from metarun.learner.embedding import class_means, squared_distances
 from metarun.tasks import Examples, Task
 from metarun.training.loop import TrainState, fit
 
@@ -24,19 +25,43 @@ def episode(ways=5, shots=3, queries=4, seed=0):
     """One task, its support set in any order."""
     generator = torch.Generator().manual_seed(seed)
 
-    def part(n):
+    def examples(n):
         y = torch.arange(ways).repeat(n)[torch.randperm(ways * n, generator=generator)]
         return Examples(torch.rand(ways * n, 1, 16, 16, generator=generator, dtype=torch.float64), y)
 
-    return Task(part(shots), part(queries))
+    return Task(examples(shots), examples(queries))
 
 
 def by_hand(net, task, ways=5):
     """Scores of queries: minus the squared distance to each class's mean, all images embedded as one batch."""
     z = net(torch.cat([task.support.x, task.query.x]))
-    known, asked = z[: len(task.support.y)], z[len(task.support.y) :]
-    means = [known[task.support.y == k].mean(0) for k in range(ways)]
-    return torch.stack([-((asked - c) ** 2).sum(1) for c in means], 1)
+    support, query = z[: len(task.support.y)], z[len(task.support.y) :]
+    prototypes = [support[task.support.y == k].mean(0) for k in range(ways)]
+    return torch.stack([-((query - c) ** 2).sum(1) for c in prototypes], 1)
+
+
+@pytest.mark.parametrize("vectorized", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_head_written_out_is_the_shared_one(dtype, vectorized):
+    """Scores and their gradient equal those by `class_means` and `squared_distances` to the last bit."""
+    generator = torch.Generator().manual_seed(0)
+    ours = learner().to(dtype)
+    ours.temperature.fill_(3.0)
+    ours.vectorized = vectorized
+    z, queries = torch.randn(2, 4, 15, 7, generator=generator, dtype=torch.float64).to(dtype)
+    y = torch.stack([torch.arange(5).repeat(3)[torch.randperm(15, generator=generator)] for _ in range(4)])
+
+    def shared(z, y, queries):
+        return -squared_distances(queries, class_means(z, y, 5)) / ours.temperature
+
+    outcomes = []
+    for score in (lambda z, y, queries: ours.head(Examples(z, y))(queries), shared):
+        leaves = [z.clone().requires_grad_(), queries.clone().requires_grad_()]
+        scores = ours.map_tasks(score, leaves[0], y, leaves[1])
+        loss = F.cross_entropy(scores.flatten(0, 1), y.flatten())
+        outcomes.append([scores.detach(), *torch.autograd.grad(loss, leaves)])
+    assert all(torch.equal(a, b) for a, b in zip(*outcomes, strict=True))
+    assert all(gradient.abs().max() > 0 for gradient in outcomes[0][1:])
 
 
 def test_scores_are_learn2learns():
@@ -63,12 +88,12 @@ def test_distances_are_divided_by_the_temperature():
     loss = F.cross_entropy(by_hand(plain.net, task) / 4, task.query.y)
     torch.testing.assert_close(warm.meta_loss(task), loss)
     assert abs(loss - plain.meta_loss(task)) > 1e-3
-    with pytest.raises(ValueError, match="temperature must be above 0, got 0"):
+    with pytest.raises(ValueError, match=r"^algo\.temperature must be above 0; got 0$"):
         ProtoNet(toy.conv4(), 5, F.cross_entropy, temperature=0)
 
 
-def test_queries_do_not_enter_the_centroids():
-    """The score of a query stays whatever the other queries are, and their labels are never asked."""
+def test_queries_do_not_enter_the_prototypes():
+    """The score of a query does not depend on other queries, nor on their labels."""
     ours, task = learner("running").eval(), episode()
     predict = ours.adapt(task.support)
     alone = torch.cat([predict(x[None]) for x in task.query.x])
@@ -85,7 +110,7 @@ def test_one_set_of_weights_for_any_number_of_ways():
 
 
 def test_loop_and_evaluation_say_how_many_ways(glyphs):
-    """Trained 7-way, validated 5-way in between; a wrong number would be an error or a score of classes not there."""
+    """Trained 7-way, validated 5-way in between; a wrong number is an error or scores classes that do not exist."""
     ours = ProtoNet(toy.conv4(), 5, F.cross_entropy)
     data = glyphs(train_ways=7)
     seen = []
@@ -96,11 +121,11 @@ def test_loop_and_evaluation_say_how_many_ways(glyphs):
 
 
 @pytest.mark.parametrize("algo", ["protonet", "siamese", "r2d2", "versa"])
-def test_no_layer_holds_it_to_the_tests_ways(algo):
+def test_training_ways_may_differ_from_the_tests_ways(algo):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", [f"algo={algo}", "data=synthetic", "data.train_ways=6", "tracker=none"])
-    parts = build(cfg, {"algo": algo, "data": "synthetic"})
-    assert parts.learner.ways == 5 and parts.data.outputs("train") == 6
+    components = build(cfg, {"algo": algo, "data": "synthetic"})
+    assert components.learner.ways == 5 and components.data.outputs("train") == 6
 
 
 def test_it_learns_glyphs(glyphs):

@@ -1,4 +1,4 @@
-"""Is it R2-D2? Against numpy's ridge regression, finite differences, and a lambda that must matter."""
+"""R2-D2 against numpy's ridge regression and finite differences; lambda must have an effect."""
 
 import numpy as np
 import pytest
@@ -12,17 +12,17 @@ from metarun.algos.r2d2 import R2D2, ridge, with_ones
 from metarun.learner.embedding import one_hot
 from metarun.tasks import Examples
 
-NUMBERS = {"regularization": 0.25, "learn_lambda": False, "scale": 2.0}
+ARGS = {"regularization": 0.25, "learn_lambda": False, "scale": 2.0}
 
 
 def learner(hidden=6, ways=3, seed=0, backbone=None, **changes):
     torch.manual_seed(seed)
     backbone = backbone or toy.mlp((4,), hidden=[8, hidden])
-    return R2D2(backbone, ways, F.cross_entropy, **(NUMBERS | changes)).double()
+    return R2D2(backbone, ways, F.cross_entropy, **(ARGS | changes)).double()
 
 
 def by_hand(z, y, ways, weight):
-    """W that minimises mean squared error + weight |W|^2: least squares with the penalty as further rows."""
+    """W that minimises mean squared error + weight |W|^2: least squares with the penalty as additional rows."""
     n, d = z.shape
     X, Y = np.hstack([z, np.ones((n, 1))]), np.eye(ways)[y]
     rows = np.vstack([X / np.sqrt(n), np.sqrt(weight) * np.eye(d + 1)])
@@ -33,17 +33,17 @@ def by_hand(z, y, ways, weight):
 @pytest.mark.parametrize("shots", [1, 2, 7])  # 3, 6 and 21 examples: fewer, and more, than 7 features
 def test_class_scores_are_those_of_numpys_ridge_regression(shots, learn_lambda):
     ours, task = learner(learn_lambda=learn_lambda), one(tasks(shots))
-    support, query = (ours.net(part.x).detach().numpy() for part in task)
+    support, query = (ours.net(examples.x).detach().numpy() for examples in task)
     W = by_hand(support, task.support.y.numpy(), 3, 0.25)
     expected = 2.0 * np.hstack([query, np.ones((len(query), 1))]) @ W
-    rtol = 1e-6 if learn_lambda else 1e-9  # the logarithm of lambda is taken in float32
+    rtol = 1e-6 if learn_lambda else 1e-9  # the logarithm of lambda is computed in float32
     np.testing.assert_allclose(ours.adapt(task.support)(task.query.x).detach().numpy(), expected, rtol=rtol)
     loss = F.cross_entropy(torch.tensor(expected), task.query.y)
     torch.testing.assert_close(ours.meta_loss(task).detach(), loss, rtol=rtol, atol=0)
 
 
 @pytest.mark.parametrize("n", [3, 5, 9])
-def test_both_ways_to_solve_are_one(n):
+def test_both_systems_have_the_same_solution(n):
     generator = torch.Generator().manual_seed(n)
     X, Y = torch.randn(n, 5, generator=generator).double(), torch.randn(n, 2, generator=generator).double()
     weight = torch.tensor(0.7, dtype=torch.float64)
@@ -53,8 +53,8 @@ def test_both_ways_to_solve_are_one(n):
 
 def test_the_smaller_system_is_solved(monkeypatch):
     sizes = []
-    true = torch.linalg.solve_ex
-    monkeypatch.setattr(torch.linalg, "solve_ex", lambda A, B: sizes.append(len(A)) or true(A, B))
+    solve_ex = torch.linalg.solve_ex
+    monkeypatch.setattr(torch.linalg, "solve_ex", lambda A, B: sizes.append(len(A)) or solve_ex(A, B))
     for n in (3, 20):
         ridge(torch.ones(n, 8), torch.ones(n, 2), torch.tensor(1.0))
     assert sizes == [3, 8]
@@ -66,15 +66,15 @@ def test_meta_gradient_agrees_with_finite_differences(shots, slopes_agree):
 
 
 def test_the_gradient_flows_through_the_solution():
-    """Without it f learns of the query set alone: another gradient."""
+    """With the support set detached, f gets a gradient from the query set alone, which differs."""
     ours, task = learner(), one(tasks())
     ours.meta_loss(task).backward()
-    whole = nn.utils.parameters_to_vector(p.grad for p in ours.net.parameters())
+    gradient = nn.utils.parameters_to_vector(p.grad for p in ours.net.parameters())
     ours.zero_grad()
     z, queries = ours.net(task.support.x).detach(), ours.net(task.query.x)
     ours.query_loss(ours.head(Examples(z, task.support.y))(queries), task.query.y).backward()
-    cut = nn.utils.parameters_to_vector(p.grad for p in ours.net.parameters())
-    assert (whole - cut).norm() > 0.05 * whole.norm()
+    detached = nn.utils.parameters_to_vector(p.grad for p in ours.net.parameters())
+    assert (gradient - detached).norm() > 0.05 * gradient.norm()
 
 
 def test_lambda_matters_and_stays_positive_when_learned():
@@ -93,7 +93,7 @@ def test_lambda_matters_and_stays_positive_when_learned():
 
 
 def test_targets_are_indicators_of_the_classes():
-    """A huge weight leaves W = X^T Y / (n lambda): sums over each class's own examples."""
+    """A large lambda leaves W = X^T Y / (n lambda), sums over the examples of each class."""
     ours, task = learner(regularization=1e9, scale=1e9), one(tasks())
     X, n = with_ones(ours.net(task.support.x)), len(task.support.x)
     Y = one_hot(task.support.y, 3, torch.float64)
@@ -102,14 +102,14 @@ def test_targets_are_indicators_of_the_classes():
 
 
 @pytest.mark.parametrize("learn_lambda", [False, True])
-def test_vmap_is_a_loop(learn_lambda, loss_and_gradient):
+def test_vmap_equals_a_loop(learn_lambda, loss_and_gradient):
     ours, batch = learner(learn_lambda=learn_lambda), tasks()
-    together = loss_and_gradient(ours, batch)
+    vectorized = loss_and_gradient(ours, batch)
     ours.vectorized = False
-    torch.testing.assert_close(loss_and_gradient(ours, batch), together, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(loss_and_gradient(ours, batch), vectorized, rtol=1e-10, atol=1e-12)
 
 
-def test_it_is_traced_whole(loss_and_gradient):
+def test_it_compiles_as_a_full_graph(loss_and_gradient):
     ours, batch = learner(learn_lambda=True), tasks()
     eager = loss_and_gradient(ours, batch)
     torch._dynamo.reset()
@@ -123,20 +123,20 @@ def test_ways_and_shots_at_test_may_differ_from_those_in_training():
     assert ours.adapt(task.support)(task.query.x).shape == (15, 5)
 
 
-def test_embeddings_that_are_no_numbers_give_a_loss_that_is_none():
-    """The loop stops at a NaN with a message; an error from inside the solver would say nothing."""
+def test_nan_embeddings_give_a_nan_loss():
+    """The loop stops at a NaN with a message, where an error from within the solver would be obscure."""
     ours, task = learner(), one(tasks())
     assert ours.meta_loss(task._replace(support=task.support._replace(x=task.support.x * torch.nan))).isnan()
 
 
-@pytest.mark.parametrize("bad", [{"regularization": 0.0}, {"scale": -1.0}])
-def test_refuses_numbers_that_are_not_positive(bad):
-    with pytest.raises(ValueError, match=f"{next(iter(bad))} must be above 0, got"):
-        learner(**bad)
+@pytest.mark.parametrize(("name", "value"), [("regularization", 0.0), ("scale", -1.0)])
+def test_rejects_numbers_that_are_not_positive(name, value):
+    with pytest.raises(ValueError, match=f"algo.{name} must be above 0; got {value}"):
+        learner(**{name: value})
 
 
 def test_it_learns():
     torch.manual_seed(0)
-    ours = R2D2(toy.mlp((2,)), 3, F.cross_entropy, **(NUMBERS | {"regularization": 1.0}))
+    ours = R2D2(toy.mlp((2,)), 3, F.cross_entropy, **(ARGS | {"regularization": 1.0}))
     before, after = toy.score(ours, toy.Blobs(), 200, toy.adam(lr=1e-2), meta_batch_size=4, tasks=100)
     assert after > max(0.9, before + 0.1)

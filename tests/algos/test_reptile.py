@@ -1,4 +1,4 @@
-"""Is it Reptile? Against torch's optimizers in a hand-written loop, and against joint training."""
+"""Reptile against torch's optimizers in a hand-written loop, and against joint training."""
 
 import copy
 from functools import partial
@@ -15,12 +15,12 @@ from metarun.training.loop import TrainState, fit
 
 KINDS = ["mlp", "conv4"]
 OPTIMIZERS = ["sgd", "adam"]
-# Before a batch norm a bias has gradient zero; Adam makes of its rounding (1e-17, over eps 1e-8) a step of about 1e-10.
+# A bias before a batch norm has gradient zero; Adam turns its rounding (1e-17, over eps 1e-8) into steps of 1e-10.
 ROUNDING = {"rtol": 1e-9, "atol": 1e-8}
 THEIRS = {"sgd": torch.optim.SGD, "adam": partial(torch.optim.Adam, betas=(0.0, 0.999))}
 
 
-def numbers(optimizer="sgd", steps=3, batch=4, eval_batch=None):
+def arguments(optimizer="sgd", steps=3, batch=4, eval_batch=None):
     return {
         "inner_lr": 0.02,
         "inner_optimizer": optimizer,
@@ -40,7 +40,7 @@ def pooled(task):
 
 
 def trained_by_hand(learner, examples, rows, steps):
-    """The network after k steps of torch's own optimizer, fresh for the task; `rows` None: all examples."""
+    """The network after `steps` steps of a fresh optimizer of torch; `rows` None: all examples."""
     net = copy.deepcopy(learner.net)
     optimizer = THEIRS[learner.inner_optimizer](net.parameters(), lr=float(learner.inner_lr))
     for step in range(steps):
@@ -52,13 +52,13 @@ def trained_by_hand(learner, examples, rows, steps):
 
 
 def task_at(batch, t):
-    return type(batch)(*(Examples(*(leaf[t] for leaf in part)) for part in batch))
+    return type(batch)(*(Examples(*(leaf[t] for leaf in examples)) for examples in batch))
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_gradient_is_the_displacement_and_the_value_the_query_loss(kind, optimizer, make, draw, loss_and_gradient):
-    learner, batch = make(Reptile, kind, **numbers(optimizer)), draw(kind)
+    learner, batch = make(Reptile, kind, **arguments(optimizer)), draw(kind)
     random_inputs = learner.random_inputs(batch, 3, generator())
     losses, gradient = loss_and_gradient(learner, batch, lambda batch: learner(batch, random_inputs))
     theta = torch.cat([p.detach().flatten() for p in learner.net.parameters()])
@@ -71,14 +71,13 @@ def test_the_gradient_is_the_displacement_and_the_value_the_query_loss(kind, opt
     torch.testing.assert_close(gradient, torch.stack(displacements).mean(0), **ROUNDING)
 
 
-@pytest.mark.parametrize("chunk", [None, 1])
-def test_an_outer_step_of_the_run_goes_epsilon_of_the_way(chunk, make):
-    """theta + epsilon mean(W - theta), through `fit`: a step that is scaled, or a sum for the mean, fails here."""
-    learner, data, meta_optimizer = make(Reptile, "mlp", **numbers("adam")), toy.sinusoid(), toy.sgd(lr=0.25)
+@pytest.mark.parametrize("task_micro_batch", [None, 1])
+def test_an_outer_step_of_a_run_moves_by_epsilon_times_the_displacement(task_micro_batch, make):
+    """theta + epsilon mean(W - theta), through `fit`: a rescaled step, or a sum in place of the mean, fails here."""
+    learner, data, meta_optimizer = make(Reptile, "mlp", **arguments("adam")), toy.sinusoid(), toy.sgd(lr=0.25)
     before = copy.deepcopy(learner)
-    step = next(
-        fit(TrainState.create(learner, meta_optimizer, torch.device("cpu"), 0), data, meta_optimizer, 1, 5, chunk)
-    )
+    train_state = TrainState.create(learner, meta_optimizer, torch.device("cpu"), 0)
+    step = next(fit(train_state, data, meta_optimizer, 1, 5, task_micro_batch))
     ends = []
     for t in range(5):
         net = trained_by_hand(before, pooled(task_at(step.batch, t)), step.random_inputs["pool"][t], 3)
@@ -89,7 +88,7 @@ def test_an_outer_step_of_the_run_goes_epsilon_of_the_way(chunk, make):
     assert (expected - theta).norm() > 1e-3
 
 
-def test_the_configured_run_steps_with_sgd_that_falls_to_zero():
+def test_the_configured_run_uses_sgd_with_a_rate_that_falls_to_zero():
     from hydra import compose, initialize_config_dir
 
     from metarun.experiment.build import build
@@ -97,21 +96,21 @@ def test_the_configured_run_steps_with_sgd_that_falls_to_zero():
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", ["algo=reptile", "data=sinusoid", "tracker=none", "run.iterations=1000"])
-    parts = build(cfg, {"algo": "reptile", "data": "sinusoid", "backbone": "mlp"})
-    (optimizer,) = parts.meta_optimizer.build(parts.learner).values()
+    components = build(cfg, {"algo": "reptile", "data": "sinusoid", "backbone": "mlp"})
+    (optimizer,) = components.meta_optimizer.build(components.learner).values()
     assert type(optimizer) is torch.optim.SGD
     assert optimizer.defaults["momentum"] == optimizer.defaults["weight_decay"] == 0
     assert optimizer.defaults["lr"] == 0.25
-    factors = [parts.meta_optimizer.factor(i) for i in range(1000)]
+    factors = [components.meta_optimizer.factor(i) for i in range(1000)]
     assert factors[0] == 1 and factors[-1] == pytest.approx(0.001) and factors == sorted(factors, reverse=True)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_step_is_joint_training(kind, make, draw, loss_and_gradient):
-    """k = 1: the gradient is alpha times that of the mean loss over the pooled examples. k = 2 is not 2 alpha times."""
+    """k = 1: the gradient is alpha times that of the mean loss over the pooled examples; k = 2: not 2 alpha times."""
     batch = draw(kind)
     for steps in (1, 2):
-        learner = make(Reptile, kind, **numbers("sgd", steps, batch=None))
+        learner = make(Reptile, kind, **arguments("sgd", steps, batch=None))
         _, gradient = loss_and_gradient(learner, batch)
         learner.zero_grad()
         losses = [
@@ -126,55 +125,55 @@ def test_one_step_is_joint_training(kind, make, draw, loss_and_gradient):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("eval_batch", [None, 3])
 def test_at_test_it_trains_on_the_support_set_alone(optimizer, eval_batch, make, draw):
-    learner, batch = make(Reptile, "mlp", **numbers(optimizer, eval_batch=eval_batch)).eval(), draw("mlp")
+    learner, batch = make(Reptile, "mlp", **arguments(optimizer, eval_batch=eval_batch)).eval(), draw("mlp")
     random_inputs = learner.random_inputs(batch, 6, generator())
     rows = random_inputs["support"] if eval_batch else [None] * 4
     for t in range(4):
         task = task_at(batch, t)
-        mine = {"pool": (), "support": rows[t] if eval_batch else ()}
-        predictors = list(learner.trajectory(task.support, 6, mine))
+        task_inputs = {"pool": (), "support": rows[t] if eval_batch else ()}
+        predictors = list(learner.trajectory(task.support, 6, task_inputs))
         for steps, predict in enumerate(predictors):
             net = trained_by_hand(learner, task.support, rows[t], steps)
             torch.testing.assert_close(predict(task.query.x), net(task.query.x).detach(), rtol=1e-9, atol=1e-11)
 
 
-def test_mini_batches_are_shuffle_after_shuffle(make, draw):
+def test_mini_batches_are_taken_from_one_shuffle_after_the_other(make, draw):
     """10 + 10 points in batches of 5: each point once in 4 steps, then again in another order."""
-    learner, batch = make(Reptile, "mlp", **numbers(steps=8, batch=5, eval_batch=5)), draw("mlp")
+    learner, batch = make(Reptile, "mlp", **arguments(steps=8, batch=5, eval_batch=5)), draw("mlp")
     random_inputs = learner.random_inputs(batch, 4, generator())
     assert random_inputs["pool"].shape == (4, 8, 5) and random_inputs["support"].shape == (4, 4, 5)
     halves = random_inputs["pool"].view(4, 2, 20)
     assert torch.equal(halves.sort(-1).values, torch.arange(20).expand(4, 2, 20))
     assert torch.equal(random_inputs["support"].view(4, 2, 10).sort(-1).values, torch.arange(10).expand(4, 2, 10))
     assert not torch.equal(halves[:, 0], halves[:, 1]) and not torch.equal(halves[0], halves[1])
-    odd = make(Reptile, "mlp", **numbers(steps=3, batch=30))  # a batch larger than the set goes on in the next shuffle
-    rows = odd.random_inputs(batch, 3, generator())["pool"]
+    larger = make(Reptile, "mlp", **arguments(steps=3, batch=30))  # larger than the set: continues in the next shuffle
+    rows = larger.random_inputs(batch, 3, generator())["pool"]
     assert rows.shape == (4, 3, 30) and all(row.bincount().min() >= 1 for row in rows.flatten(0, 1))
 
 
 def test_each_task_starts_with_fresh_second_moments(make, draw, one):
-    learner, task = make(Reptile, "mlp", **numbers("adam", steps=1, batch=None)), one(draw("mlp"))
+    learner, task = make(Reptile, "mlp", **arguments("adam", steps=1, batch=None)), one(draw("mlp"))
     first, second = (learner.meta_loss(task) for _ in range(2))
     torch.testing.assert_close(first, second, rtol=0, atol=0)
-    first.backward()  # Adam's first step without momentum: alpha, whatever the size of the gradient
+    first.backward()  # Adam's first step without momentum is alpha, whatever the size of the gradient
     x, y = pooled(task)
-    plain = torch.autograd.grad(learner.loss(learner.net(x), y), learner.net.parameters())
-    for parameter, g in zip(learner.net.parameters(), plain, strict=True):
+    gradient = torch.autograd.grad(learner.loss(learner.net(x), y), learner.net.parameters())
+    for parameter, g in zip(learner.net.parameters(), gradient, strict=True):
         torch.testing.assert_close(parameter.grad, learner.inner_lr * g / (g.abs() + 1e-8), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_vmap_is_a_loop(kind, make, draw, loss_and_gradient):
-    learner, batch = make(Reptile, kind, **numbers("adam")), draw(kind)
+def test_vmap_equals_a_loop(kind, make, draw, loss_and_gradient):
+    learner, batch = make(Reptile, kind, **arguments("adam")), draw(kind)
     random_inputs = learner.random_inputs(batch, 3, generator())
-    together = loss_and_gradient(learner, batch, lambda batch: learner(batch, random_inputs))
+    vectorized = loss_and_gradient(learner, batch, lambda batch: learner(batch, random_inputs))
     learner.vectorized = False
-    one_by_one = loss_and_gradient(learner, batch, lambda batch: learner(batch, random_inputs))
-    torch.testing.assert_close(one_by_one, together, **ROUNDING)
+    looped = loss_and_gradient(learner, batch, lambda batch: learner(batch, random_inputs))
+    torch.testing.assert_close(looped, vectorized, **ROUNDING)
 
 
-def test_compiled_is_eager(make, draw, loss_and_gradient, compiled_loss_and_gradient):
-    learner, batch = make(Reptile, "mlp", **numbers("adam", steps=2)), draw("mlp")
+def test_compiled_equals_eager(make, draw, loss_and_gradient, compiled_loss_and_gradient):
+    learner, batch = make(Reptile, "mlp", **arguments("adam", steps=2)), draw("mlp")
     random_inputs = learner.random_inputs(batch, 2, generator())
     eager = loss_and_gradient(learner, batch, lambda batch: learner(batch, random_inputs))
     torch._dynamo.reset()
@@ -185,23 +184,23 @@ def test_compiled_is_eager(make, draw, loss_and_gradient, compiled_loss_and_grad
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"inner_optimizer": "rmsprop"}, "inner_optimizer must be one of sgd, adam; got 'rmsprop'"),
-        ({"inner_batch": 0}, "inner_batch must be a whole number of at least 1, or null; got 0"),
-        ({"inner_steps": -1}, "inner_steps must be a whole number"),
+        ({"inner_optimizer": "rmsprop"}, "algo.inner_optimizer must be one of sgd, adam; got 'rmsprop'"),
+        ({"inner_batch": 0}, "algo.inner_batch must be null or an integer of at least 1; got 0"),
+        ({"inner_steps": -1}, "algo.inner_steps must be an integer of at least 0; got -1"),
     ],
 )
-def test_refuses(change, message, make):
+def test_rejects_invalid_values(change, message, make):
     with pytest.raises(ValueError, match=message):
-        make(Reptile, "mlp", **(numbers() | change))
+        make(Reptile, "mlp", **(arguments() | change))
 
 
 def test_it_learns_the_sinusoid_and_one_step_does_not():
-    """The pitfall: with k = 1 it is joint training, which must not adapt well."""
+    """With k = 1 it is joint training, which must not adapt well."""
     data, scores = toy.sinusoid(shots=10, train_queries=40), {}
     for steps in (8, 1):
         torch.manual_seed(0)
         backbone = toy.mlp(hidden=[64, 64])
-        learner = Reptile(backbone, 1, F.mse_loss, **(numbers("sgd", steps, batch=10) | {"eval_steps": 32}))
+        learner = Reptile(backbone, 1, F.mse_loss, **(arguments("sgd", steps, batch=10) | {"eval_steps": 32}))
         scores["untrained"] = evaluate(learner, data, "test", 100, 0).estimate().mean
         meta_optimizer = toy.sgd(lr=0.25, scheduler=toy.linear(1000))
         for _ in fit(TrainState.create(learner, meta_optimizer, torch.device("cpu"), 0), data, meta_optimizer, 1000, 5):

@@ -1,4 +1,4 @@
-"""Siamese networks: the paper's score, shared branches, one-shot by the nearest pair; and they learn to compare."""
+"""Siamese networks: the paper's score, a shared network, one-shot classification by the best match, and learning."""
 
 from functools import partial
 
@@ -22,7 +22,7 @@ CONV4 = {"downsample": "max_pool", "features": "flatten", "norm": "running"}
 def siamese(backbone=None, ways=3, seed=0):
     torch.manual_seed(seed)
     learner = Siamese(backbone or toy.mlp((6,)), ways, F.cross_entropy).double()
-    with torch.no_grad():  # weights of both signs, and a bias that shows
+    with torch.no_grad():  # a bias that matters
         learner.match.bias.fill_(0.7)
     return learner
 
@@ -37,13 +37,13 @@ def test_the_score_is_the_papers():
     learner, x = siamese(), pairs().x[0]
     a, b = learner.match.weight[0], learner.match.bias[0]
     assert (a > 0).any() and (a < 0).any()
-    for one, score in zip(x, learner.score_pairs(x), strict=True):
-        first, second = (learner.net(image.unsqueeze(0))[0] for image in one)
+    for pair, score in zip(x, learner.score_pairs(x), strict=True):
+        first, second = (learner.net(image.unsqueeze(0))[0] for image in pair)
         torch.testing.assert_close(score, sum(a[j] * (first[j] - second[j]).abs() for j in range(len(a))) + b)
 
 
 def test_the_weights_of_the_features_are_learned():
-    """The sigmoid of a plain distance could not turn a feature off."""
+    """With a plain distance no feature could be ignored."""
     learner, batch = siamese(), pairs()
     learner(batch).mean().backward()
     assert (learner.match.weight.grad.abs() > 0).all() and learner.match.bias.grad.abs() > 0
@@ -58,18 +58,18 @@ def test_both_images_go_through_one_network(norm):
     learner, batch = siamese(toy.mlp((6,), norm=norm)), pairs()
     learner.train()
     torch.testing.assert_close(learner.score_pairs(batch.x[0]), learner.score_pairs(batch.x[0].flip(1)))
-    alike = batch.x[0, :, :1].expand(-1, 2, -1)
-    torch.testing.assert_close(learner.score_pairs(alike), torch.full((8,), 0.7, dtype=torch.float64))
+    identical = batch.x[0, :, :1].expand(-1, 2, -1)
+    torch.testing.assert_close(learner.score_pairs(identical), torch.full((8,), 0.7, dtype=torch.float64))
 
 
-def test_what_is_minimised_is_the_cross_entropy_of_pairs():
+def test_the_loss_is_the_cross_entropy_of_pairs():
     learner, batch = siamese(), pairs()
     p = torch.stack([learner.score_pairs(x) for x in batch.x]).sigmoid()
     by_hand = -(batch.y * p.log() + (1 - batch.y) * (1 - p).log()).mean(1)
     torch.testing.assert_close(learner(batch), by_hand)
 
 
-def test_the_gradient_is_what_finite_differences_say(slopes_agree):
+def test_the_gradient_agrees_with_finite_differences(slopes_agree):
     slopes_agree(siamese(), pairs())
 
 
@@ -93,34 +93,32 @@ def episode(ways=3, shots=2, queries=4, seed=1):
     return Examples(x[: ways * shots], y), query[:queries]
 
 
-def test_a_class_scores_what_its_best_support_example_does():
+def test_a_class_score_is_that_of_its_best_match():
     learner = siamese().eval()
     support, query = episode()
     scores = learner.adapt(support)(query)
     for q, row in zip(query, scores, strict=True):
         s = learner.score_pairs(torch.stack([torch.stack([q, x]) for x in support.x]))
         torch.testing.assert_close(row, torch.stack([s[support.y == k].max() for k in range(3)]))
-    together = learner.map_tasks(lambda s, q: learner.adapt(s)(q), *torch.utils._pytree.tree_map(
-        lambda leaf: leaf.expand(2, *leaf.shape), (support, query)))  # fmt: skip
-    torch.testing.assert_close(together[1], scores)
+    batch = torch.utils._pytree.tree_map(lambda leaf: leaf.expand(2, *leaf.shape), (support, query))
+    vectorized = learner.map_tasks(lambda support, query: learner.adapt(support)(query), *batch)
+    torch.testing.assert_close(vectorized[1], scores)
 
 
-def test_it_is_judged_on_what_the_data_set_asks():
-    assert (
-        Siamese.evaluation_stream_for(SyntheticPairs) == "pairs"
-        and Siamese.evaluation_stream_for(Synthetic) == "episodes"
-    )
+def test_the_evaluation_stream_is_that_of_the_data_set():
+    assert Siamese.evaluation_stream_for(SyntheticPairs) == "pairs"
+    assert Siamese.evaluation_stream_for(Synthetic) == "episodes"
 
 
-def test_it_takes_other_ways_than_it_was_trained_with():
+def test_ways_may_change_after_construction():
     learner = siamese().eval()
     learner.ways = 5
     support, query = episode(ways=5, shots=1)
     assert learner.adapt(support)(query).shape == (4, 5)
 
 
-def test_it_learns_to_compare_glyphs_that_it_has_never_seen():
-    """Far better than distances of pixels, after seconds."""
+def test_it_learns_to_compare_unseen_glyphs():
+    """Clearly better than distances between pixels, after seconds of training."""
     classes = {"train_classes": 100, "val_classes": 5, "test_classes": 30}
     sizes = {"drawings": 10, "partition": "glyphs", "pairs": 20, "pair_batch_size": 64}
     data = SyntheticPairs(glyph_seed=0, device="cpu", **classes, **sizes)
@@ -130,6 +128,6 @@ def test_it_learns_to_compare_glyphs_that_it_has_never_seen():
     for _ in fit(TrainState.create(learner, meta_optimizer, data.device, 0), data, meta_optimizer, 120, 1):
         pass
     pixels = NearestCentroid(backbone=partial(toy.mlp), outputs=1, loss=data.loss)
-    learned, raw = (evaluate(who, data, "test", 40, 0).estimate().mean for who in (learner, pixels))
-    assert 0.5 < raw < 0.72
-    assert learned > raw + 0.08
+    learned, by_pixels = (evaluate(one, data, "test", 40, 0).estimate().mean for one in (learner, pixels))
+    assert 0.5 < by_pixels < 0.72
+    assert learned > by_pixels + 0.08

@@ -1,4 +1,6 @@
-"""The convolutional network is learn2learn's, weight for weight."""
+"""The convolutional network equals learn2learn's with the same weights."""
+
+import re
 
 import pytest
 import torch
@@ -52,7 +54,7 @@ def test_any_size_and_features_without_a_head(downsample, features, size):
 
 @pytest.mark.parametrize("downsample", ["stride", "max_pool"])
 @pytest.mark.parametrize(("pools", "side"), [(0, 28), (1, 14), (2, 7), (None, {"stride": 2, "max_pool": 1})])
-def test_maps_are_halved_by_the_first_so_many_blocks(downsample, pools, side):
+def test_maps_are_halved_by_the_leading_blocks(downsample, pools, side):
     side = side[downsample] if pools is None else side
     kinds = {"downsample": downsample, "features": "map", "filters": 8, "pools": pools}
     net = Conv4((1, 28, 28), None, **(OMNIGLOT | kinds))
@@ -76,14 +78,28 @@ def is_pool(layer):
 @pytest.mark.parametrize(
     ("shape", "change", "message"),
     [
-        ((1, 28, 28), {"downsample": "pool"}, "downsample must be stride or max_pool; got 'pool'"),
-        ((1, 28, 28), {"features": "max"}, "backbone.features must be mean, flatten or map; got 'max'"),
-        ((1, 28, 28), {"downsample": "max_pool", "blocks": 5}, "blocks=5 leaves nothing of images of 28x28"),
-        ((1, 28, 28), {"pools": 5}, "pools must be null or 0 to blocks=4; got 5"),
-        ((1, 28, 28), {"features": "map"}, "features=map is for learners that compare feature maps"),
-        ((1,), {}, "takes images .* the data has inputs of shape \\(1,\\)"),
+        ((1, 28, 28), {"downsample": "pool"}, "backbone.downsample must be one of stride, max_pool; got 'pool'"),
+        ((1, 28, 28), {"features": "max"}, "backbone.features must be one of mean, flatten, map; got 'max'"),
+        (
+            (1, 28, 28),
+            {"downsample": "max_pool", "blocks": 5},
+            "backbone.blocks must be small enough to leave a position of images of 28x28; got 5",
+        ),
+        ((1, 28, 28), {"pools": 5}, "backbone.pools must be null or an integer from 0 to backbone.blocks=4; got 5"),
+        ((1, 28, 28), {"pools": 1.5}, "backbone.pools must be null or an integer from 0 to backbone.blocks=4; got 1.5"),
+        (
+            (1, 28, 28),
+            {"features": "map"},
+            "backbone.features must be mean or flatten for a learner that does not compare feature maps; got 'map'",
+        ),
+        (
+            (1,),
+            {},
+            "backbone must be mlp, linear or pixels for inputs of shape (1,), which are not images (C, H, W); "
+            "got 'conv4'",
+        ),
     ],
 )
 def test_refuses(shape, change, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         Conv4(shape, 5, **(OMNIGLOT | change))

@@ -18,7 +18,7 @@ def test_with_a_bias_and_of_images():
     torch.testing.assert_close(net(torch.zeros(2, 1, 4, 4)), net.head.bias.expand(2, 3))
 
 
-def test_without_outputs_it_is_the_numbers_themselves():
+def test_without_outputs_it_is_the_flattened_input():
     x = torch.randn(2, 3, 5)
     net = Linear((3, 5), None, bias=False)
     assert torch.equal(net(x), x.flatten(1)) and not list(net.parameters())

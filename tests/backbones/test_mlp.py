@@ -33,11 +33,14 @@ def test_activations_and_norms(activation, norm):
     ("change", "message"),
     [
         ({"activation": "rely"}, "backbone.activation must be one of relu, tanh, elu, sigmoid; got 'rely'"),
-        ({"norm": "bach"}, "got 'bach'"),
-        ({"init": "zero"}, "got 'zero'"),
-        ({"outputs": None, "hidden": []}, "backbone.hidden must name at least one layer"),
+        ({"norm": "bach"}, "backbone.norm must be one of batch, support, running, layer, group, none; got 'bach'"),
+        ({"init": "zero"}, "backbone.init must be one of torch, truncated_normal, xavier; got 'zero'"),
+        (
+            {"outputs": None, "hidden": []},
+            r"backbone.hidden must be of at least one layer for a learner that uses its features; got \[\]",
+        ),
     ],
 )
 def test_refuses(change, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
         MLP(**({"in_shape": (1,), "outputs": 1} | PLAIN | change))

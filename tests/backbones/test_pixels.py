@@ -1,4 +1,4 @@
-"""Inputs as they are."""
+"""The inputs themselves."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch
 from metarun.backbones.pixels import Pixels
 
 
-def test_images_are_shrunk_by_averaging():
+def test_images_are_resized_by_averaging():
     x = torch.rand(3, 2, 28, 28)
     z = Pixels((2, 28, 28), None, 14)(x)
     assert z.shape == (3, 2 * 14 * 14)
@@ -28,5 +28,5 @@ def test_with_outputs_it_ends_in_a_linear_layer():
 
 @pytest.mark.parametrize("size", [0, 1.5, True])
 def test_a_bad_size_is_named(size):
-    with pytest.raises(ValueError, match=r"backbone\.size"):
+    with pytest.raises(ValueError, match=f"^backbone.size must be null or an integer of at least 1; got {size!r}$"):
         Pixels((1, 28, 28), None, size)

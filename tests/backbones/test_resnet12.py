@@ -1,5 +1,6 @@
-"""ResNet-12 is learn2learn's, weight for weight, and right at second order under vmap."""
+"""ResNet-12 equals learn2learn's with the same weights, and is correct at second order under vmap."""
 
+import re
 from functools import partial
 
 import pytest
@@ -31,7 +32,7 @@ def test_is_learn2learns_network(wider):
     torch.testing.assert_close(features, theirs(x), rtol=1e-3, atol=1e-3)
 
 
-def test_no_norm_of_torchs_is_left():
+def test_no_batch_norm_of_torch_is_left():
     net = ResNet12((3, 32, 32), 5, **PLAIN)
     assert not any(isinstance(m, nn.BatchNorm2d) for m in net.modules())
     assert len(batch_norms(net)) == 16 and all(isinstance(m, BatchNorm) for m in batch_norms(net))
@@ -56,11 +57,12 @@ def test_second_order_under_vmap_is_that_of_a_loop():
 
 @pytest.mark.parametrize("shape", [(1,), (3, 8, 8)])
 def test_refuses_what_is_no_image_or_too_small(shape):
-    with pytest.raises(ValueError, match="backbone resnet12 takes images"):
+    what = f"another for inputs of shape {shape}: resnet12 takes images (C, H, W) of at least 16x16"
+    with pytest.raises(ValueError, match=f"^{re.escape(f'backbone must be {what}; got ')}'resnet12'$"):
         ResNet12(shape, 5, **PLAIN)
 
 
-def test_drop_block_as_metaoptnet_has_it():
+def test_drop_block_is_metaoptnets():
     """Dropout after the first two blocks, squares after the last two; weights keep their names."""
     plain, dropped = (ResNet12((3, 84, 84), None, True, "running", "torch", drop_rate=rate) for rate in (0.0, 0.1))
     assert not drop_blocks(plain) and [block.size for block in drop_blocks(dropped)] == [1, 1, 5, 5]
@@ -70,6 +72,16 @@ def test_drop_block_as_metaoptnet_has_it():
     with dropping(dropped, masks):
         once, again = dropped(x), dropped(x)
     assert torch.equal(once, again) and not torch.allclose(once, dropped(x))
-    for rate, size in ((-0.1, 5), (1.0, 5), (0.1, 0)):
-        with pytest.raises(ValueError, match="drop_rate"):
-            ResNet12((3, 84, 84), None, True, "running", "torch", drop_rate=rate, drop_size=size)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"drop_rate": -0.1}, r"backbone.drop_rate must be in \[0, 1\); got -0.1"),
+        ({"drop_rate": 1.0}, r"backbone.drop_rate must be in \[0, 1\); got 1.0"),
+        ({"drop_rate": 0.1, "drop_size": 0}, "backbone.drop_size must be an integer of at least 1; got 0"),
+    ],
+)
+def test_refuses_a_bad_rate_or_size(bad, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        ResNet12((3, 84, 84), None, True, "running", "torch", **bad)

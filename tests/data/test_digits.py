@@ -1,4 +1,4 @@
-"""The digits that scikit-learn ships with: which there are, which part has which, and that labels fit images."""
+"""The digits that scikit-learn ships with: which there are, which split has which, and that labels fit images."""
 
 import pytest
 import torch
@@ -21,20 +21,20 @@ def as_set(images):
     return [[pixels[i].tobytes() for i in range(s, s + n)] for s, n in zip(starts, images.counts.tolist(), strict=True)]
 
 
-def test_every_image_is_in_one_part(sizes, cache):
-    loaded = load_digits()
+def test_every_image_is_in_one_split(sizes, cache):
+    theirs = load_digits()
     data = digits(sizes)
-    parts = {part: data.load(part) for part in SPLITS}
-    theirs = (torch.from_numpy(loaded.images) * 255 / 16).round().to(torch.uint8).unsqueeze(1).numpy()
+    loaded = {split: data.load(split) for split in SPLITS}
+    pixels = (torch.from_numpy(theirs.images) * 255 / 16).round().to(torch.uint8).unsqueeze(1).numpy()
     for label in range(10):
-        found = sorted(image for images in parts.values() for image in as_set(images)[label])
-        assert found == sorted(image.tobytes() for image in theirs[loaded.target == label])
-    shares = [len(images.pixels) / 1797 for images in parts.values()]
+        ours = sorted(image for images in loaded.values() for image in as_set(images)[label])
+        assert ours == sorted(image.tobytes() for image in pixels[theirs.target == label])
+    shares = [len(images.pixels) / 1797 for images in loaded.values()]
     assert shares == pytest.approx([0.5, 0.25, 0.25], abs=0.01)
-    for images in parts.values():
+    for images in loaded.values():
         assert images.names == tuple("0123456789") and images.pixels.shape[1:] == (1, 8, 8)
         assert images.pixels.dtype == torch.uint8 and images.pixels.max() == 255 and images.pixels.min() == 0
-    assert min(int(parts[part].counts.min()) for part in ("val", "test")) == 43  # what conf/data/digits.yaml says
+    assert min(int(loaded[split].counts.min()) for split in ("val", "test")) == 43  # what conf/data/digits.yaml says
     assert not cache.exists()
 
 
@@ -43,10 +43,10 @@ def test_the_seed_decides_who_is_where(sizes):
     assert torch.equal(one, same) and not torch.equal(one, other)
 
 
-def test_labels_fit_images_across_parts(sizes):
-    """The mean image of each class of one part names the class of most images of another."""
+def test_labels_fit_images_across_splits(sizes):
+    """The mean image of each class of one split names the class of most images of another."""
     data = digits(sizes | {"ways": 10, "train_ways": 10, "queries": 20, "train_queries": 20})
-    train, test = (data.load(part) for part in ("train", "test"))
+    train, test = (data.load(split) for split in ("train", "test"))
     labels = [torch.arange(10).repeat_interleave(images.counts) for images in (train, test)]
     means = torch.stack([train.pixels.flatten(1).float()[labels[0] == k].mean(0) for k in range(10)])
     nearest = torch.cdist(test.pixels.flatten(1).float(), means).argmin(1)
@@ -60,8 +60,8 @@ def test_streams(sizes):
     assert 0 <= task.support.x.min() and task.support.x.max() == 1
     both = torch.cdist(task.support.x[0].flatten(1), task.query.x[0].flatten(1))
     assert both.min() > 0  # no image twice
-    flat = data.sample("train", "batches", 2, torch.Generator().manual_seed(0))
-    assert flat.x.shape == (2, 5, 1, 8, 8) and data.outputs("train", "batches") == 10
+    batch = data.sample("train", "batches", 2, torch.Generator().manual_seed(0))
+    assert batch.x.shape == (2, 5, 1, 8, 8) and data.outputs("train", "batches") == 10
     assert data.sample("val", "pairs", 2, torch.Generator().manual_seed(0)).x.shape == (2, 64, 2, 1, 8, 8)
     assert data.sample("val", "sequences", 2, torch.Generator().manual_seed(0)).x.shape == (2, 250, 1, 8, 8)
     assert data.in_shape() == (1, 8, 8)
@@ -70,9 +70,9 @@ def test_streams(sizes):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"split_seed": -1}, r"data\.split_seed: wanted a whole number of at least 0, got -1"),
-        ({"partition": "half"}, r"data\.partition: wanted one of images, got 'half'"),
-        ({"ways": 1}, r"data\.ways"),
+        ({"split_seed": -1}, r"data\.split_seed must be an integer of at least 0; got -1"),
+        ({"partition": "half"}, r"data\.partition must be one of images; got 'half'"),
+        ({"ways": 1}, r"data\.ways must be an integer of at least 2; got 1"),
     ],
 )
 def test_bad_values_are_named(sizes, change, says):
@@ -81,5 +81,5 @@ def test_bad_values_are_named(sizes, change, says):
 
 
 def test_more_images_than_there_are_is_refused(sizes):
-    with pytest.raises(DataError, match="classes of part 'test' hold fewer"):
+    with pytest.raises(DataError, match="classes of split 'test' hold fewer"):
         digits(sizes | {"shots": 30, "queries": 20}).sample("test", "episodes", 1, torch.Generator())

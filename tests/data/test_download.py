@@ -1,10 +1,13 @@
 """Downloads from a server of this test's own, which can break off, disappear and lie."""
 
 import hashlib
+import importlib
 import pickle
-import runpy
+import stat
 import sys
 import threading
+import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -21,12 +24,13 @@ DATA = np.random.RandomState(0).bytes(300_000)
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         server = self.server
-        server.requests.append((self.path, self.headers.get("Range")))
+        server.requests.append(self.path)
+        server.ranges.append(self.headers.get("Range"))
         data = server.content.get(self.path)
         if data is None:
             self.send_error(404)
             return
-        start = int(self.headers["Range"][6:-1]) if self.headers.get("Range") and server.ranges else 0
+        start = int(self.headers["Range"][6:-1]) if self.headers.get("Range") and server.resumes else 0
         if start and start >= len(data):
             self.send_response(416)
             self.send_header("Content-Range", f"bytes */{len(data)}")
@@ -36,7 +40,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(data) - start))
         self.end_headers()
-        self.wfile.write(data[start : server.stop_at or None])
+        self.wfile.write(data[start : server.stop_at])
         self.close_connection = True
 
     def log_message(self, *arguments):
@@ -47,7 +51,8 @@ class Handler(BaseHTTPRequestHandler):
 def server(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "*")
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.content, server.requests, server.stop_at, server.ranges = {"/data.bin": DATA}, [], None, True
+    server.content, server.requests, server.stop_at = {"/data.bin": DATA}, [], None
+    server.ranges, server.resumes = [], True
     server.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
@@ -85,28 +90,21 @@ def test_what_is_there_is_checked_and_left_alone(server, tmp_path):
     assert len(server.requests) == 2
 
 
-def test_a_download_that_broke_off_goes_on_from_there(server, tmp_path):
+def test_a_download_that_broke_off_is_resumed(server, tmp_path):
     server.stop_at = 100_000
-    with pytest.raises(DataError, match="it goes on from there"):
+    with pytest.raises(DataError, match="it is resumed"):
         fetch(remote(server), tmp_path)
     assert not (tmp_path / "some" / "data.bin").exists()
     server.stop_at = None
     assert fetch(remote(server), tmp_path).read_bytes() == DATA
-    (first, began), (second, resumed) = server.requests
-    assert first == second == "/data.bin" and began is None
+    began, resumed = server.ranges
+    assert began is None
     assert 100_000 - download.PIECE < int(resumed.removeprefix("bytes=").removesuffix("-")) <= 100_000
     assert left(tmp_path) == ["data.bin"]
 
 
-def test_a_server_that_cannot_resume_starts_again(server, tmp_path):
-    server.stop_at = 100_000
-    with pytest.raises(DataError):
-        fetch(remote(server), tmp_path)
-    server.stop_at, server.ranges = None, False
-    assert fetch(remote(server), tmp_path).read_bytes() == DATA
-
-
-def partial_of(server, tmp_path):
+def broken_off(server, tmp_path):
+    """The partial file of a download that broke off."""
     server.stop_at = 100_000
     with pytest.raises(DataError):
         fetch(remote(server), tmp_path)
@@ -115,16 +113,49 @@ def partial_of(server, tmp_path):
     return partial
 
 
-def test_a_complete_part_needs_only_its_name(server, tmp_path):
-    partial_of(server, tmp_path).write_bytes(DATA)
+def test_a_server_that_cannot_resume_starts_again(server, tmp_path):
+    broken_off(server, tmp_path)
+    server.resumes = False
     assert fetch(remote(server), tmp_path).read_bytes() == DATA
 
 
-def test_a_part_that_is_too_long_is_thrown_away(server, tmp_path):
-    partial_of(server, tmp_path).write_bytes(DATA + b"and more")
+def test_a_complete_partial_file_needs_only_its_name(server, tmp_path):
+    broken_off(server, tmp_path).write_bytes(DATA)
+    assert fetch(remote(server), tmp_path).read_bytes() == DATA
+
+
+def test_a_partial_file_that_is_too_long_is_removed(server, tmp_path):
+    broken_off(server, tmp_path).write_bytes(DATA + b"and more")
     with pytest.raises(DataError, match="does not fit"):
         fetch(remote(server), tmp_path)
     assert fetch(remote(server), tmp_path).read_bytes() == DATA
+
+
+def test_a_download_that_breaks_off_without_a_hash_is_noticed_too(server, tmp_path):
+    server.stop_at = 100_000
+    with pytest.raises(DataError, match="Run this again if the connection broke off"):
+        fetch(remote(server)._replace(known_hash=None), tmp_path)
+    assert not (tmp_path / "some" / "data.bin").exists()
+
+
+def test_a_damaged_file_stays_until_a_better_one_is_there(server, tmp_path):
+    target = fetch(remote(server), tmp_path)
+    target.write_bytes(b"damaged")
+    server.content["/data.bin"] = b"something else"
+    with pytest.raises(DataError):
+        fetch(remote(server), tmp_path)
+    assert target.read_bytes() == b"damaged"
+
+
+def test_others_may_read_what_was_downloaded(server, tmp_path):
+    assert stat.S_IMODE(fetch(remote(server), tmp_path).stat().st_mode) == 0o644
+
+
+def test_of_two_processes_one_downloads(server, tmp_path):
+    """Two threads here, each with a lock object of its own, as two processes have."""
+    with ThreadPoolExecutor(2) as pool:
+        paths = list(pool.map(lambda _: fetch(remote(server), tmp_path), range(2)))
+    assert paths[0].read_bytes() == DATA and len(server.requests) == 1
 
 
 def test_a_wrong_checksum_is_refused(server, tmp_path):
@@ -146,7 +177,7 @@ def test_a_source_that_is_gone_says_what_to_do_by_hand(server, tmp_path):
 def test_the_next_source_is_tried(server, tmp_path):
     server.content["/liar.bin"] = b"<html>"
     assert fetch(remote(server, "/gone.bin", "/liar.bin", "/data.bin"), tmp_path).read_bytes() == DATA
-    assert [path for path, _ in server.requests] == ["/gone.bin", "/liar.bin", "/data.bin"]
+    assert server.requests == ["/gone.bin", "/liar.bin", "/data.bin"]
 
 
 def test_without_a_hash_the_contents_decide(server, tmp_path, monkeypatch):
@@ -156,7 +187,7 @@ def test_without_a_hash_the_contents_decide(server, tmp_path, monkeypatch):
     short = good | {"class_dict": {"a": [0, 1]}}
     server.content = {"/page": b"<!DOCTYPE html>", "/short": pickle.dumps(short), "/good": pickle.dumps(good)}
     val = DATASETS["miniimagenet"][1]
-    for path, message in (("/page", "is refused"), ("/short", "wanted 2 classes of 2 images")):
+    for path, message in (("/page", "is refused"), ("/short", "must hold the 2 classes of 2 images")):
         with pytest.raises(DataError, match=message):
             fetch(val._replace(urls=(server.url + path,)), tmp_path)
     path = fetch(val._replace(urls=(server.url + "/good",)), tmp_path)
@@ -169,11 +200,28 @@ def test_without_a_hash_the_contents_decide(server, tmp_path, monkeypatch):
 def test_the_command(server, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(DATASETS, "omniglot", (remote(server), remote(server, "/gone")._replace(name="some/x")))
     assert main(["omniglot", "--root", str(tmp_path)]) == 1
-    describe_job = capsys.readouterr()
-    assert describe_job.out == f"{tmp_path / 'some' / 'data.bin'}: complete\n"
-    assert "x could not be downloaded" in describe_job.err
+    printed = capsys.readouterr()
+    assert printed.out == f"{tmp_path / 'some' / 'data.bin'}: complete\n"
+    assert printed.err.startswith("metarun-download: x could not be downloaded") and "Traceback" not in printed.err
     monkeypatch.setitem(DATASETS, "omniglot", (remote(server),))
     assert main(["omniglot", "--root", str(tmp_path)]) == 0
+
+
+@pytest.mark.parametrize("names", [["all"], ["omniglot", "miniimagenet"], ["miniimagenet", "all", "miniimagenet"]])
+def test_several_data_sets_at_once(server, tmp_path, monkeypatch, names):
+    monkeypatch.setitem(DATASETS, "omniglot", (remote(server)._replace(name="some/a"),))
+    monkeypatch.setitem(DATASETS, "miniimagenet", (remote(server)._replace(name="some/b"),))
+    assert main([*names, "--root", str(tmp_path)]) == 0
+    assert left(tmp_path) == ["a", "b"] and len(server.requests) == 2
+
+
+def test_a_terminal_is_shown_how_far_a_download_is(server, tmp_path, monkeypatch, capsys):
+    fetch(remote(server), tmp_path / "quiet")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    fetch(remote(server), tmp_path)
+    shown = capsys.readouterr().err
+    assert f"downloading data.bin from {server.url}/data.bin" in shown and "100%" in shown
 
 
 def test_a_folder_that_cannot_be_written_is_named(server, tmp_path, monkeypatch):
@@ -185,21 +233,44 @@ def test_a_folder_that_cannot_be_written_is_named(server, tmp_path, monkeypatch)
         fetch(remote(server), tmp_path)
 
 
-@pytest.mark.parametrize("command", ["module", "script"])
-def test_help(command, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["download", "--help"])
-    script = Path(__file__).parents[2] / "scripts" / "download.py"
+def test_a_full_disk_is_no_traceback(server, tmp_path, monkeypatch):
+    def refuse(*arguments, **keywords):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(download.pooch, "retrieve", refuse)
+    with pytest.raises(DataError, match="No space left on device.*--root"):
+        fetch(remote(server), tmp_path)
+    assert left(tmp_path) == []
+
+
+def test_help(capsys):
     with pytest.raises(SystemExit) as caught:
-        main(["--help"]) if command == "module" else runpy.run_path(str(script), run_name="__main__")
+        main(["--help"])
     assert caught.value.code == 0
-    assert "omniglot" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert printed.startswith("usage: metarun-download ")
+    assert all(word in printed for word in (*DATASETS, "all", "--root", "METARUN_DATA"))
+
+
+@pytest.mark.parametrize("arguments", [[], ["omniglott"], ["omniglot", "--rot", "x"]])
+def test_a_wrong_command_exits_with_2_and_says_what_there_is(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "metarun-download: error: " in capsys.readouterr().err
+
+
+def test_it_is_installed_as_a_command():
+    scripts = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["scripts"]
+    module, _, name = scripts["metarun-download"].partition(":")
+    assert getattr(importlib.import_module(module), name) is main
 
 
 def test_what_is_downloaded_is_where_it_is_looked_for():
     names = {remote.name for remotes in DATASETS.values() for remote in remotes}
     assert {f"omniglot/{half}.zip" for half in omniglot.HALVES} <= names
-    assert {f"mini_imagenet/mini-imagenet-cache-{p}.pkl" for p in ("train", "validation", "test")} <= names
-    assert {f"omniglot/splits/vinyals/{part}.txt" for part in ("train", "val", "test")} <= names
+    assert {f"mini_imagenet/mini-imagenet-cache-{split}.pkl" for split in ("train", "validation", "test")} <= names
+    assert {f"omniglot/splits/vinyals/{split}.txt" for split in ("train", "val", "test")} <= names
 
 
 def test_addresses_and_hashes_are_torchvisions_and_learn2learns():
@@ -225,6 +296,6 @@ def test_class_lists_are_downloaded_once(server, tmp_path, monkeypatch):
 
 @pytest.mark.data
 def test_the_real_class_lists_have_the_hashes_stated(real_root):
-    for part, remote in download.VINYALS.items():
-        path = real_root / "omniglot" / "splits" / "vinyals" / f"{part}.txt"
+    for split, remote in download.VINYALS.items():
+        path = real_root / "omniglot" / "splits" / "vinyals" / f"{split}.txt"
         assert remote.known_hash == "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""So many training tasks and no more, points, noise and split of each fixed; held-out tasks are new."""
+"""A finite set of training tasks, with fixed points, noise and support set; held-out tasks are new."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def finite(**changes: Any) -> FiniteSinusoid:
     return FiniteSinusoid(**(numbers | changes))
 
 
-def draw(data: FiniteSinusoid, tasks: int = 8, part: str = "train", stream: str = "episodes", seed: int = 0):
-    return data.sample(part, stream, tasks, torch.Generator().manual_seed(seed))
+def draw(data: FiniteSinusoid, tasks: int = 8, split: str = "train", stream: str = "episodes", seed: int = 0):
+    return data.sample(split, stream, tasks, torch.Generator().manual_seed(seed))
 
 
 def identities(batch) -> set[tuple[float, ...]]:
@@ -34,15 +34,15 @@ def test_training_sees_the_same_tasks_again_and_no_others():
     assert seen[0] != seen[1]
 
 
-def test_targets_and_the_split_are_fixed_too():
-    data, known = finite(), {}
+def test_targets_and_the_support_set_are_fixed_too():
+    data, targets = finite(), {}
     for seed in range(20):
         batch = draw(data, seed=seed)
         for t in range(8):
             rest = (batch.support.y[t], batch.query.x[t], batch.query.y[t])
-            before = known.setdefault(tuple(batch.support.x[t].flatten().tolist()), rest)
+            before = targets.setdefault(tuple(batch.support.x[t].flatten().tolist()), rest)
             assert all(torch.equal(a, b) for a, b in zip(before, rest, strict=True))
-    assert len(known) == 20
+    assert len(targets) == 20
 
 
 def test_the_seed_says_which_tasks():
@@ -50,26 +50,26 @@ def test_the_seed_says_which_tasks():
     assert both[0] == both[1] and not both[0] & both[2]
 
 
-def test_the_number_of_tasks_is_as_told():
+def test_there_are_as_many_tasks_as_asked_for():
     data = finite(tasks=100)
     assert len(set.union(*(identities(draw(data, tasks=50, seed=s)) for s in range(20)))) == 100
-    with pytest.raises(DataError, match=r"run\.meta_batch_size=21, data\.tasks=20"):
+    with pytest.raises(DataError, match=r"data\.tasks must be at least run\.meta_batch_size=21, .*; got 20"):
         draw(finite(), tasks=21)
 
 
-@pytest.mark.parametrize("part", ["val", "test"])
-def test_held_out_tasks_are_new_each_time(part):
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_held_out_tasks_are_new_each_time(split):
     data = finite()
     training = identities(draw(data, tasks=20))
-    assert len(set.union(*(identities(draw(data, part=part, seed=s)) for s in range(10)))) == 80
-    assert not identities(draw(data, part=part)) & training
-    assert draw(data, part=part).query.x.shape == (8, 30, 1)
+    assert len(set.union(*(identities(draw(data, split=split, seed=s)) for s in range(10)))) == 80
+    assert not identities(draw(data, split=split)) & training
+    assert draw(data, split=split).query.x.shape == (8, 30, 1)
 
 
 def test_noise_is_a_share_of_the_amplitude_and_held_out_queries_have_none():
     data = finite(noise=0.1, tasks=2000, train_queries=10)
-    for part, noisy in (("train", (True, True)), ("test", (True, False))):
-        batch = draw(data, tasks=2000, part=part, stream="oracle")
+    for split, noisy in (("train", (True, True)), ("test", (True, False))):
+        batch = draw(data, tasks=2000, split=split, stream="oracle")
         for (x, y), has in zip(batch, noisy, strict=True):
             at, amplitude, phase, frequency = x.split(1, dim=-1)
             error = (y - amplitude * torch.sin(frequency * at - phase)) / amplitude
@@ -88,13 +88,13 @@ def test_the_oracle_sees_the_same_tasks():
     assert torch.equal(plain.support.x, oracle.support.x[..., :1]) and torch.equal(plain.query.y, oracle.query.y)
 
 
-@pytest.mark.parametrize("part", ["train", "test"])
-def test_a_draw_together_is_what_each_draws(part):
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_replicas_get_what_each_would_get_alone(split):
     data = finite()
-    together = data.sample_replicas(part, "episodes", 4, [torch.Generator().manual_seed(s) for s in range(3)])
+    together = data.sample_replicas(split, "episodes", 4, [torch.Generator().manual_seed(s) for s in range(3)])
     for r in range(3):
-        own = draw(data, tasks=4, part=part, seed=r)
-        for a, b in zip((*together.support, *together.query), (*own.support, *own.query), strict=True):
+        one = draw(data, tasks=4, split=split, seed=r)
+        for a, b in zip((*together.support, *together.query), (*one.support, *one.query), strict=True):
             assert torch.equal(a[r], b)
 
 
@@ -115,5 +115,5 @@ def test_bad_values_are_refused_by_name(change, named):
 
 
 def test_an_unknown_stream_is_refused():
-    with pytest.raises(ValueError, match="has no stream 'pairs'"):
+    with pytest.raises(ValueError, match="stream must be one of episodes, oracle; got 'pairs'"):
         draw(finite(), stream="pairs")

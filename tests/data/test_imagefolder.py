@@ -1,3 +1,5 @@
+"""Images in folders: classes, sizes and counts as they lie there, and errors that name the file."""
+
 import numpy as np
 import pytest
 import torch
@@ -12,9 +14,9 @@ COLOURS = {"cat": (250, 0, 0), "dog": (0, 250, 0), "owl": (0, 0, 250)}
 
 @pytest.fixture
 def root(tmp_path):
-    for part in ("train", "val", "test"):
+    for split in ("train", "val", "test"):
         for name, count in COUNTS.items():
-            folder = tmp_path / "mine" / part / name
+            folder = tmp_path / "mine" / split / name
             folder.mkdir(parents=True)
             for i in range(count):
                 suffix = ("png", "JPG", "webp", "bmp")[i % 4]
@@ -55,7 +57,9 @@ def test_a_new_image_is_seen(root, sizes):
 
 
 def test_classes_with_too_few_images_are_named(root, sizes):
-    with pytest.raises(DataError, match=r"1 \+ 5 = 6 images of a class, .*part 'val' .*cat \(4\), owl \(5\)"):
+    with pytest.raises(
+        DataError, match=r"the images of each class; got 1 \+ 5 = 6, .*split 'val' .*cat \(4\), owl \(5\)"
+    ):
         open_folder(root, sizes | {"queries": 5}).classes("val")
 
 
@@ -66,7 +70,7 @@ def test_an_image_that_cannot_be_read_is_named(root, sizes):
 
 
 def test_missing_folders_are_named(tmp_path, root, sizes):
-    with pytest.raises(DataError, match="part 'train' not found") as caught:
+    with pytest.raises(DataError, match="split 'train' not found") as caught:
         open_folder(tmp_path / "elsewhere", sizes).classes("train")
     assert str(tmp_path / "elsewhere" / "train") in str(caught.value)
     (tmp_path / "empty" / "train").mkdir(parents=True)
@@ -76,12 +80,12 @@ def test_missing_folders_are_named(tmp_path, root, sizes):
 
 @pytest.mark.parametrize("size", [0, -3, 8.5, "84"])
 def test_a_bad_size_is_named(root, sizes, size):
-    with pytest.raises(ValueError, match=f"data.size: wanted a whole number of at least 1, got {size!r}"):
+    with pytest.raises(ValueError, match=f"data.size must be an integer of at least 1; got {size!r}"):
         open_folder(root, sizes, size=size)
 
 
 def test_bad_channels_are_named(root, sizes):
-    with pytest.raises(ValueError, match="data.channels: wanted 1 .* or 3 .*, got 2"):
+    with pytest.raises(ValueError, match="data.channels must be 1 .* or 3 .*; got 2"):
         open_folder(root, sizes, channels=2)
 
 
@@ -97,5 +101,5 @@ def test_pixels_are_those_of_the_file(tmp_path, sizes):
         folder = tmp_path / "test" / f"class{i // 3}"
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(folder / f"{i}.png")
-    found = open_folder(tmp_path, sizes, size=5).load("test").pixels
-    assert np.array_equal(found.numpy(), pixels.transpose(0, 3, 1, 2))
+    ours = open_folder(tmp_path, sizes, size=5).load("test").pixels
+    assert np.array_equal(ours.numpy(), pixels.transpose(0, 3, 1, 2))

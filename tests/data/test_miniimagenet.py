@@ -1,3 +1,5 @@
+"""mini-ImageNet: every layout reads alike, and pickles are read without running them."""
+
 import io
 import os
 import pickle
@@ -10,8 +12,8 @@ from PIL import Image
 
 from metarun.data import miniimagenet
 from metarun.data.miniimagenet import MiniImageNet
+from metarun.images.decoding import by_class, image_decoder
 from metarun.images.files import Zip
-from metarun.images.store import by_class, image_decoder
 from metarun.tasks import DataError
 
 SPLITS = ("train", "val", "test")
@@ -25,48 +27,48 @@ def little(monkeypatch):
     monkeypatch.setattr(miniimagenet, "PER_CLASS", 3)
 
 
-def arrays(part):
+def arrays(split):
     """Class -> [3, 84, 84, 3]."""
-    random = np.random.RandomState(SPLITS.index(part))
-    return {f"n{i}{part}": random.randint(256, size=(3, 84, 84, 3), dtype=np.uint8) for i in range(RAVI[part])}
+    random = np.random.RandomState(SPLITS.index(split))
+    return {f"n{i}{split}": random.randint(256, size=(3, 84, 84, 3), dtype=np.uint8) for i in range(RAVI[split])}
 
 
-def files(part):
-    found = {}
-    for name, images in arrays(part).items():
+def files(split):
+    images_by_name = {}
+    for name, images in arrays(split).items():
         for i, image in enumerate(images):
             buffer = io.BytesIO()
             Image.fromarray(image).save(buffer, "png")  # lossless, so that all formats must agree
-            found[f"{part}/{name}/{i}.png"] = buffer.getvalue()
-    return found
+            images_by_name[f"{split}/{name}/{i}.png"] = buffer.getvalue()
+    return images_by_name
 
 
-def write_folders(root, part):
-    for name, data in files(part).items():
+def write_folders(root, split):
+    for name, data in files(split).items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(data)
 
 
-def write_zip(root, part):
+def write_zip(root, split):
     root.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(root / f"mini_imagenet_{part}.zip", "w") as archive:
-        archive.writestr(f"{part}.csv", "filename,label\n")
-        for name, data in files(part).items():
+    with zipfile.ZipFile(root / f"mini_imagenet_{split}.zip", "w") as archive:
+        archive.writestr(f"{split}.csv", "filename,label\n")
+        for name, data in files(split).items():
             archive.writestr(name, data)
 
 
-def learn2learn_dict(part):
-    """As learn2learn reads it; images of the classes interleaved, to see that class_dict is followed."""
-    classes = arrays(part)
+def learn2learn_dict(split):
+    """As learn2learn reads it; images of the classes interleaved, to see that class_dict is used."""
+    classes = arrays(split)
     data = np.stack(list(classes.values()), 1).reshape(-1, 84, 84, 3)
     index = {name: list(range(i, len(data), len(classes))) for i, name in enumerate(classes)}
     return {"image_data": data, "class_dict": index}
 
 
-def write_pickle(root, part):
+def write_pickle(root, split):
     root.mkdir(parents=True, exist_ok=True)
-    name = {"train": "train", "val": "validation", "test": "test"}[part]
-    (root / f"mini-imagenet-cache-{name}.pkl").write_bytes(pickle.dumps(learn2learn_dict(part), 2))
+    name = {"train": "train", "val": "validation", "test": "test"}[split]
+    (root / f"mini-imagenet-cache-{name}.pkl").write_bytes(pickle.dumps(learn2learn_dict(split), 2))
 
 
 def open_mini(root, sizes, mean=None, std=None):
@@ -76,14 +78,14 @@ def open_mini(root, sizes, mean=None, std=None):
 @pytest.mark.parametrize("base", ["", "mini_imagenet"])
 @pytest.mark.parametrize("write", [write_folders, write_zip, write_pickle])
 def test_every_layout_gives_the_same(little, tmp_path, sizes, write, base):
-    for part in SPLITS:
-        write(tmp_path / base, part)
+    for split in SPLITS:
+        write(tmp_path / base, split)
     data = open_mini(tmp_path, sizes)
     data.prepare()
-    for part in SPLITS:
-        images = data.load(part)
-        assert images.names == tuple(arrays(part))
-        wanted = np.concatenate(list(arrays(part).values())).transpose(0, 3, 1, 2)
+    for split in SPLITS:
+        images = data.load(split)
+        assert images.names == tuple(arrays(split))
+        wanted = np.concatenate(list(arrays(split).values())).transpose(0, 3, 1, 2)
         assert np.array_equal(images.pixels.numpy(), wanted)
 
 
@@ -96,20 +98,20 @@ def test_learn2learn_reads_the_pickles_of_this_test(little, tmp_path):
     assert np.array_equal(x.numpy().transpose(1, 2, 0), list(arrays("val").values())[1][1])
 
 
-def test_only_the_part_asked_for_is_read(little, tmp_path, sizes):
+def test_only_the_split_asked_for_is_read(little, tmp_path, sizes):
     write_zip(tmp_path, "val")
     data = open_mini(tmp_path, sizes)
     assert len(data.classes("val")) == 3
-    with pytest.raises(DataError, match="mini-ImageNet, part 'train', not found") as caught:
+    with pytest.raises(DataError, match="mini-ImageNet, split 'train', not found") as caught:
         data.classes("train")
     for name in ("mini-imagenet-cache-train.pkl", "mini_imagenet/mini_imagenet_train.zip", "train"):
         assert str(tmp_path / name) in str(caught.value)
-    assert "python -m metarun.data.download miniimagenet --root" in str(caught.value)
+    assert "metarun-download miniimagenet --root" in str(caught.value)
 
 
 def test_normalised_with_the_training_statistics(little, tmp_path, sizes):
-    for part in SPLITS:
-        write_pickle(tmp_path, part)
+    for split in SPLITS:
+        write_pickle(tmp_path, split)
     plain, normalised = open_mini(tmp_path, sizes), open_mini(tmp_path, sizes, MEAN, STD)
     x, z = (d.sample("val", "episodes", 4, torch.Generator()).query.x for d in (plain, normalised))
     assert x.min() >= 0 and x.max() <= 1
@@ -119,21 +121,26 @@ def test_normalised_with_the_training_statistics(little, tmp_path, sizes):
 def test_incomplete_data_is_refused(little, tmp_path, sizes, monkeypatch):
     write_zip(tmp_path, "val")
     monkeypatch.setattr(miniimagenet, "PER_CLASS", 600)
-    with pytest.raises(DataError, match="wanted 3 classes of 600 images in part 'val', got 3 classes of 3 to 3"):
+    with pytest.raises(
+        DataError, match="must hold the 3 classes of 600 images of mini-ImageNet's split 'val'; got 3 classes of 3 to 3"
+    ):
         open_mini(tmp_path, sizes).classes("val")
 
 
 @pytest.mark.parametrize(
     "data, message",
     [
-        ([1, 2], "wanted a dict of image_data and class_dict, got list"),
-        ({"image_data": np.zeros((2, 84, 84, 3), np.uint8)}, "wanted a dict of image_data and class_dict"),
+        ([1, 2], "must be a dict of image_data and class_dict; got list"),
+        ({"image_data": np.zeros((2, 84, 84, 3), np.uint8)}, "must be a dict of image_data and class_dict; got dict"),
         (
             {"image_data": np.zeros((2, 32, 32, 3), np.uint8), "class_dict": {"a": [0, 1]}},
             r"\[n, 84, 84, 3\]",
         ),
-        ({"image_data": np.zeros((2, 84, 84, 3)), "class_dict": {"a": [0, 1]}}, "of uint8.*got .*float64"),
-        ({"image_data": np.zeros((2, 84, 84, 3), np.uint8), "class_dict": {"a": [0, 2]}}, "names image 2"),
+        ({"image_data": np.zeros((2, 84, 84, 3)), "class_dict": {"a": [0, 1]}}, "of uint8; got .*float64"),
+        (
+            {"image_data": np.zeros((2, 84, 84, 3), np.uint8), "class_dict": {"a": [0, 2]}},
+            "class_dict must name images from 0 to 1; got 0 to 2",
+        ),
         ({"image_data": np.zeros((2, 84, 84, 3), np.uint8), "class_dict": {}}, "class_dict"),
     ],
 )
@@ -162,7 +169,7 @@ def test_a_malicious_pickle_is_refused_and_not_run(little, tmp_path, sizes):
 
 @pytest.mark.parametrize("mean, std", [([0.5], [0.5]), ([0.5] * 3, None), (None, [0.5] * 3), ([0.5] * 3, [0, 1, 1])])
 def test_bad_normalisation_is_named(tmp_path, sizes, mean, std):
-    with pytest.raises(ValueError, match="data.mean and data.std: wanted 3 numbers each"):
+    with pytest.raises(ValueError, match="data.mean and data.std must be 3 numbers each"):
         open_mini(tmp_path, sizes, mean, std)
 
 
@@ -170,12 +177,12 @@ def test_bad_normalisation_is_named(tmp_path, sizes, mean, std):
 def test_real_data(real_root, sizes):
     data = open_mini(real_root, sizes, MEAN, STD)
     names = {}
-    for part, classes in (("val", 16), ("test", 20)):
-        names[part] = set(data.classes(part))
-        assert len(names[part]) == classes and data.load(part).counts.unique().tolist() == [600]
+    for split, classes in (("val", 16), ("test", 20)):
+        names[split] = set(data.classes(split))
+        assert len(names[split]) == classes and data.load(split).counts.unique().tolist() == [600]
     archive = real_root / "mini_imagenet" / "mini_imagenet_train.zip"
     if not archive.exists():
-        pytest.skip("the training part is only listed, from mini_imagenet_train.zip")
+        pytest.skip("the training split is only listed, from mini_imagenet_train.zip")
     files = Zip(archive)
     train = by_class(files, "train")  # 800 MB decoded: only a sample of it here
     assert len(train) == 64 and {len(members) for members in train.values()} == {600}

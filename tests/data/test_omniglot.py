@@ -1,3 +1,5 @@
+"""Omniglot: every layout reads alike, partitions hold what they say, and errors tell what to do."""
+
 import hashlib
 import io
 import zipfile
@@ -28,13 +30,13 @@ def png(number):
 
 
 def files():
-    found = {}
+    drawings = {}
     for alphabet, (half, characters) in ALPHABETS.items():
         for c in range(1, characters + 1):
             for d in range(1, DRAWINGS + 1):
-                name = f"{half}/{alphabet}/character{c:02d}/{len(found):04d}_{d:02d}.png"
-                found[name] = png(len(found))
-    return found
+                name = f"{half}/{alphabet}/character{c:02d}/{len(drawings):04d}_{d:02d}.png"
+                drawings[name] = png(len(drawings))
+    return drawings
 
 
 def write_folders(root):
@@ -81,22 +83,22 @@ def open_omniglot(root, sizes, partition="lake", split_seed=0):
     return Omniglot(root=root, partition=partition, split_seed=split_seed, **sizes)
 
 
-def characters(data, part):
-    return {name.rsplit("/", 1)[0] for name in data.classes(part)}
+def characters(data, split):
+    return {name.rsplit("/", 1)[0] for name in data.classes(split)}
 
 
-def pixels(data, part):
-    return data.load(part).pixels
+def pixels(data, split):
+    return data.load(split).pixels
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_gives_the_same(little, tmp_path, sizes, layout):
     write_folders(tmp_path / "reference")
     LAYOUTS[layout](tmp_path / "root")
-    wanted, found = (open_omniglot(tmp_path / name, sizes) for name in ("reference", "root"))
-    for part in SPLITS:
-        assert found.classes(part) == wanted.classes(part)
-        assert torch.equal(pixels(found, part), pixels(wanted, part))
+    wanted, data = (open_omniglot(tmp_path / name, sizes) for name in ("reference", "root"))
+    for split in SPLITS:
+        assert data.classes(split) == wanted.classes(split)
+        assert torch.equal(pixels(data, split), pixels(wanted, split))
 
 
 def test_ink_is_white_on_black_and_drawings_keep_their_order(little, tmp_path, sizes):
@@ -110,20 +112,20 @@ def test_ink_is_white_on_black_and_drawings_keep_their_order(little, tmp_path, s
     assert task.support.x.min() == 0 and task.support.x.max() == 1
 
 
-def test_splits(little, tmp_path, sizes):
+def test_partitions(little, tmp_path, sizes):
     write_folders(tmp_path)
-    maml, lake, small = (open_omniglot(tmp_path, sizes, split) for split in ("maml", "lake", "small"))
+    maml, lake, small = (open_omniglot(tmp_path, sizes, partition) for partition in ("maml", "lake", "small"))
     for data, counts in ((maml, (16, 2, 4)), (lake, (16, 2, 4)), (small, (8, 2, 2))):
-        assert tuple(len(data.classes(part)) for part in SPLITS) == counts
-        assert tuple(data.outputs(part, "batches") for part in SPLITS) == counts
+        assert tuple(len(data.classes(split)) for split in SPLITS) == counts
+        assert tuple(data.outputs(split, "batches") for split in SPLITS) == counts
     assert {name.split("/")[0] for name in lake.classes("test")} == {"Gamma"}
     assert {name.split("/")[0] for name in lake.classes("val")} == {"Delta"}
-    assert set.union(*(characters(maml, part) for part in SPLITS)) == {
+    assert set.union(*(characters(maml, split) for split in SPLITS)) == {
         f"{a}/character{c + 1:02d}" for a, (_, n) in ALPHABETS.items() for c in range(n)
     }
 
 
-def test_the_split_seed_decides_split_maml(little, tmp_path, sizes):
+def test_the_split_seed_decides_partition_maml(little, tmp_path, sizes):
     write_folders(tmp_path)
     seen = {open_omniglot(tmp_path, sizes, "maml", seed).classes("test") for seed in (0, 1, 2, 0)}
     assert len(seen) == 3
@@ -132,14 +134,14 @@ def test_the_split_seed_decides_split_maml(little, tmp_path, sizes):
 def test_rotations_are_counter_clockwise(little, tmp_path, sizes):
     write_folders(tmp_path)
     data = open_omniglot(tmp_path, sizes)
-    found = dict(zip(data.classes("train"), pixels(data, "train").view(-1, DRAWINGS, 28, 28), strict=True))
-    upright = found["Alpha/character01/rot000"].numpy()
+    turned = dict(zip(data.classes("train"), pixels(data, "train").view(-1, DRAWINGS, 28, 28), strict=True))
+    upright = turned["Alpha/character01/rot000"].numpy()
     for k, degrees in enumerate((0, 90, 180, 270)):
-        turned = found[f"Alpha/character01/rot{degrees:03d}"].numpy()
-        assert np.array_equal(turned, np.rot90(upright, k, (1, 2)))
+        rotated = turned[f"Alpha/character01/rot{degrees:03d}"].numpy()
+        assert np.array_equal(rotated, np.rot90(upright, k, (1, 2)))
     top_left_goes_to = {90: (-1, 0), 180: (-1, -1), 270: (0, -1)}
     for degrees, corner in top_left_goes_to.items():
-        assert found[f"Alpha/character01/rot{degrees:03d}"][-1][corner] > 0
+        assert turned[f"Alpha/character01/rot{degrees:03d}"][-1][corner] > 0
 
 
 def test_vinyals_takes_what_its_lists_say(little, tmp_path, sizes):
@@ -149,11 +151,11 @@ def test_vinyals_takes_what_its_lists_say(little, tmp_path, sizes):
     lines = {"train": ["Gamma/character01/rot090", "Alpha/character01/rot000"]}
     lines |= {"val": ["Beta/character01/rot270", "Beta/character02/rot000"]}
     lines |= {"test": ["Gamma/character02/rot180", "Gamma/character03/rot000"]}
-    for part, names in lines.items():
-        (lists / f"{part}.txt").write_text("\n".join(names) + "\n")
+    for split, names in lines.items():
+        (lists / f"{split}.txt").write_text("\n".join(names) + "\n")
     data = open_omniglot(tmp_path, sizes, "vinyals")
-    for part, names in lines.items():
-        assert list(data.classes(part)) == names
+    for split, names in lines.items():
+        assert list(data.classes(split)) == names
     (lists / "test.txt").write_text("Gamma/character99/rot000\n")
     with pytest.raises(DataError, match="no character Gamma/character99"):
         open_omniglot(tmp_path, sizes, "vinyals").classes("test")
@@ -176,7 +178,7 @@ def test_missing_data_says_what_where_and_what_to_do(tmp_path, sizes):
     assert message.startswith("Omniglot not found.")
     for place in ("", "omniglot", "omniglot-py", "omniglot/omniglot-py"):
         assert str(tmp_path / place / "omniglot_png.zip") in message
-    assert "python -m metarun.data.download omniglot --root" in message and "METARUN_DATA" in message
+    assert "metarun-download omniglot --root" in message and "METARUN_DATA" in message
 
 
 def test_half_of_it_is_enough_for_small_alone(little, tmp_path, sizes):
@@ -189,18 +191,20 @@ def test_half_of_it_is_enough_for_small_alone(little, tmp_path, sizes):
 def test_incomplete_data_is_refused(little, tmp_path, sizes, monkeypatch):
     write_folders(tmp_path)
     monkeypatch.setattr(omniglot, "HALVES", {"images_background": 964, "images_evaluation": 659})
-    with pytest.raises(DataError, match=r"not complete .* wanted 964 characters of 3 drawings .* got 6"):
+    with pytest.raises(
+        DataError, match=r"must hold the 964 characters of 3 drawings of Omniglot's images_background; got 6 of 3 to 3"
+    ):
         open_omniglot(tmp_path, sizes).prepare()
 
 
-def test_an_unknown_split_is_refused_with_the_choices(tmp_path, sizes):
-    with pytest.raises(ValueError, match="data.partition: wanted one of maml, vinyals, lake, small, got 'ravi'"):
+def test_an_unknown_partition_is_refused_with_the_choices(tmp_path, sizes):
+    with pytest.raises(ValueError, match="data.partition must be one of maml, vinyals, lake, small; got 'ravi'"):
         open_omniglot(tmp_path, sizes, "ravi")
 
 
 @pytest.mark.data
 @pytest.mark.parametrize(
-    "split, classes, different",
+    "partition, classes, different",
     [
         ("maml", (4400, 100, 423), (1100, 100, 423)),
         ("vinyals", (4112, 688, 1692), (1028, 172, 423)),
@@ -208,21 +212,21 @@ def test_an_unknown_split_is_refused_with_the_choices(tmp_path, sizes):
         ("small", (544, 94, 106), (136, 94, 106)),
     ],
 )
-def test_real_splits(real_root, sizes, split, classes, different):
-    data = open_omniglot(real_root, sizes, split)
+def test_real_partitions(real_root, sizes, partition, classes, different):
+    data = open_omniglot(real_root, sizes, partition)
     data.prepare()
-    assert tuple(len(data.classes(part)) for part in SPLITS) == classes
-    parts = [characters(data, part) for part in SPLITS]
-    assert tuple(map(len, parts)) == different
-    assert len(set.union(*parts)) == sum(different)  # no character is in two parts
-    assert all(data.load(part).counts.unique().tolist() == [20] for part in SPLITS)
-    assert all(len(set(data.classes(part))) == len(data.classes(part)) for part in SPLITS)
+    assert tuple(len(data.classes(split)) for split in SPLITS) == classes
+    members = [characters(data, split) for split in SPLITS]
+    assert tuple(map(len, members)) == different
+    assert len(set.union(*members)) == sum(different)  # no character is in two splits
+    assert all(data.load(split).counts.unique().tolist() == [20] for split in SPLITS)
+    assert all(len(set(data.classes(split))) == len(data.classes(split)) for split in SPLITS)
 
 
 @pytest.mark.data
 def test_the_real_split_of_seed_0_never_changes(real_root, sizes):
     data = open_omniglot(real_root, sizes, "maml")
-    digests = [hashlib.sha256("\n".join(data.classes(part)).encode()).hexdigest()[:16] for part in SPLITS]
+    digests = [hashlib.sha256("\n".join(data.classes(split)).encode()).hexdigest()[:16] for split in SPLITS]
     assert digests == ["b625a7f7079a02b7", "df7b1b4be891d517", "09e48b791c8d5583"]
 
 
@@ -238,5 +242,5 @@ def test_real_pixels(real_root, sizes):
         images = [Image.open(io.BytesIO(files.read(name))).convert("L") for name in names]
     wanted = np.stack([255 - np.asarray(image.resize((28, 28), Image.Resampling.LANCZOS)) for image in images])
     number = data.classes("test").index("Sanskrit/character05/rot000")
-    found = data.load("test").pixels.view(-1, 20, 28, 28)[number]
-    assert np.array_equal(found.numpy(), wanted)
+    ours = data.load("test").pixels.view(-1, 20, 28, 28)[number]
+    assert np.array_equal(ours.numpy(), wanted)

@@ -20,8 +20,8 @@ def polynomial(**changes: Any) -> Polynomial:
     return Polynomial(**(numbers | changes))
 
 
-def draw(stream: str = "episodes", tasks: int = 2000, part: str = "train", **changes):
-    return polynomial(**changes).sample(part, stream, tasks, torch.Generator().manual_seed(0))
+def draw(stream: str = "episodes", tasks: int = 2000, split: str = "train", **changes):
+    return polynomial(**changes).sample(split, stream, tasks, torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("order", [0, 1, 2, 5])
@@ -58,7 +58,7 @@ def test_tasks_have_one_degree_of_freedom_more_than_their_order(order):
 
 def test_shapes_and_train_queries():
     assert [leaf.shape for leaf in (*draw(tasks=3).support, *draw(tasks=3).query)] == [(3, 10, 1)] * 4
-    assert draw(tasks=3, part="test").query.x.shape == (3, 20, 1)
+    assert draw(tasks=3, split="test").query.x.shape == (3, 20, 1)
     data = polynomial(order=3)
     assert data.in_shape() == (1,) and data.in_shape("oracle") == (5,) and data.outputs("test") == 1
 
@@ -74,7 +74,7 @@ def test_bad_values_are_refused_by_name(change, named):
 
 
 def test_an_unknown_stream_is_refused():
-    with pytest.raises(ValueError, match="the polynomial has no stream 'pairs'; it offers episodes, oracle"):
+    with pytest.raises(ValueError, match="stream must be one of episodes, oracle; got 'pairs'"):
         draw("pairs")
 
 

@@ -40,15 +40,15 @@ def test_what_is_minimised_is_what_is_reported():
     assert task.support.x.shape == (2, 4, 4) and task.support.y.shape == (2, 4, 1)
 
 
-def test_the_seed_decides_and_the_parts_differ():
+def test_the_seed_decides_and_the_splits_differ():
     data = Quadratics(5, "cpu")
     one, same, other = (data.sample("train", "episodes", 3, generator(s)).support.x for s in (1, 1, 2))
     assert torch.equal(one, same) and not torch.equal(one, other)
-    val, test = (data.eval_block(part, "episodes", 0).support.x for part in ("val", "test"))
+    val, test = (data.eval_block(split, "episodes", 0).support.x for split in ("val", "test"))
     assert not torch.equal(val, test)
 
 
-def test_what_it_says_of_itself():
+def test_its_description():
     data = Quadratics(7, "cpu")
     assert data.in_shape() == (7,) and data.outputs("test") == 1
     assert data.describe() == {"ways": None, "shots": 7, "queries": 7, "partition": None}
@@ -56,7 +56,7 @@ def test_what_it_says_of_itself():
 
 
 def test_bad_values_are_named():
-    with pytest.raises(ValueError, match=r"data\.dimension: wanted a whole number of at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"data\.dimension must be an integer of at least 1; got 0"):
         Quadratics(0, "cpu")
-    with pytest.raises(ValueError, match="wanted one of episodes, got 'batches'"):
+    with pytest.raises(ValueError, match="stream must be one of episodes; got 'batches'"):
         Quadratics(2, "cpu").sample("train", "batches", 1, generator())

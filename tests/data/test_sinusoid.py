@@ -9,8 +9,8 @@ import torch
 import toy
 
 
-def draw(stream: str = "episodes", tasks: int = 2000, part: str = "train", **changes):
-    return toy.sinusoid(**changes).sample(part, stream, tasks, torch.Generator().manual_seed(0))
+def draw(stream: str = "episodes", tasks: int = 2000, split: str = "train", **changes):
+    return toy.sinusoid(**changes).sample(split, stream, tasks, torch.Generator().manual_seed(0))
 
 
 def test_y_is_the_sine_of_the_oracles_parameters():
@@ -31,13 +31,13 @@ def test_parameters_fill_their_ranges():
     low, high = x.min(0).values, x.max(0).values
     torch.testing.assert_close(low, torch.tensor([-5.0, 0.1, 0.0, 0.8]), rtol=0, atol=0.02)
     torch.testing.assert_close(high, torch.tensor([5.0, 5.0, 3.14159, 1.2]), rtol=0, atol=0.02)
-    # E[y^2] of MAML's setting: predicting zero costs about 4.3 (systems.md, 0.1)
+    # E[y^2] of MAML's setting: predicting zero costs about 4.3
     assert 3.9 < draw().query.y.square().mean().item() < 4.8
 
 
 def test_shapes_and_train_queries():
     assert [leaf.shape for leaf in (*draw(tasks=3).support, *draw(tasks=3).query)] == [(3, 10, 1)] * 4
-    assert draw(tasks=3, part="test").query.x.shape == (3, 20, 1)
+    assert draw(tasks=3, split="test").query.x.shape == (3, 20, 1)
 
 
 def test_noise_is_on_y_only():
@@ -56,7 +56,7 @@ def test_bad_values_are_refused_by_name(change, named):
 
 
 def test_an_unknown_stream_is_refused():
-    with pytest.raises(ValueError, match="oracle"):
+    with pytest.raises(ValueError, match="stream must be one of episodes, oracle; got 'pairs'"):
         draw("pairs")
 
 

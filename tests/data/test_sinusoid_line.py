@@ -17,8 +17,8 @@ def mixture(**changes: Any) -> SinusoidLine:
     return SinusoidLine(**(numbers | changes))
 
 
-def draw(stream: str = "episodes", tasks: int = 2000, part: str = "train", **changes):
-    return mixture(**changes).sample(part, stream, tasks, torch.Generator().manual_seed(0))
+def draw(stream: str = "episodes", tasks: int = 2000, split: str = "train", **changes):
+    return mixture(**changes).sample(split, stream, tasks, torch.Generator().manual_seed(0))
 
 
 def test_y_is_what_the_oracles_parameters_say():
@@ -37,7 +37,7 @@ def straight(task) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("lines", [0.0, 0.2, 0.5, 1.0])
-def test_the_share_of_lines_is_as_told(lines):
+def test_the_share_of_lines_is_as_asked_for(lines):
     assert straight(draw(lines=lines)).double().mean().item() == pytest.approx(lines, abs=0.03)
 
 
@@ -58,7 +58,7 @@ def test_noise_is_on_the_targets_of_lines_and_sinusoids_alike():
 
 def test_shapes_and_streams():
     assert [leaf.shape for leaf in (*draw(tasks=3).support, *draw(tasks=3).query)] == [(3, 5, 1)] * 2 + [(3, 15, 1)] * 2
-    assert draw(tasks=3, part="test").query.x.shape == (3, 20, 1)
+    assert draw(tasks=3, split="test").query.x.shape == (3, 20, 1)
     plain, oracle = draw(), draw("oracle")
     assert torch.equal(plain.support.x, oracle.support.x[..., :1]) and torch.equal(plain.query.y, oracle.query.y)
     assert mixture().in_shape("oracle") == (6,) and mixture().in_shape() == (1,)

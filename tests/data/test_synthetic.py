@@ -1,3 +1,5 @@
+"""Synthetic glyphs: Omniglot's format, made from a seed, hard on pixels and learnable."""
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,10 +19,10 @@ def test_omniglots_format(sizes, cache):
     data = glyphs(sizes)
     data.prepare()
     assert data.in_shape() == (1, 28, 28)
-    for part, classes in zip(SPLITS, (400, 60, 100), strict=True):
-        images = data.load(part)
+    for split, classes in zip(SPLITS, (400, 60, 100), strict=True):
+        images = data.load(split)
         assert images.pixels.shape == (classes * 20, 1, 28, 28) and images.pixels.dtype == torch.uint8
-        assert len(data.classes(part)) == classes and images.counts.unique().tolist() == [20]
+        assert len(data.classes(split)) == classes and images.counts.unique().tolist() == [20]
         assert images.pixels.max() == 255 and images.pixels.min() == 0
         ink = images.pixels.float().mean() / 255
         assert 0.05 < ink < 0.15  # Omniglot: 0.08
@@ -74,5 +76,5 @@ def test_hard_on_pixels_and_learnable(sizes):
 @pytest.mark.parametrize("name", ["train_classes", "val_classes", "test_classes", "drawings"])
 def test_a_bad_number_is_named(sizes, name):
     arguments = {"train_classes": 4, "val_classes": 4, "test_classes": 4, "drawings": 4, name: 0}
-    with pytest.raises(ValueError, match=f"data.{name}: wanted a whole number of at least 1, got 0"):
+    with pytest.raises(ValueError, match=f"data.{name} must be an integer of at least 1; got 0"):
         Synthetic(glyph_seed=0, partition="glyphs", **arguments, **sizes)

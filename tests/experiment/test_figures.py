@@ -1,107 +1,107 @@
-"""Pictures of adapted functions: drawn for curves, from the learner as it stands."""
+"""Pictures and plots of a result that is there."""
 
 from __future__ import annotations
 
-import matplotlib.image
+import json
+from typing import Any
+
 import numpy as np
 import pytest
-import torch
-import toy
 
-from metarun.data.polynomial import Polynomial
 from metarun.evaluation.calibration import Calibration
 from metarun.evaluation.evaluate import Evaluation
-from metarun.experiment.figures import adapted_curves, instances, reliability
-from metarun.learner.prediction import Gaussian, Samples
-from metarun.report import run_figures as figures
-from metarun.tracking.tracker import NullTracker
+from metarun.evaluation.verification import evaluate_verification
+from metarun.experiment.figures import draw_result, track_result
+from metarun.experiment.result import Outcome
+from metarun.tracking.trackers import Trackers
 
 
-def test_the_picture_shows_the_learners_predictions(tmp_path, monkeypatch):
-    shown = []
-    monkeypatch.setattr(figures, "adapted_curves", lambda examples, path: shown.extend(examples))
-    torch.manual_seed(0)
-    learner, data = toy.maml(inner_lr=0.05), toy.sinusoid()
-    adapted_curves(learner, data, tmp_path / "x.png", tasks=3, points=50)
-    assert len(shown) == 3
-    for example in shown:
-        assert set(example["predictions"]) == {0, 1, 10}
-        before, after = (np.abs(example["predictions"][k] - example["y"]).mean() for k in (0, 10))
-        assert example["y"].shape == (50,) and after < before
-    np.testing.assert_allclose(shown[0]["predictions"][0], shown[1]["predictions"][0])  # one function before adapting
-    assert np.abs(shown[0]["predictions"][1] - shown[1]["predictions"][1]).max() > 1e-3  # and one for each task after
-    assert learner.training
-
-
-POLYNOMIAL = Polynomial(
-    order=2, coefficients=(-1.0, 1.0), x=(-2.0, 2.0), shots=10, queries=20, train_queries=10, device="cpu"
-)
-
-
-@pytest.mark.parametrize("data", [toy.sinusoid(), POLYNOMIAL], ids=["sinusoid", "polynomial"])
-def test_a_picture_is_written(tmp_path, data):
-    adapted_curves(toy.maml(), data, tmp_path / "x.png", tasks=2)
-    assert matplotlib.image.imread(tmp_path / "x.png").std() > 0.01
-
-
-@pytest.mark.parametrize("data", [toy.Blobs()])
-def test_other_data_has_no_such_picture(tmp_path, data):
-    adapted_curves(toy.Pretrained(), data, tmp_path / "x.png")
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("kind", ["samples", "deviation"])
-def test_the_picture_shows_what_a_learner_is_not_sure_of(tmp_path, monkeypatch, kind):
-    class Unsure(toy.Recurrent):
-        def adapt(self, support, random_inputs=()):
-            mean = super().adapt(support, random_inputs)
-            if kind == "samples":
-                return lambda x: Samples(torch.stack([mean(x) - 1, mean(x) + 1]))
-            return lambda x: Gaussian(mean(x), torch.full_like(mean(x), 4.0))
-
-    shown = []
-    monkeypatch.setattr(figures, "adapted_curves", lambda examples, path: shown.extend(examples))
-    adapted_curves(Unsure(), toy.sinusoid(), tmp_path / "x.png", tasks=2, points=30)
-    for example in shown:
-        mean = example["predictions"][0]
-        if kind == "samples":
-            np.testing.assert_allclose(example["samples"], [mean - 1, mean + 1], rtol=1e-4, atol=1e-5)
-        else:
-            np.testing.assert_allclose(example["deviation"], np.full(30, 2.0))
-
-
-class Notes(NullTracker):
+class Notes(Trackers):
     """Keeps what it is given."""
 
-    def __init__(self):
-        self.given = {}
+    def __init__(self) -> None:
+        super().__init__({})
+        self.received: dict[str, Any] = {}
+
+    def curve(self, metric, rows):
+        self.received[f"curve of {metric}"] = rows
 
     def table(self, name, columns, rows):
-        self.given[name] = (columns, rows)
+        self.received[name] = (columns, rows)
 
     def lines(self, name, x_name, lines):
-        self.given[name] = (x_name, lines)
+        self.received[name] = (x_name, lines)
+
+    def figure(self, name, path):
+        self.received[f"figure {name}"] = path
+
+
+def outcome(values: dict[str, np.ndarray], headline: str = "accuracy", **more: Any) -> Outcome:
+    evaluation = Evaluation(headline, 0, values)
+    parts = {"chance": 0.2, "verification": None, "calibration": None, "adapted_curves": []}
+    return Outcome(evaluation, evaluation.curve(), **(parts | more))
+
+
+def names(folder) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+ONES = {"accuracy": np.ones((4, 1))}
 
 
 @pytest.mark.parametrize(
-    ("metric", "names"),
+    ("metric", "axes"),
     [("ece", ("confidence", "accuracy")), ("calibration_error", ("level of the interval", "targets inside"))],
 )
-def test_reliability_goes_to_the_folder_and_the_tracker(tmp_path, metric, names):
-    about = {"claimed": [0.3, 0.7], "found": [0.4, 0.6], "weight": [0.5, 0.5]}
+def test_reliability_goes_to_the_folder_and_the_tracker(tmp_path, metric, axes):
+    diagram = {"claimed": [0.3, 0.7], "found": [0.4, 0.6], "weight": [0.5, 0.5]}
+    result = outcome(ONES, calibration=Calibration(metric, {"mean": 0.1, "ci95": 0.01, "median": None}, diagram))
+    draw_result(result, tmp_path, trained=False)
+    assert names(tmp_path) == {"reliability.png"}
     notes = Notes()
-    reliability(Calibration(metric, {"mean": 0.1, "ci95": 0.01, "median": None}, about), tmp_path / "r.png", notes)
-    assert (tmp_path / "r.png").is_file()
-    x_name, lines = notes.given["curve/reliability"]
-    assert x_name == names[0] and lines[names[1]] == [(0.3, 0.4), (0.7, 0.6)]
+    track_result(result, tmp_path, notes)
+    x_name, lines = notes.received["curve/reliability"]
+    assert x_name == axes[0] and lines[axes[1]] == [(0.3, 0.4), (0.7, 0.6)]
+    assert notes.received["figure reliability"] == tmp_path / "reliability.png"
 
 
 def test_instances_go_to_the_folder_and_the_tracker_where_there_are_any(tmp_path):
-    values = {"accuracy": np.ones((4, 1)), "instance_1": np.zeros((4, 1)), "instance_2": np.ones((4, 1))}
+    result = outcome(ONES | {"instance_1": np.zeros((4, 1)), "instance_2": np.ones((4, 1))})
+    draw_result(result, tmp_path, trained=False)
     notes = Notes()
-    instances(Evaluation("accuracy", 0, values), 5, tmp_path / "i.png", notes)
-    columns, rows = notes.given["instances"]
+    track_result(result, tmp_path, notes)
+    columns, rows = notes.received["instances"]
     assert columns == ["instance", "accuracy", "ci95"] and [row[:2] for row in rows] == [[1, 0.0], [2, 1.0]]
-    assert (tmp_path / "i.png").is_file()
-    instances(Evaluation("accuracy", 0, {"accuracy": np.ones((4, 1))}), 5, tmp_path / "none.png", Notes())
-    assert not (tmp_path / "none.png").exists()
+    assert names(tmp_path) == {"instances.png"}
+    assert "instances" not in result.fields()["metrics"] and "instance_1" in result.fields()["metrics"]
+
+
+def test_nothing_is_drawn_of_what_is_not_there(tmp_path):
+    result = outcome(ONES)
+    draw_result(result, tmp_path, trained=False)
+    notes = Notes()
+    track_result(result, tmp_path, notes)
+    assert names(tmp_path) == set() and set(notes.received) == {"curve of accuracy"}
+
+
+def test_a_curve_over_steps_and_one_over_training_are_drawn(tmp_path):
+    rows = [{"iteration": 10 * k, "train/mse": 1 / k, "val/mse": 1 / k} for k in (1, 2, 3)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = outcome({"mse": np.arange(12.0).reshape(4, 3)}, headline="mse", chance=None)
+    draw_result(result, tmp_path, trained=True)
+    assert names(tmp_path) == {"metrics.jsonl", "step_curve.png", "learning_curve.png"}
+
+
+def test_verification_has_its_curve_and_scores(tmp_path):
+    generator = np.random.default_rng(0)
+    same = np.tile([1, 1, 0, 0], (5, 1))
+    val, test = ({"scores": same + generator.normal(size=same.shape), "same": same} for _ in range(2))
+    result = outcome({"auc": np.ones((5, 1)), **test}, headline="auc", verification=evaluate_verification(test, val))
+    draw_result(result, tmp_path, trained=False)
+    notes = Notes()
+    track_result(result, tmp_path, notes)
+    assert names(tmp_path) == {"roc.png", "scores.png"}
+    x_name, lines = notes.received["curve/roc"]
+    assert x_name == "false positive rate" and lines["pairs"][0] == (0, 0) and lines["pairs"][-1] == (1, 1)
+    fields = result.fields()
+    assert fields["metrics"]["eer"]["mean"] == fields["verification"]["eer"]

@@ -3,86 +3,36 @@
 from __future__ import annotations
 
 import copy
-from functools import cache, partial
+from functools import partial
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 import toy
+from replica_toys import (
+    CELLS,
+    SGD,
+    Pictures,
+    alone,
+    assert_same_learner,
+    begin,
+    expected_start,
+    image_maml,
+    image_replicas,
+    image_training,
+    images_alone,
+    meta_optimizer,
+    mtnet,
+    protonet,
+    together,
+)
 from small import components_of
-from torch import nn
-from torch.utils import _pytree as pytree
 
-from metarun.algos.maml_pp import MAMLPlusPlus
-from metarun.algos.mtnet import MTNet
-from metarun.algos.protonet import ProtoNet
-from metarun.evaluation.evaluate import evaluate, evaluate_batch
 from metarun.experiment.choices import names
+from metarun.fused.evaluate import evaluate_replicas
 from metarun.fused.loop import fit_together
 from metarun.fused.replicas import Replicas, fusion_blocker, stacked
-from metarun.tasks import Examples, Task
 from metarun.training.loop import DivergenceError, TrainState, fit
-from metarun.training.meta_optimizer import MetaOptimizer
-
-ADAM = partial(torch.optim.Adam, fused=True)
-
-
-def meta_optimizer(optimizer=ADAM, lr=1e-2, scheduler=None, max_grad_norm=None, max_grad_value=None):
-    return MetaOptimizer(optimizer, lr, scheduler or toy.cosine(20), max_grad_norm, max_grad_value)
-
-
-def mtnet(seed: int, inner_lr: float = 0.05, mask: str = "row") -> MTNet:
-    torch.manual_seed(seed)
-    return MTNet(toy.mlp(), 1, nn.functional.mse_loss, True, mask, 1.0, inner_lr, 2, 2).double()
-
-
-def begin(learner, how: MetaOptimizer, seed: int) -> TrainState:
-    return TrainState.create(learner, how, toy.CPU, seed)
-
-
-CELLS = [(0, 0.05), (1, 0.05), (0, 0.2)]  # seed, alpha
-
-
-def alone(how: MetaOptimizer, steps: int = 20, data=None, chunk=None) -> list[tuple[TrainState, list[float]]]:
-    runs = []
-    for seed, alpha in CELLS:
-        training = begin(mtnet(seed, alpha), how, seed)
-        losses = [step.loss for step in fit(training, data or toy.sinusoid(), how, steps, 3, chunk)]
-        runs.append((training, losses))
-    return runs
-
-
-def together(how: MetaOptimizer) -> Replicas:
-    return Replicas([begin(mtnet(*cell), how, cell[0]) for cell in CELLS], [toy.sinusoid()] * len(CELLS), how)
-
-
-def assert_same_learner(a: nn.Module, b: nn.Module, tolerance: float = 1e-11) -> None:
-    for (name, x), y in zip(a.state_dict().items(), b.state_dict().values(), strict=True):
-        torch.testing.assert_close(x, y, rtol=tolerance, atol=tolerance, msg=name)
-
-
-OPTIMIZERS = {
-    "adam": {},
-    "adam, clipped": {"max_grad_norm": 0.05},
-    "adam, entries clipped": {"max_grad_value": 0.01},
-    "sgd": {"optimizer": partial(torch.optim.SGD, momentum=0.9, nesterov=True), "lr": 1e-3, "max_grad_norm": 1.0},
-    "adamw": {"optimizer": partial(torch.optim.AdamW, weight_decay=0.1)},
-    "rmsprop": {"optimizer": torch.optim.RMSprop, "lr": 1e-3},
-}
-
-
-@pytest.mark.parametrize(("kind", "chunk"), [*((kind, None) for kind in OPTIMIZERS), ("adam, clipped", 2)])
-def test_twenty_outer_steps_are_those_of_separate_runs(kind, chunk):
-    how = meta_optimizer(**OPTIMIZERS[kind])
-    replicas = together(how)
-    losses = [[s.loss(r) for r in range(3)] for s in fit_together(replicas, 20, 3, chunk)]
-    for r, (training, expected) in enumerate(alone(how)):
-        assert [row[r] for row in losses] == pytest.approx(expected, rel=1e-11)
-        assert_same_learner(replicas.trainings[r].learner, training.learner)
-        assert replicas.trainings[r].iteration == training.iteration == 20
-    # and they are three different runs, which the clipping did touch
-    assert len({round(row, 6) for row in losses[-1]}) == 3
 
 
 @pytest.mark.parametrize("algo", names("algo"))
@@ -104,10 +54,6 @@ def test_every_algorithm_is_the_same_fused_or_says_why_not(algo):
         assert not all(torch.equal(a, b) for a, b in zip(own.learner.parameters(), expected_start(algo), strict=False))
 
 
-def expected_start(algo: str) -> list[torch.Tensor]:
-    return list(components_of(algo, 0).learner.parameters())
-
-
 def test_each_ones_outer_rate_is_its_own():
     rates = [1e-3, 1e-2, 5e-3]
     hows = [meta_optimizer(lr=rate, max_grad_norm=1.0) for rate in rates]
@@ -123,24 +69,6 @@ def test_each_ones_outer_rate_is_its_own():
         assert training.optimizers["meta"].param_groups[0]["lr"] == pytest.approx(
             own.optimizers["meta"].param_groups[0]["lr"]
         )
-
-
-def test_each_may_draw_from_its_own_data():
-    how, low, high = meta_optimizer(), toy.sinusoid(), toy.sinusoid(amplitude=(10.0, 20.0))
-    order = [high, low, toy.sinusoid(phase=(0.0, 0.1)), high]
-    runs = [begin(mtnet(seed), how, seed) for seed in range(4)]
-    replicas = Replicas(runs, order, how)
-    for _ in fit_together(replicas, 10, 3):
-        pass
-    scores = replicas.evaluate("test", 20, 2)
-    for seed, (training, data) in enumerate(zip(runs, order, strict=True)):
-        own = begin(mtnet(seed), how, seed)
-        for _ in fit(own, data, how, 10, 3):
-            pass
-        assert_same_learner(training.learner, own.learner)
-        expected = evaluate(own.learner, data, "test", 20, 2)
-        assert scores[seed].episodes == expected.episodes
-        np.testing.assert_allclose(scores[seed].values["mse"], expected.values["mse"], rtol=1e-9)
 
 
 def test_a_stopped_training_goes_on_alone_or_together():
@@ -193,60 +121,6 @@ def test_one_that_diverges_stops_and_hurts_no_other():
         assert_same_learner(replicas.trainings[r].learner, own.learner)
 
 
-def test_when_all_have_diverged_it_ends():
-    how = meta_optimizer()
-    replicas = Replicas([begin(mtnet(s, 1e200), how, s) for s in (0, 1)], [toy.sinusoid()] * 2, how)
-    assert len(list(fit_together(replicas, 50, 3))) < 50
-    assert not replicas.active
-
-
-def test_scores_are_those_of_each_alone():
-    how, data = meta_optimizer(), toy.sinusoid()
-    replicas = together(how)
-    list(fit_together(replicas, 5, 3))
-    scores = replicas.evaluate("val", 30, 4)
-    assert list(scores) == [0, 1, 2]
-    for training, ours in zip(replicas.trainings, scores.values(), strict=True):
-        theirs = evaluate(training.learner, data, "val", 30, 4)
-        np.testing.assert_allclose(ours.values["mse"], theirs.values["mse"], rtol=1e-9)
-        assert (ours.episodes, ours.step) == (theirs.episodes, theirs.step)
-    assert replicas.trainings[0].learner.training
-
-
-def test_what_each_tells_of_itself():
-    replicas = together(meta_optimizer())
-    list(fit_together(replicas, 3, 3))
-    told = replicas.diagnostics()
-    for r, training in enumerate(replicas.trainings):
-        for name, value in training.learner.diagnostics().items():
-            torch.testing.assert_close(told[name][r], value.detach())
-
-
-COMPILED = {
-    "mtnet": lambda rate: MTNet(toy.mlp(hidden=[8]), 1, nn.functional.mse_loss, True, "row", 1.0, rate, 1, 1),
-    "maml, running statistics": lambda rate: toy.maml(toy.mlp(hidden=[8], norm="running"), inner_lr=rate),
-}
-
-
-@pytest.mark.parametrize("kind", COMPILED)
-def test_compiled_is_eager(kind):
-    torch._dynamo.reset()
-    how = meta_optimizer(torch.optim.SGD)
-
-    def fresh() -> Replicas:
-        runs = []
-        for seed in (0, 1):
-            torch.manual_seed(seed)
-            runs.append(begin(COMPILED[kind](0.05 + seed / 10).double(), how, seed))
-        return Replicas(runs, [toy.sinusoid()] * 2, how)
-
-    eager, compiled = fresh(), fresh()
-    list(fit_together(eager, 4, 3))
-    list(fit_together(compiled, 4, 3, compiled=True))
-    for a, b in zip(eager.trainings, compiled.trainings, strict=True):
-        assert_same_learner(a.learner, b.learner, 1e-9)
-
-
 @pytest.mark.parametrize(
     ("learner", "how", "reason"),
     [
@@ -266,104 +140,11 @@ def test_replicas_stand_at_one_iteration():
         Replicas([begin(toy.maml(), how, 0), ahead], [toy.sinusoid()] * 2, how)
 
 
-# ------------------------------------------------------------------------------- convolutions, and chunks of replicas
-
-
-class Pictures(toy.Blobs):
-    """Images of noise with classes by turns."""
-
-    def sample(self, part, stream, tasks, generator):
-        x = torch.rand(tasks, 9, 1, 12, 12, generator=generator)
-        y = torch.arange(9).remainder(3).expand(tasks, 9)
-        return Task(Examples(x[:, :3], y[:, :3]), Examples(x[:, 3:], y[:, 3:]))
-
-
-def conv(norm: str = "batch"):
-    return toy.conv4((1, 12, 12), blocks=2, norm=norm)
-
-
-def image_maml(norm: str = "batch", steps: int = 1, first_order: bool = False):
-    return lambda rate: toy.maml(conv(norm), 3, inner_lr=rate, inner_steps=steps, first_order=first_order)
-
-
-def protonet(norm: str):
-    return lambda rate: ProtoNet(conv(norm), 3, nn.functional.cross_entropy, temperature=rate)
-
-
-LEARNERS = {
-    "maml": image_maml(),
-    "maml, 3 steps": image_maml(steps=3),
-    "maml, first order": image_maml(first_order=True),
-    "maml, first order, 3 steps": image_maml(steps=3, first_order=True),
-    "maml, the support set's statistics": image_maml("support"),
-    "maml, running statistics": image_maml("running", steps=2),
-    "maml++, running statistics of each step": lambda rate: MAMLPlusPlus(
-        conv("running"), 3, nn.functional.cross_entropy, rate, 1e-3, 2, 2, 0.5, 0.0
-    ),
-    "protonet": protonet("batch"),
-    "protonet, running statistics": protonet("running"),
-}
-IMAGE_CELLS = [(0, 0.4), (1, 0.4), (2, 0.05)]  # seed; inner rate, or temperature
-SGD = partial(torch.optim.SGD, momentum=0.9)  # Adam would blow up the rounding of a bias before the norm
-
-
-def image_training(make, seed: int, rate: float, how: MetaOptimizer) -> TrainState:
-    torch.manual_seed(seed)
-    return begin(make(rate).double(), how, seed)
-
-
-def image_replicas(make, how: MetaOptimizer, size: int | None, cells=IMAGE_CELLS) -> Replicas:
-    runs = [image_training(make, *cell, how) for cell in cells]
-    return Replicas(runs, [Pictures()] * len(runs), how, size)
-
-
-@cache
-def images_alone(kind: str) -> list[tuple[TrainState, list[float]]]:
-    how, runs = meta_optimizer(SGD, 0.05, max_grad_norm=0.2), []
-    for cell in IMAGE_CELLS:
-        training = image_training(LEARNERS[kind], *cell, how)
-        runs.append((training, [step.loss for step in fit(training, Pictures(), how, 6, 3)]))
-    return runs
-
-
-CHUNKS = [(None, None), (None, 2), (2, 2), (1, None)]  # of replicas, of tasks
-
-
-@pytest.mark.parametrize(("size", "chunk"), CHUNKS)
-@pytest.mark.parametrize("kind", LEARNERS)
-def test_networks_with_convolutions_are_those_of_separate_runs_in_chunks_or_whole(kind, size, chunk):
-    replicas = image_replicas(LEARNERS[kind], meta_optimizer(SGD, 0.05, max_grad_norm=0.2), size)
-    losses = [[s.loss(r) for r in range(3)] for s in fit_together(replicas, 6, 3, chunk)]
-    for r, (training, expected) in enumerate(images_alone(kind)):
-        assert [row[r] for row in losses] == pytest.approx(expected, rel=1e-12)
-        assert_same_learner(replicas.trainings[r].learner, training.learner, 1e-12)
-    assert len({round(row, 6) for row in losses[-1]}) == 3
-
-
 def test_running_statistics_did_move():
     """What the test above compares is no initial value, and each replica has its own."""
     states = [t.learner.state_dict() for t, _ in images_alone("protonet, running statistics")]
     first, second, _ = (state["net.blocks.norm1.running_mean"] for state in states)
     assert first.abs().min() > 1e-3 and (first - second).abs().min() > 1e-4
-
-
-@pytest.mark.parametrize(("size", "chunk"), CHUNKS)
-@pytest.mark.parametrize("kind", ["maml", "protonet, running statistics"])
-def test_scores_in_chunks_are_those_of_each_alone(kind, size, chunk):
-    replicas = image_replicas(LEARNERS[kind], meta_optimizer(SGD, 0.05), size)
-    *_, last = fit_together(replicas, 3, 3)
-    ours = replicas.evaluate("val", 5, 2, chunk=chunk)
-    own_tasks = replicas.score([0, 2], last.batch, last.random_inputs, 1, False, chunk)
-    assert list(own_tasks) == [0, 2]
-    for r, training in enumerate(replicas.trainings):
-        theirs = evaluate(training.learner, Pictures(), "val", 5, 2)
-        for name, values in theirs.values.items():
-            np.testing.assert_allclose(ours[r].values[name], values, rtol=1e-9, err_msg=name)
-        if r in own_tasks:
-            batch = pytree.tree_map(lambda leaf, r=r: leaf[r], last.batch)
-            training.learner.eval()
-            expected = evaluate_batch(training.learner, "classification", batch, (), 1, curve=False)
-            np.testing.assert_allclose(own_tasks[r]["nll"], expected["nll"], rtol=1e-9)
 
 
 @pytest.mark.parametrize("size", [None, 2, 1])
@@ -373,7 +154,7 @@ def test_one_that_diverges_keeps_its_statistics_and_hurts_no_other_in_its_chunk(
     replicas = image_replicas(make, how, size, cells)
     seen = list(fit_together(replicas, 6, 3))
     assert replicas.active == {0, 2} and [list(s.failed) for s in seen if s.failed] == [[1]]
-    assert list(replicas.evaluate("val", 2, 1)) == [0, 2]
+    assert list(evaluate_replicas(replicas, "val", 2, 1)) == [0, 2]
     for r, training in enumerate(replicas.trainings):
         own = image_training(make, *cells[r], how)
         if r == 1:

@@ -1,4 +1,4 @@
-"""Small classification tasks that the tests of heads on embeddings share."""
+"""Small classification tasks for tests of heads on embeddings."""
 
 from __future__ import annotations
 
@@ -21,4 +21,4 @@ def tasks(shots: int = 2, queries: int = 3, ways: int = 3, count: int = 4, seed:
 
 def one(batch: Task, t: int = 0) -> Task:
     """Task number t of a batch."""
-    return Task(*(Examples(*(leaf[t] for leaf in part)) for part in batch))
+    return Task(*(Examples(*(leaf[t] for leaf in examples)) for examples in batch))

@@ -49,7 +49,7 @@ def metarun(*arguments: str, folder: Path, pictures: bool = False) -> Outcome:
         stack.enter_context(patch.dict(os.environ, environment, clear=True))
         stack.enter_context(contextlib.chdir(folder))
         if not pictures:
-            stack.enter_context(patch("metarun.experiment.session.Job._figures", lambda *_: None))
+            stack.enter_context(patch("metarun.experiment.run.draw_result", lambda *_, **__: None))
         stack.enter_context(contextlib.redirect_stdout(out))
         stack.enter_context(contextlib.redirect_stderr(err))
         try:

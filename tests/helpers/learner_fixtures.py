@@ -1,4 +1,4 @@
-"""Small networks and tasks that the tests of all algorithms share."""
+"""Fixtures for tests of learners: small networks and tasks, gradients, finite differences."""
 
 from functools import partial
 
@@ -37,13 +37,13 @@ def backbones():
 
 @pytest.fixture
 def make():
-    """make(cls, kind, **numbers): a learner on a small backbone, always with the same weights, in float64."""
+    """make(cls, kind, **kwargs): a learner on a small backbone, always with the same weights, in float64."""
 
-    def build(cls, kind, dtype=torch.float64, seed=0, **numbers):
-        numbers = {"inner_lr": 0.1} | numbers
-        backbone = numbers.pop("backbone", BACKBONES[kind])
+    def build(cls, kind, dtype=torch.float64, seed=0, **kwargs):
+        kwargs = {"inner_lr": 0.1} | kwargs
+        backbone = kwargs.pop("backbone", BACKBONES[kind])
         torch.manual_seed(seed)
-        return cls(backbone=backbone, outputs=OUTPUTS[kind], loss=LOSSES[kind], **numbers).to(dtype)
+        return cls(backbone=backbone, outputs=OUTPUTS[kind], loss=LOSSES[kind], **kwargs).to(dtype)
 
     return build
 
@@ -59,11 +59,11 @@ def draw():
             phase, height = torch.rand(2, 4, 1, 1, generator=generator, dtype=torch.float64)
             y = (0.1 + 4.9 * height) * torch.sin(x - 3.14 * phase)
             x, y = x.to(dtype), y.to(dtype)
-            sets = [Examples(x[:, part], y[:, part]) for part in (slice(10), slice(10, 20))]
+            sets = [Examples(x[:, rows], y[:, rows]) for rows in (slice(10), slice(10, 20))]
         else:
             x = torch.rand(3, 25, 1, 16, 16, generator=generator, dtype=torch.float64).to(dtype)
             y = torch.arange(25).remainder(5).expand(3, 25)
-            sets = [Examples(x[:, part], y[:, part]) for part in (slice(10), slice(10, 25))]
+            sets = [Examples(x[:, rows], y[:, rows]) for rows in (slice(10), slice(10, 25))]
         return Task(*sets)
 
     return sample
@@ -84,7 +84,7 @@ def loss_and_gradient():
 
 @pytest.fixture
 def compiled_loss_and_gradient():
-    """`loss_and_gradient` as training compiles it."""
+    """`loss_and_gradient` of the compiled learner, as in training."""
 
     def compute(learner, batch, *random_inputs):
         learner.zero_grad()
@@ -96,7 +96,7 @@ def compiled_loss_and_gradient():
 
 @pytest.fixture
 def slopes_agree(loss_and_gradient):
-    """slopes_agree(learner, batch): the meta-gradient is what four finite differences of the loss say it is."""
+    """slopes_agree(learner, batch): the meta-gradient agrees with finite differences in four directions."""
 
     def check(learner, batch, size=1e-6, rtol=1e-5):
         _, gradient = loss_and_gradient(learner, batch)
@@ -117,7 +117,7 @@ def slopes_agree(loss_and_gradient):
 
 @pytest.fixture
 def relative():
-    """Relative error of a vector to its reference."""
+    """The relative error of a vector."""
 
     def error(a, reference):
         return float((a - reference).norm() / reference.norm())
@@ -130,7 +130,7 @@ def one():
     """The first task of a batch."""
 
     def first(batch):
-        return Task(*(Examples(*(leaf[0] for leaf in part)) for part in batch))
+        return Task(*(Examples(*(leaf[0] for leaf in examples)) for examples in batch))
 
     return first
 
@@ -138,7 +138,7 @@ def one():
 @pytest.fixture
 def glyphs():
     """glyphs(**sizes): small synthetic images, 5-way 1-shot."""
-    numbers = {"glyph_seed": 0, "train_classes": 60, "val_classes": 20, "test_classes": 20, "drawings": 20}
-    numbers |= {"partition": "glyphs", "ways": 5, "shots": 1, "queries": 5, "train_ways": 5, "train_queries": 5}
-    numbers |= {"batch_size": 16, "device": "cpu"}
-    return lambda **sizes: Synthetic(**(numbers | sizes))
+    kwargs = {"glyph_seed": 0, "train_classes": 60, "val_classes": 20, "test_classes": 20, "drawings": 20}
+    kwargs |= {"partition": "glyphs", "ways": 5, "shots": 1, "queries": 5, "train_ways": 5, "train_queries": 5}
+    kwargs |= {"batch_size": 16, "device": "cpu"}
+    return lambda **sizes: Synthetic(**(kwargs | sizes))

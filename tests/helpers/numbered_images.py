@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from metarun.data.image_tasks import ImageTasks
-from metarun.images.store import Images
+from metarun.images.store import Images, ImageStore
 
 # Tests of uniformity use fixed seeds, so they never flicker; with another seed a right sampler would fail
 # each of them one time in a million.
@@ -21,6 +21,10 @@ def numbered(counts):
     pixels = np.stack([number // 256, number % 256], 1).astype(np.uint8).reshape(total, 1, 1, 2)
     names = tuple(f"class{i}" for i in range(len(counts)))
     return Images(torch.from_numpy(pixels), names, torch.tensor(counts))
+
+
+def stored(counts):
+    return ImageStore(numbered(counts), torch.device("cpu"))
 
 
 def numbers(x):
@@ -43,5 +47,5 @@ class Toy(ImageTasks):
     def in_shape(self, stream="episodes"):
         return (1, 1, 2)
 
-    def load(self, part):
+    def load(self, split):
         return numbered(self.counts)

@@ -1,4 +1,4 @@
-"""An algorithm on the first small data set that it takes: its components, in float64."""
+"""The components of any algorithm on the first small data set that it can use, in float64."""
 
 from __future__ import annotations
 
@@ -17,23 +17,29 @@ SMALL = {
 }
 
 
-@cache
-def configured(algo: str) -> tuple[DictConfig, dict[str, str]]:
-    """The configuration of an algorithm on the first small data set that it takes; composing takes most time."""
-    for data, overrides in SMALL.items():
+@cache  # composing takes most of the time
+def configured(algo: str, overrides: tuple[str, ...] = ()) -> tuple[DictConfig, dict[str, str]]:
+    """The configuration of an algorithm on the first small data set that it can use, and the chosen groups.
+
+    Args:
+        algo: a name in conf/algo.
+        overrides: further ones, e.g. `algo.head=cosine`.
+    """
+    for data, sizes in SMALL.items():
+        common = ["device=cpu", "device.precision=float64", "tracker=none"]
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            common = ["device=cpu", "device.precision=float64", "tracker=none"]
-            cfg = compose("config", [f"algo={algo}", f"data={data}", *overrides, *common], return_hydra_config=False)
+            cfg = compose("config", [f"algo={algo}", f"data={data}", *sizes, *common, *overrides])
         choices = {"algo": algo, "data": data, "backbone": "mlp"}
         try:
             build(cfg, choices)
         except ConfigError:
             continue
         return cfg, choices
-    raise AssertionError(f"algo={algo} runs on none of {', '.join(SMALL)}: add a small data set that it takes")
+    raise AssertionError(f"algo={algo} runs on none of {', '.join(SMALL)}: add a small data set that it can use")
 
 
 @cache
-def components_of(algo: str, seed: int = 0) -> Components:
-    cfg, choices = configured(algo)
+def components_of(algo: str, seed: int = 0, overrides: tuple[str, ...] = ()) -> Components:
+    """The components of `configured`. Tests that change them call `components_of.cache_clear()` first."""
+    cfg, choices = configured(algo, overrides)
     return build(OmegaConf.merge(cfg, {"seed": seed}), choices)  # type: ignore[arg-type]

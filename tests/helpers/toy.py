@@ -1,4 +1,4 @@
-"""Small learners and tasks that the tests of the shared code use."""
+"""Small learners and data sets for tests of shared code."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 
 def sinusoid(**changes: Any) -> Sinusoid:
     """MAML's sinusoid."""
-    numbers: dict[str, Any] = {
+    kwargs: dict[str, Any] = {
         "amplitude": (0.1, 5.0),
         "phase": (0.0, 3.14159),
         "frequency": (1.0, 1.0),
@@ -36,7 +36,7 @@ def sinusoid(**changes: Any) -> Sinusoid:
         "train_queries": 10,
         "device": "cpu",
     }
-    return Sinusoid(**(numbers | changes))
+    return Sinusoid(**(kwargs | changes))
 
 
 class Blobs(TaskSet):
@@ -54,61 +54,61 @@ class Blobs(TaskSet):
     def in_shape(self, stream: str = "episodes") -> tuple[int, ...]:
         return (2,)
 
-    def outputs(self, part: Split, stream: str = "episodes") -> int:
+    def outputs(self, split: Split, stream: str = "episodes") -> int:
         return self.CLASSES if stream == "batches" else self.WAYS
 
     def describe(self) -> dict[str, Any]:
         return {"ways": self.WAYS, "shots": 2, "queries": 4, "partition": None}
 
-    def sample(self, part: Split, stream: str, tasks: int, generator: torch.Generator) -> Batch:
+    def sample(self, split: Split, stream: str, tasks: int, generator: torch.Generator) -> Batch:
         if stream == "batches":
             y = torch.randint(self.CLASSES, (tasks, 8), generator=generator)
             return Examples(self.centres[y] + 0.3 * self.stretch * torch.randn(tasks, 8, 2, generator=generator), y)
-        picked = torch.rand(tasks, self.CLASSES, generator=generator).topk(self.WAYS).indices  # [T, ways]
+        classes = torch.rand(tasks, self.CLASSES, generator=generator).topk(self.WAYS).indices  # [T, ways]
         y = torch.arange(self.WAYS).repeat(tasks, 6)
-        random_inputs = 0.3 * self.stretch * torch.randn(tasks, 6 * self.WAYS, 2, generator=generator)
-        x = self.centres[picked.gather(1, y)] + random_inputs
-        cut = 2 * self.WAYS
-        return Task(Examples(x[:, :cut], y[:, :cut]), Examples(x[:, cut:], y[:, cut:]))
+        noise = 0.3 * self.stretch * torch.randn(tasks, 6 * self.WAYS, 2, generator=generator)
+        x = self.centres[classes.gather(1, y)] + noise
+        n = 2 * self.WAYS
+        return Task(Examples(x[:, :n], y[:, :n]), Examples(x[:, n:], y[:, n:]))
 
 
 def mlp(in_shape: tuple[int, ...] = (1,), **changes: Any) -> partial:
-    """A small MLP's factory; `backbone(outputs=...)`."""
-    numbers = {"hidden": [16, 16], "activation": "tanh", "norm": "none", "init": "torch"} | changes
-    return partial(MLP, in_shape, **numbers)
+    """A factory of small MLPs; `backbone(outputs=...)`."""
+    kwargs = {"hidden": [16, 16], "activation": "tanh", "norm": "none", "init": "torch"} | changes
+    return partial(MLP, in_shape, **kwargs)
 
 
 def conv4(in_shape: tuple[int, ...] = (1, 28, 28), **changes: Any) -> partial:
-    """A small conv4's factory."""
-    numbers = {"filters": 8, "blocks": 4, "downsample": "stride", "features": "mean", "norm": "batch", "init": "torch"}
-    return partial(Conv4, in_shape, **(numbers | changes))
+    """A factory of small conv4s."""
+    kwargs = {"filters": 8, "blocks": 4, "downsample": "stride", "features": "mean", "norm": "batch", "init": "torch"}
+    return partial(Conv4, in_shape, **(kwargs | changes))
 
 
 def maml(backbone: Any = None, outputs: int = 1, **changes: Any) -> MAML:
-    """MAML on the sinusoid, with small numbers."""
-    numbers: dict[str, Any] = {"inner_lr": 0.01, "inner_steps": 1, "eval_steps": 2, "first_order": False}
+    """A small MAML, for the sinusoid by default."""
+    kwargs: dict[str, Any] = {"inner_lr": 0.01, "inner_steps": 1, "eval_steps": 2, "first_order": False}
     loss = F.mse_loss if outputs == 1 else F.cross_entropy
-    return MAML(backbone or mlp(), outputs, loss, **(numbers | changes))
+    return MAML(backbone or mlp(), outputs, loss, **(kwargs | changes))
 
 
 def adam(lr: float = 1e-3, **changes: Any) -> MetaOptimizer:
     """Adam at a constant rate."""
-    numbers: dict[str, Any] = {
+    kwargs: dict[str, Any] = {
         "scheduler": None,
         "max_grad_norm": None,
         "max_grad_value": None,
     }
-    return MetaOptimizer(torch.optim.Adam, lr, **(numbers | changes))
+    return MetaOptimizer(torch.optim.Adam, lr, **(kwargs | changes))
 
 
 def sgd(lr: float = 0.1, **changes: Any) -> MetaOptimizer:
-    """Plain SGD, whose step is the gradient: what Adam's scaling would hide shows."""
-    numbers: dict[str, Any] = {
+    """Plain SGD, whose step is the gradient: it shows what Adam's scaling would hide."""
+    kwargs: dict[str, Any] = {
         "scheduler": None,
         "max_grad_norm": None,
         "max_grad_value": None,
     }
-    return MetaOptimizer(torch.optim.SGD, lr, **(numbers | changes))
+    return MetaOptimizer(torch.optim.SGD, lr, **(kwargs | changes))
 
 
 def cosine(iterations: int) -> partial:
@@ -129,18 +129,18 @@ def score(
     meta_batch_size: int = 25,
     tasks: int = 100,
 ) -> tuple[float, float]:
-    """The headline before and after training, on the same held-out tasks."""
+    """The headline metric before and after training, on the same held-out tasks."""
     before = evaluate(learner, data, "test", tasks, 0).estimate().mean
     for _ in fit(TrainState.create(learner, meta_optimizer, CPU, 0), data, meta_optimizer, iterations, meta_batch_size):
         pass
     return before, evaluate(learner, data, "test", tasks, 0).estimate().mean
 
 
-# ------------------------------------------------- one learner for each thing a paper may need beyond adapt and loss
+# ------------------------------------------------- a learner for each hook that a paper may need beyond the defaults
 
 
 class Noisy(Learner):
-    """Draws a dropout mask for each task: random numbers come as an input."""
+    """Draws a dropout mask for each task, as a random input."""
 
     def __init__(self) -> None:
         super().__init__(F.mse_loss)
@@ -171,7 +171,7 @@ class Scheduled(Learner):
 
 
 class Adversaries(Learner):
-    """Two objectives take turns, each stepping the group of its name at a rate and with an optimizer of its own."""
+    """Two objectives in turn, each for the parameter group of its name, with its own optimizer and rate."""
 
     stages = (Stage(objectives=("first", "second")),)
 
@@ -194,7 +194,7 @@ class Adversaries(Learner):
 
 
 class Surrogate(Learner):
-    """First-order Reptile of one step: the loss is the query loss, its gradient theta - W (a step of our own)."""
+    """First-order Reptile of one step: its value is the query loss, its gradient theta - W of a step written here."""
 
     def __init__(self, inner_lr: float) -> None:
         super().__init__(F.mse_loss)
@@ -217,7 +217,7 @@ class Surrogate(Learner):
 
 
 class Pretrained(Learner):
-    """A stage of flat batches, then one of episodes; the type of the batch tells which."""
+    """A stage of the stream `batches`, then one of episodes; the type of a batch shows which."""
 
     stages = (Stage("batches", 0.25), Stage("episodes", 0.75))
     task_types = ("classification",)
@@ -242,7 +242,7 @@ class Pretrained(Learner):
 
 
 class Recurrent(Learner):
-    """An LSTM over the support set: fails under vmap, so it goes task after task."""
+    """An LSTM over the support set, which fails under vmap: tasks are sequential."""
 
     vectorized = False
 
@@ -258,6 +258,6 @@ class Recurrent(Learner):
 
 
 def seeded(make, *arguments, **keywords) -> Learner:
-    """What `make` returns, in float64 and always with the same weights."""
+    """The learner that `make` returns, in float64 and always with the same weights."""
     torch.manual_seed(0)
     return make(*arguments, **keywords).double()

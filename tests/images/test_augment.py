@@ -1,4 +1,4 @@
-"""Each image is changed by its own draw, by as much as is said, and torchvision agrees on what the changes are."""
+"""Each image is changed by its own draw, within its bounds, and torchvision agrees on what the changes are."""
 
 import pytest
 import torch
@@ -21,8 +21,8 @@ def test_crops_are_windows_of_the_padded_image():
     y = crop(x, generator())
     padded = tv.pad(x, [2] * 4)
     windows = {(i, j): padded[:, :, i : i + 21, j : j + 21] for i in range(5) for j in range(5)}
-    found = [next(at for at, w in windows.items() if torch.equal(w[n], y[n])) for n in range(40)]
-    assert len(set(found)) > 12  # many of the 25, each image its own
+    shifts = [next(at for at, w in windows.items() if torch.equal(w[n], y[n])) for n in range(40)]
+    assert len(set(shifts)) > 12  # many of the 25, each image its own
 
 
 def test_flips_mirror_every_other_image():
@@ -60,8 +60,11 @@ def test_changes_come_one_after_the_other_from_the_generator_alone():
     assert augmentation([], 3) is None
 
 
-def test_refuses_what_it_does_not_know():
-    with pytest.raises(ValueError, match=r"data\.augment: wanted a list of crop, flip, jitter, got 'turn'"):
+def test_what_makes_no_sense_is_refused():
+    with pytest.raises(ValueError, match=r"data\.augment must be a list of crop, flip, jitter; got \['crop', 'turn'\]"):
         augmentation(["crop", "turn"], 3)
-    with pytest.raises(ValueError, match="jitter is for RGB"):
+    with pytest.raises(
+        ValueError,
+        match=r"data\.augment must be without jitter, which needs RGB, for images of 1 channel; got \['jitter'\]",
+    ):
         augmentation(["jitter"], 1)

@@ -1,4 +1,4 @@
-"""What is dropped, how much of it, and that it is an input."""
+"""DropBlock: what is dropped, how much, and that masks are inputs."""
 
 import pytest
 import torch
@@ -33,16 +33,16 @@ def test_the_share_that_is_dropped_and_the_mean_that_is_kept(size):
     assert y.mean() == pytest.approx(1, abs=0.01)
 
 
-def test_squares_come_slowly_and_single_positions_at_once():
+def test_squares_are_dropped_at_a_growing_rate_and_single_positions_at_the_full_rate():
     square, single = DropBlock((64, 20, 20), 0.3, 5), DropBlock((64, 20, 20), 0.3, 1)
     early, half, late = (
-        square.draw((8,), torch.tensor(share * RAMP), generator()).float().mean().item() for share in (0, 0.5, 2)
+        square.sample((8,), torch.tensor(share * RAMP), generator()).float().mean().item() for share in (0, 0.5, 2)
     )
     assert early == 0 and half == pytest.approx(late / 2, rel=0.1) and late > 0
-    assert single.draw((8,), torch.tensor(0.0), generator()).float().mean() == pytest.approx(0.3, abs=0.01)
+    assert single.sample((8,), torch.tensor(0.0), generator()).float().mean() == pytest.approx(0.3, abs=0.01)
 
 
-def test_nothing_is_dropped_when_evaluating_or_without_masks():
+def test_nothing_is_dropped_in_evaluation_or_without_masks():
     block, x = DropBlock((4, 6, 6), 0.5, 1), torch.rand(2, 4, 6, 6)
     masks = draw_masks(block, (2,), FULL, generator())
     assert torch.equal(block(x), x)
@@ -54,7 +54,7 @@ def test_nothing_is_dropped_when_evaluating_or_without_masks():
 
 def test_a_square_is_never_larger_than_the_map():
     block = DropBlock((4, 3, 2), 0.5, 5)
-    assert block.draw((7,), FULL, generator()).shape == (7, 4, 2, 1)
+    assert block.sample((7,), FULL, generator()).shape == (7, 4, 2, 1)
 
 
 def test_tasks_under_vmap_are_dropped_each_by_its_own_mask():
@@ -66,6 +66,6 @@ def test_tasks_under_vmap_are_dropped_each_by_its_own_mask():
         with dropping(net, masks):
             return net(x)
 
-    together = torch.func.vmap(f)(x, masks)
+    batched = torch.func.vmap(f)(x, masks)
     for t in range(3):
-        torch.testing.assert_close(together[t], f(x[t], [mask[t] for mask in masks]))
+        torch.testing.assert_close(batched[t], f(x[t], [mask[t] for mask in masks]))

@@ -26,11 +26,11 @@ def test_it_is_torchs_cell():
 def test_it_runs_under_vmap_with_a_gradient():
     ours, _ = pair()
     x, h, c = (torch.randn(3, 4, n, dtype=torch.float64) for n in (5, 7, 7))
-    together = torch.func.vmap(ours)(x, h, c)
+    batched = torch.func.vmap(ours)(x, h, c)
     for t in range(3):
-        for whole, single in zip(together, ours(x[t], h[t], c[t]), strict=True):
+        for whole, single in zip(batched, ours(x[t], h[t], c[t]), strict=True):
             torch.testing.assert_close(whole[t], single)
-    together[0].sum().backward()
+    batched[0].sum().backward()
     assert all(p.grad.abs().max() > 0 for p in ours.parameters())
 
 

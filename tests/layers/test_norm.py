@@ -61,20 +61,20 @@ def test_running_mode_updates_as_torch_does():
     torch.testing.assert_close(ours.eval()(x), theirs.eval()(x), rtol=1e-10, atol=1e-12)
 
 
-def test_chunks_of_tasks_count_by_their_size():
-    whole, chunked = BatchNorm(2, mode="running").double(), BatchNorm(2, mode="running").double()
+def test_micro_batches_of_tasks_count_by_their_size():
+    whole, sliced = BatchNorm(2, mode="running").double(), BatchNorm(2, mode="running").double()
     mean, var = images(5, 2), images(5, 2, seed=1).exp()
     whole.collect_stats(mean, var)
-    chunked.collect_stats(mean[:1], var[:1])
-    chunked.collect_stats(mean[1:], var[1:])
-    for norm in (whole, chunked):
+    sliced.collect_stats(mean[:1], var[:1])
+    sliced.collect_stats(mean[1:], var[1:])
+    for norm in (whole, sliced):
         norm.update_running_stats()
     torch.testing.assert_close(whole.running_mean, mean.mean(0) * 0.1, rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(whole.running_var, 0.9 + var.mean(0) * 0.1, rtol=1e-12, atol=1e-14)
-    torch.testing.assert_close(chunked.state_dict(), whole.state_dict(), rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(sliced.state_dict(), whole.state_dict(), rtol=1e-12, atol=1e-14)
 
 
-def test_statistics_of_the_first_rows_serve_all():
+def test_statistics_of_the_first_rows_are_used_for_all():
     norm = BatchNorm(3).double()
     x = images(6, 3, 4, 4)
     with statistics_of_first(norm, 4):
@@ -83,10 +83,10 @@ def test_statistics_of_the_first_rows_serve_all():
     scale, shift = x[:4].var((0, 2, 3), correction=0), x[:4].mean((0, 2, 3))
     expected = (x - shift.view(-1, 1, 1)) / (scale.view(-1, 1, 1) + 1e-5).sqrt()
     torch.testing.assert_close(y, expected)
-    torch.testing.assert_close(norm(x), BatchNorm(3).double()(x))  # over: all rows again
+    torch.testing.assert_close(norm(x), BatchNorm(3).double()(x))  # afterwards: those of all rows again
 
 
-def test_contexts_end_with_an_error_too():
+def test_contexts_end_after_an_error_too():
     net = nn.Sequential(BatchNorm(2), BatchNorm(2, mode="running"))
     for context in (inductive(net), statistics_of_first(net, 1), recording(net)):
         with pytest.raises(KeyError), context:
@@ -96,13 +96,13 @@ def test_contexts_end_with_an_error_too():
 
 
 @pytest.mark.parametrize(
-    ("mode", "plain", "within"), [("batch", False, True), ("support", True, True), ("running", False, False)]
+    ("mode", "usually", "if_inductive"), [("batch", False, True), ("support", True, True), ("running", False, False)]
 )
-def test_who_needs_the_support_set(mode, plain, within):
+def test_who_needs_the_support_set(mode, usually, if_inductive):
     norm = BatchNorm(2, mode=mode)
-    assert norm.uses_support is plain
+    assert norm.uses_support is usually
     with inductive(norm):
-        assert norm.uses_support is within
+        assert norm.uses_support is if_inductive
 
 
 @pytest.mark.parametrize("kind", ["batch", "support", "running", "layer", "group", "none"])
@@ -123,17 +123,32 @@ def test_second_order_under_vmap_is_that_of_a_loop(kind):
 
     params = dict(net.named_parameters())
     results = []
-    together = vmap(after_a_step, (None, 0))(params, x)
-    for losses in (together, torch.stack([after_a_step(params, t) for t in x])):
+    batched = vmap(after_a_step, (None, 0))(params, x)
+    for losses in (batched, torch.stack([after_a_step(params, t) for t in x])):
         results.append((losses, torch.autograd.grad(losses.sum(), list(params.values()))))
     torch.testing.assert_close(*results, rtol=1e-9, atol=1e-11)
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match="norm must be one of batch, .*got 'bach'"):
+    kinds = "batch, support, running, layer, group, none"
+    with pytest.raises(ValueError, match=f"^backbone.norm must be one of {kinds}; got 'bach'$"):
         make_norm("bach", 4)
-    with pytest.raises(ValueError, match="batch norm mode must be one of batch, support, running; got 'x'"):
+    with pytest.raises(ValueError, match="^backbone.norm must be one of batch, support, running; got 'x'$"):
         BatchNorm(4, mode="x")
+
+
+def test_collected_statistics_can_be_taken_out_of_vmap():
+    norm = BatchNorm(2, mode="running").double()
+    mean, var = images(3, 2), images(3, 2, seed=1).exp()
+
+    def taken(mean, var):
+        norm.collect_stats(mean[None], var[None])
+        return norm.pop_stats()
+
+    assert norm.pop_stats() == []
+    statistics = vmap(taken)(mean, var)
+    torch.testing.assert_close(statistics, [(mean, var)])
+    assert norm.gathered == []
 
 
 @pytest.mark.parametrize("mode", ["batch", "running"])

@@ -1,4 +1,4 @@
-"""Scaling and shifting: at first nothing changes; then it is W o Phi_1 and b + Phi_2; the network gets no gradient."""
+"""Scaling and shifting: initially no change; then W o Phi_1 and b + Phi_2; the network gets no gradient."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def images(*shape, seed=0):
 
 
 def drawn(net, seed=1):
-    """Scales and shifts that are not where they start."""
+    """Scales and shifts with other values than their initial ones."""
     part = ScaleShift(net).double()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -30,7 +30,7 @@ def drawn(net, seed=1):
     lambda: toy.conv4((2, 16, 16))(outputs=None), lambda: toy.mlp((6,))(outputs=None),
     lambda: ResNet12((3, 16, 16), None, False, "running", "torch"),
 ], ids=["conv4", "mlp", "resnet12"])  # fmt: skip
-def test_at_first_it_changes_nothing(make):
+def test_initially_it_changes_nothing(make):
     net = make().double()
     changed = ScaleShift(net).double()(net)
     assert changed.keys() == dict(net.named_parameters()).keys()
@@ -75,7 +75,7 @@ def test_without_biases_scaled_kernels_are_scaled_maps_and_with_them_they_are_no
         assert (error > 1e-2) if bias else (error < 1e-12)
 
 
-def test_the_gradient_is_theirs_and_none_of_it_the_networks():
+def test_scales_get_the_gradient_and_the_network_gets_none():
     net = toy.conv4((2, 16, 16), blocks=2, norm="running")(outputs=None).double()
     part = drawn(net)
     functional_call(net, part(net), (images(3, 2, 16, 16),)).square().sum().backward()
@@ -93,11 +93,12 @@ def test_how_far_they_have_moved():
 
 
 def test_a_network_without_layers_is_refused():
-    with pytest.raises(ValueError, match="convolutions or linear layers to scale and shift; it has none"):
+    message = "^backbone must have convolution or linear layers to scale and shift; got none$"
+    with pytest.raises(ValueError, match=message):
         ScaleShift(nn.ReLU())
 
 
-def test_kept_statistics_are_the_running_ones_in_training_too():
+def test_kept_statistics_are_the_running_ones_also_in_training():
     norms = nn.Sequential(BatchNorm(3, "running"), BatchNorm(3, "batch")).double().train()
     with torch.no_grad():
         norms[0].running_mean.copy_(torch.tensor([1.0, 2.0, 3.0]))
@@ -107,7 +108,7 @@ def test_kept_statistics_are_the_running_ones_in_training_too():
         inside = norms[0](x)
         by_batch = norms[1](x)
     torch.testing.assert_close(inside, (x - norms[0].running_mean) / (1 + 1e-5) ** 0.5)
-    torch.testing.assert_close(by_batch.mean(0), torch.zeros(3, dtype=torch.float64))  # of mode batch there are none
+    torch.testing.assert_close(by_batch.mean(0), torch.zeros(3, dtype=torch.float64))  # mode batch has none
     assert not torch.allclose(norms[0](x), inside)
     assert all(torch.equal(value, before[name]) for name, value in norms.state_dict().items())
     with pytest.raises(ZeroDivisionError), statistics_kept(norms):

@@ -1,4 +1,4 @@
-"""A square map after each layer: where it goes, and that it starts as nothing."""
+"""A square map after each layer: where it is applied, and that it is initially the identity."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def test_every_linear_and_convolution_layer_gets_one_wherever_it_is():
     assert isinstance(changed[1], nn.GroupNorm)
 
 
-def test_the_function_stays_what_it_was():
+def test_the_function_stays_the_same():
     plain = net()
     x = torch.rand(5, 1, 4, 4)
     expected = plain(x)
@@ -34,11 +34,12 @@ def test_it_is_applied_after_the_bias_and_before_the_norm():
     torch.testing.assert_close(layer(x), (x @ layer.layer.weight.T + layer.layer.bias) @ layer.transform.T)
 
 
-def test_without_one_names_are_the_same_but_for_it():
+def test_without_one_the_other_names_are_the_same():
     with_one, without = (transform_layers(net(), flag).state_dict() for flag in (True, False))
     assert set(with_one) - set(without) == {"0.transform", "3.1.transform"}
 
 
 def test_refuses_a_network_without_layers():
-    with pytest.raises(ValueError, match="no linear and no convolution layer"):
+    message = "^backbone must have linear or convolution layers to put a transform after; got none$"
+    with pytest.raises(ValueError, match=message):
         transform_layers(nn.Sequential(nn.ReLU()), True)

@@ -1,4 +1,4 @@
-"""The pieces that learners which compare embeddings share."""
+"""What learners that compare embeddings share."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ import toy
 from metarun.algos.protonet import ProtoNet
 from metarun.layers.drop_block import DropBlock
 from metarun.layers.norm import inductive
-from metarun.learner.embedding import class_means, one_hot, squared_distances
+from metarun.learner.embedding import class_means, feature_dim, one_hot, squared_distances, with_output_width
 from metarun.learner.learner import slice_tasks
 from metarun.tasks import Examples, Task
 
@@ -31,9 +31,17 @@ def test_class_means_in_any_order_and_of_any_size():
     assert class_means(z, y, 4)[3].isnan().all()  # a class without examples has no mean
 
 
-def test_membership_is_one_hot():
+def test_labels_are_one_hot():
     y = torch.tensor([2, 0, 1])
     assert torch.equal(one_hot(y, 4, torch.float64), F.one_hot(y, 4).double())
+
+
+def test_the_width_of_features_and_of_a_last_layer():
+    backbone = toy.mlp((4,), hidden=[8, 6])
+    assert feature_dim(backbone) == 6
+    x = torch.zeros(2, 4)
+    assert backbone(outputs=None)(x).shape == (2, 6)
+    assert with_output_width(3, backbone)(outputs=None)(x).shape == (2, 3)
 
 
 def batch(tasks=3, n=6, m=10, seed=0):
@@ -48,8 +56,8 @@ def protonet(norm):
 
 
 @pytest.mark.parametrize("norm", ["batch", "support", "running", "none"])
-def test_many_tasks_at_once_are_each_alone(norm, loss_and_gradient):
-    """With batch norm each task has its own statistics, however many go together; one goes without vmap."""
+def test_a_batch_of_tasks_is_each_task_alone(norm, loss_and_gradient):
+    """With batch norm each task has its own statistics, in a batch of any size; a single task goes without vmap."""
     learner, tasks = protonet(norm), batch()
     losses, gradient = loss_and_gradient(learner, tasks)
     singles = [loss_and_gradient(learner, slice_tasks(tasks, t, t + 1)) for t in range(3)]
@@ -72,14 +80,14 @@ def test_running_statistics_are_those_of_support_and_queries_together():
     torch.testing.assert_close(first.running_var, 0.9 + 0.1 * x.transpose(0, 1).flatten(1).var(1))
 
 
-def test_queries_are_normalised_by_the_support_set_where_that_is_asked_for():
+def test_queries_are_normalised_by_the_support_set_in_mode_support():
     learner, tasks = protonet("support"), batch(1)
-    task = Task(*(Examples(*(leaf[0] for leaf in part)) for part in tasks))
+    task = Task(*(Examples(*(leaf[0] for leaf in examples)) for examples in tasks))
     learner.meta_loss(task).backward()
-    same = protonet("batch")
-    with inductive(same):
-        torch.testing.assert_close(learner.adapt(task.support)(task.query.x), same.adapt(task.support)(task.query.x))
-        torch.testing.assert_close(learner.meta_loss(task), same.meta_loss(task))
+    other = protonet("batch")
+    with inductive(other):
+        torch.testing.assert_close(learner.adapt(task.support)(task.query.x), other.adapt(task.support)(task.query.x))
+        torch.testing.assert_close(learner.meta_loss(task), other.meta_loss(task))
 
 
 class Dropped(torch.nn.Module):
@@ -94,8 +102,8 @@ class Dropped(torch.nn.Module):
         return self.drop(self.conv(x)).mean((-2, -1))
 
 
-def test_what_is_dropped_is_an_input_of_training_tasks(loss_and_gradient):
-    """Each task by its own masks, the same in chunks as in one; nothing is dropped when evaluating."""
+def test_masks_are_inputs_of_training_tasks():
+    """Each task has its own masks, in micro-batches as in the whole batch; nothing is dropped in evaluation."""
     torch.manual_seed(0)
     learner, tasks = ProtoNet(lambda outputs: Dropped(), 2, F.cross_entropy).double(), batch()
     random_inputs = learner.to_dtype(learner.random_inputs(tasks, 0, torch.Generator().manual_seed(1)))
@@ -106,7 +114,7 @@ def test_what_is_dropped_is_an_input_of_training_tasks(loss_and_gradient):
     torch.testing.assert_close(whole, parts)
     assert not torch.allclose(whole, learner(tasks, other)) and not torch.allclose(whole, learner(tasks))
     learner.eval()
-    task = Task(*(Examples(*(leaf[0] for leaf in part)) for part in tasks))
+    task = Task(*(Examples(*(leaf[0] for leaf in examples)) for examples in tasks))
     assert learner.random_inputs(tasks, 0, torch.Generator()) == ()
     assert torch.equal(
         learner.adapt(task.support, random_inputs)(task.query.x), learner.adapt(task.support)(task.query.x)

@@ -62,7 +62,7 @@ def test_steps_are_each_networks_own(three, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_they_may_be_within_another_vmap(three, draw, kind):
+def test_they_go_through_another_vmap(three, draw, kind):
     learner, _, weights, _ = three(kind)
     batch = draw(kind)
 
@@ -70,13 +70,13 @@ def test_they_may_be_within_another_vmap(three, draw, kind):
         *_, last = descend_all(learner, learner.net, weights, Examples(x, y), 1, learner.inner_lr, False)
         return last
 
-    together = torch.vmap(steps)(*batch.support)
+    batched = torch.vmap(steps)(*batch.support)
     for t in range(len(batch.support.x)):
         for name, w in steps(batch.support.x[t], batch.support.y[t]).items():
-            torch.testing.assert_close(together[name][t], w, rtol=1e-8, atol=1e-10)
+            torch.testing.assert_close(batched[name][t], w, rtol=1e-8, atol=1e-10)
 
 
-def test_first_order_counts_the_gradient_as_a_constant(three):
+def test_first_order_treats_the_gradient_as_a_constant(three):
     learner, _, weights, task = three("mlp")
 
     def derivative(first_order):
@@ -102,12 +102,12 @@ def test_the_log_likelihood_is_a_sum_in_nats():
 def test_stacked_parameters_are_those_of_all():
     torch.manual_seed(0)
     nets = [nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)) for _ in range(3)]
-    own = [{name: p.detach().clone() for name, p in net.named_parameters()} for net in nets]
+    separate = [{name: p.detach().clone() for name, p in net.named_parameters()} for net in nets]
     stacked = stack_parameters(nets)
     assert list(dict_of(stacked)) == ["0.weight", "0.bias", "1.weight", "1.bias"]
     for name, p in stacked.named_parameters():
         assert isinstance(p, nn.Parameter)
-        torch.testing.assert_close(p.detach(), torch.stack([one[name] for one in own]), rtol=0, atol=0)
+        torch.testing.assert_close(p.detach(), torch.stack([weights[name] for weights in separate]), rtol=0, atol=0)
 
 
 def test_for_each_repeats():
@@ -116,6 +116,7 @@ def test_for_each_repeats():
 
 def test_running_statistics_are_refused():
     net = toy.conv4(norm="running")(outputs=2)
-    with pytest.raises(ValueError, match=r"backbone\.norm must not be running for algo=x"):
+    message = "backbone.norm must not be running for algo=x, which has several weights of one network; got 'running'"
+    with pytest.raises(ValueError, match=f"^{message}$"):
         refuse_running_norms(net, "x")
     refuse_running_norms(toy.conv4()(outputs=2), "x")

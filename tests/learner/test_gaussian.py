@@ -1,6 +1,7 @@
 """Normal distributions over parameters, against torch's."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ def test_the_divergence_is_torchs_summed():
     assert abs(divergence(*p, *q) - expected) > 0.1  # not the other way round
 
 
-def test_a_draw_is_the_mean_plus_noise_times_the_deviation():
+def test_a_sample_is_the_mean_plus_noise_times_the_deviation():
     mean, variance = tensors(0), tensors(1, True)
     random_inputs = torch.randn(4, 9, generator=torch.Generator().manual_seed(2)).double()
     drawn = draw(mean, variance, random_inputs)
@@ -37,7 +38,7 @@ def test_a_draw_is_the_mean_plus_noise_times_the_deviation():
         torch.testing.assert_close(value, mean[name].unsqueeze(0), rtol=0, atol=0)
 
 
-def test_variances_are_bounded_and_begin_in_the_middle():
+def test_variances_are_bounded_and_start_in_the_middle():
     net = toy.mlp()(outputs=1)
     variances = Variances(net, [-6.0, -2.0]).double()
     assert {n: v.shape for n, v in variances().items()} == {n: p.shape for n, p in net.named_parameters()}
@@ -51,6 +52,7 @@ def test_variances_are_bounded_and_begin_in_the_middle():
 
 
 @pytest.mark.parametrize("bad", [[1.0, 1.0], [2.0, 1.0], [1.0]])
-def test_no_range_is_refused(bad):
-    with pytest.raises(ValueError, match="log_variance must be two numbers, the lower first"):
+def test_what_is_no_range_is_refused(bad):
+    message = f"algo.log_variance must be a range [lowest, highest] with lowest < highest; got {bad}"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         Variances(toy.mlp()(outputs=1), bad)

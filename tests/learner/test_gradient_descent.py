@@ -1,4 +1,4 @@
-"""The inner loop shared by MAML and the baselines, against gradient descent by hand on a linear model."""
+"""The shared inner loop, against gradient descent by hand on a linear model."""
 
 from __future__ import annotations
 

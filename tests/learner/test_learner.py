@@ -4,11 +4,12 @@ from functools import partial
 
 import pytest
 import torch
+import toy
 from torch import nn
 
 from metarun.algos.maml import MAML
 from metarun.layers.norm import inductive
-from metarun.learner.learner import Learner, Stage, count_tasks, require_counts, require_positive, slice_tasks
+from metarun.learner.learner import Learner, Stage, count_tasks, slice_tasks
 from metarun.tasks import Examples, Task
 
 
@@ -25,19 +26,20 @@ class Mean(Learner):
         return lambda x: mean.expand(len(x), -1)
 
 
-def test_over_tasks_maps_any_structure_and_vmap_is_the_loop(draw):
+def test_mapping_tasks_takes_any_structure_and_vmap_is_the_loop(draw):
     batch, learner = draw("mlp"), Mean()
 
     def f(task, weights):
         return {"x": task.support.x @ weights, "pair": (task.query.y.sum(), task.query.x[0])}
 
     weights = torch.randn(4, 1, 2, dtype=torch.float64)
-    together = learner.map_tasks(f, batch, weights)
+    vectorized = learner.map_tasks(f, batch, weights)
     learner.vectorized = False
-    one_by_one = learner.map_tasks(f, batch, weights)
-    torch.testing.assert_close(together, one_by_one, rtol=1e-12, atol=1e-14)
-    assert together["x"].shape == (4, 10, 2)
-    assert together["pair"][0].shape == (4,)
+    sequential = learner.map_tasks(f, batch, weights)
+    torch.testing.assert_close(vectorized, sequential, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(learner.map_tasks_sequentially(f, batch, weights), sequential, rtol=0, atol=0)
+    assert vectorized["x"].shape == (4, 10, 2)
+    assert vectorized["pair"][0].shape == (4,)
 
 
 def test_random_numbers_inside_a_task_are_refused(draw):
@@ -63,9 +65,28 @@ def test_defaults():
     assert group["name"] == "meta" and group["params"] == [learner.offset]
     assert learner.random_inputs(None, 1, torch.Generator()) == ()
     assert learner.diagnostics() == {}
+    assert learner.request_classes(4, torch.Generator()) is None
 
 
-def test_numbers_are_buffers_of_no_dimension_that_are_not_saved():
+def test_what_only_some_learners_can_says_who_cannot():
+    with pytest.raises(NotImplementedError, match="^Mean does not compare pairs$"):
+        Mean().score_pairs(torch.zeros(2, 2, 1))
+    with pytest.raises(NotImplementedError, match="^Mean does not predict sequences$"):
+        Mean().predict_sequence(None)
+
+
+def test_the_stream_of_the_evaluation_is_its_own_or_else_the_data_sets():
+    class Data(toy.Blobs):
+        evaluation_stream = "pairs"
+
+    class Own(Mean):
+        evaluation_stream = "sequences"
+
+    assert [Mean.evaluation_stream_for(data) for data in (Data, Data(), toy.Blobs)] == ["pairs", "pairs", "episodes"]
+    assert Own.evaluation_stream_for(Data) == "sequences"
+
+
+def test_hyperparameters_are_0_dim_buffers_that_are_not_saved():
     learner = Mean()
     assert learner.scale.shape == () and float(learner.scale) == 2
     assert "scale" in dict(learner.named_buffers())
@@ -81,40 +102,29 @@ def test_counting_and_slicing(draw):
     assert torch.equal(part.query.y, batch.query.y[1:]) and torch.equal(part.support.x, batch.support.x[1:])
 
 
-def test_helpers_name_the_argument_that_is_wrong():
-    require_counts(steps=0)
-    require_positive(rate=1e-9)
-    for bad in (-1, 1.0, True, None):
-        with pytest.raises(ValueError, match="steps must be a whole number of at least 0"):
-            require_counts(steps=bad)
-    for bad in (0, -1.0, float("nan")):
-        with pytest.raises(ValueError, match="rate must be above 0"):
-            require_positive(rate=bad)
-
-
-def running(make, backbones, **numbers):
+def running(make, backbones, **kwargs):
     backbone = partial(backbones["conv4"], norm="running")
-    return make(MAML, "conv4", backbone=backbone, inner_steps=1, eval_steps=1, first_order=False, **numbers)
+    return make(MAML, "conv4", backbone=backbone, inner_steps=1, eval_steps=1, first_order=False, **kwargs)
 
 
 def buffers(learner):
     return {name: b.clone() for name, b in learner.named_buffers() if "running" in name}
 
 
-def test_running_statistics_are_those_of_the_whole_batch_however_it_is_chunked(make, draw, backbones):
+def test_running_statistics_are_those_of_the_whole_batch_in_any_micro_batches(make, draw, backbones):
     batch = draw("conv4")
-    whole, chunked = running(make, backbones), running(make, backbones)
+    whole, sliced = running(make, backbones), running(make, backbones)
     start = buffers(whole)
     whole(batch)
     torch.testing.assert_close(buffers(whole), start, rtol=0, atol=0)  # nothing moves before the step is over
     whole.after_step()
     for bounds in ((0, 1), (1, 3)):
-        chunked(slice_tasks(batch, *bounds))
-    chunked.after_step()
-    torch.testing.assert_close(buffers(whole), buffers(chunked), rtol=1e-12, atol=1e-14)
+        sliced(slice_tasks(batch, *bounds))
+    sliced.after_step()
+    torch.testing.assert_close(buffers(whole), buffers(sliced), rtol=1e-12, atol=1e-14)
     assert not any(torch.equal(start[name], b) for name, b in buffers(whole).items())
-    whole.after_step()  # taken in once only
-    torch.testing.assert_close(buffers(whole), buffers(chunked), rtol=1e-12, atol=1e-14)
+    whole.after_step()  # each step's statistics count once
+    torch.testing.assert_close(buffers(whole), buffers(sliced), rtol=1e-12, atol=1e-14)
 
 
 def test_evaluation_leaves_running_statistics_alone(make, draw, backbones):
@@ -132,23 +142,23 @@ def test_transductive_and_inductive_predictions_differ_and_only_the_latter_stand
     predict = learner.adapt(task.support)
     transductive = predict(task.query.x)
     with inductive(learner):
-        together = predict(task.query.x)
-        alone = torch.cat([predict(x[None]) for x in task.query.x])
-    torch.testing.assert_close(alone, together, rtol=1e-10, atol=1e-12)
-    assert not torch.allclose(transductive, together, rtol=1e-3)
+        batched = predict(task.query.x)
+        single = torch.cat([predict(x[None]) for x in task.query.x])
+    torch.testing.assert_close(single, batched, rtol=1e-10, atol=1e-12)
+    assert not torch.allclose(transductive, batched, rtol=1e-3)
     assert not torch.allclose(predict(task.query.x[:3]), transductive[:3], rtol=1e-3)
 
 
 def test_support_mode_is_the_inductive_reading_of_batch_mode(make, draw, one, backbones):
-    numbers = {"inner_steps": 2, "eval_steps": 2, "first_order": False}
+    kwargs = {"inner_steps": 2, "eval_steps": 2, "first_order": False}
     task = one(draw("conv4"))
-    support = make(MAML, "conv4", backbone=partial(backbones["conv4"], norm="support"), **numbers)
-    batch = make(MAML, "conv4", **numbers)
+    support = make(MAML, "conv4", backbone=partial(backbones["conv4"], norm="support"), **kwargs)
+    batch = make(MAML, "conv4", **kwargs)
     with inductive(batch):
         expected = batch.adapt(task.support)(task.query.x)
     torch.testing.assert_close(support.adapt(task.support)(task.query.x), expected, rtol=1e-12, atol=1e-14)
 
 
-def test_cast_changes_floating_point_leaves_only(draw):
+def test_converting_the_precision_changes_floating_point_leaves_only(draw):
     batch = Mean().to_dtype(draw("conv4"))
     assert batch.support.x.dtype == torch.float32 and batch.support.y.dtype == torch.int64

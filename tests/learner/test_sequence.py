@@ -1,4 +1,4 @@
-"""What learners that are shown examples one by one share, tried with the plain LSTM."""
+"""What learners that see examples one by one share, tested with the plain LSTM."""
 
 import pytest
 import torch
@@ -30,16 +30,16 @@ def batch(tasks=4, **changes):
 
 
 class Shown(Recurrent):
-    """Scores are what it was told at this very step, so that a test sees it."""
+    """Scores are the label it gets at this step, for a test to see."""
 
     def start(self, rows, like):
         return like.new_zeros(rows, 1)
 
-    def present(self, z, told, state):
-        return told * 10, state + 1
+    def present(self, z, label, state):
+        return label * 10, state + 1
 
 
-def test_labels_are_told_one_step_late_and_none_at_first():
+def test_labels_come_one_step_late_and_none_at_first():
     shown = batch()
     scores = Shown(lambda outputs: Pixels((8,), outputs, None), 3, F.cross_entropy).predict_sequence(shown)
     assert torch.equal(scores[:, 0], torch.zeros(4, 3))
@@ -49,19 +49,19 @@ def test_labels_are_told_one_step_late_and_none_at_first():
 
 def test_rows_do_not_mix():
     ours, shown = learner(), batch()
-    together = ours.predict_sequence(shown)
+    batched = ours.predict_sequence(shown)
     for t in range(4):
-        alone = ours.predict_sequence(type(shown)(*(leaf[t : t + 1] for leaf in shown)))
-        torch.testing.assert_close(alone[0], together[t])
+        single = ours.predict_sequence(type(shown)(*(leaf[t : t + 1] for leaf in shown)))
+        torch.testing.assert_close(single[0], batched[t])
 
 
 def test_the_loss_is_the_mean_over_all_presentations():
     ours, shown = learner(), batch()
-    wanted = [F.cross_entropy(scores, y) for scores, y in zip(ours.predict_sequence(shown), shown.y, strict=True)]
-    torch.testing.assert_close(ours(shown), torch.stack(wanted))
+    expected = [F.cross_entropy(scores, y) for scores, y in zip(ours.predict_sequence(shown), shown.y, strict=True)]
+    torch.testing.assert_close(ours(shown), torch.stack(expected))
 
 
-def test_adapting_is_following_the_support_set_and_then_one_query():
+def test_adapting_is_a_sequence_of_the_support_set_and_one_query():
     ours = learner().eval()
     shown = batch(1)
     support = Examples(shown.x[0, :6], shown.y[0, :6])
@@ -69,7 +69,7 @@ def test_adapting_is_following_the_support_set_and_then_one_query():
     torch.testing.assert_close(predicted[0], ours.predict_sequence(shown)[0, 6])
     swapped = shown._replace(x=shown.x.clone())
     swapped.x[0, 6] = shown.x[0, 8]
-    torch.testing.assert_close(predicted[2], ours.predict_sequence(swapped)[0, 6])  # queries do not see one another
+    torch.testing.assert_close(predicted[2], ours.predict_sequence(swapped)[0, 6])  # queries do not affect each other
 
 
 def test_evaluation_takes_the_headline_after_the_shots():
@@ -83,18 +83,14 @@ def test_evaluation_takes_the_headline_after_the_shots():
         ]
 
 
-def test_chunks_change_nothing():
+def test_micro_batches_change_nothing():
     ours = learner().double()
-    whole, chunked = (evaluate(ours, clusters(), "test", 23, 0, chunk=c).values["nll"] for c in (None, 3))
-    assert abs(whole - chunked).max() < 1e-12
+    whole, sliced = (evaluate(ours, clusters(), "test", 23, 0, chunk=c).values["nll"] for c in (None, 3))
+    assert abs(whole - sliced).max() < 1e-12
 
 
-def test_it_learns_and_unlearned_it_fails():
-    ours, data, meta_optimizer = (
-        learner(units=64),
-        clusters(ways=2, instances=6, noise=0.1, dimension=8),
-        toy.adam(lr=5e-3),
-    )
+def test_it_learns_and_untrained_it_fails():
+    data, meta_optimizer = clusters(ways=2, instances=6, noise=0.1, dimension=8), toy.adam(lr=5e-3)
     ours = learner(units=64, ways=2)
     before, after = toy.score(ours, data, 700, meta_optimizer, meta_batch_size=16, tasks=100)
     assert before < 0.62
@@ -106,7 +102,7 @@ def test_units_must_be_a_count():
         learner(units=0)
 
 
-def test_fit_goes_on_sequences():
+def test_it_is_trained_on_sequences():
     ours, meta_optimizer = learner(), toy.adam()
     for step in fit(TrainState.create(ours, meta_optimizer, torch.device("cpu"), 0), clusters(), meta_optimizer, 2, 3):
         assert step.batch.x.shape == (3, 15, 8) and step.loss > 0

@@ -29,7 +29,7 @@ def test_the_branches_meet(p, sign):
     torch.testing.assert_close(above, torch.tensor([-1.0, sign], dtype=torch.float64), rtol=1e-8, atol=1e-8)
 
 
-def test_p_is_where_small_begins():
+def test_p_sets_the_threshold():
     g = torch.tensor(math.exp(-8), dtype=torch.float64)
     torch.testing.assert_close(preprocess(g, 10.0), torch.tensor([-0.8, 1.0], dtype=torch.float64))
     torch.testing.assert_close(preprocess(g, 7.0), torch.tensor([-1.0, math.exp(-1)], dtype=torch.float64))
@@ -43,7 +43,7 @@ def test_any_shape_and_dtype():
     assert preprocess(torch.tensor(0.5), 10.0).shape == (2,)
 
 
-def test_it_runs_under_vmap_and_treats_coordinates_alike():
+def test_it_runs_under_vmap_and_each_coordinate_is_alone():
     g = torch.randn(6, 4, dtype=torch.float64) * 10.0 ** torch.arange(-8, -2, dtype=torch.float64).unsqueeze(1)
     torch.testing.assert_close(torch.func.vmap(lambda row: preprocess(row, 10.0))(g), preprocess(g, 10.0))
     order = torch.tensor([2, 0, 3, 1])

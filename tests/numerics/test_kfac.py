@@ -1,4 +1,4 @@
-"""Is it the curvature? Exact where Kronecker factors are exact, and loops where they are not."""
+"""Is it the curvature? Against exact blocks where Kronecker factors are exact, and loops where they are not."""
 
 import copy
 
@@ -35,8 +35,8 @@ def factors(net, x, classes):
 
 def exact_block(net, x, layer, classes):
     """J^T H J of the parameters of one layer, weight beside bias row by row: `[d_out (d_in + 1)] * 2`."""
-    own = {f"{layer}.{name}": p.detach() for name, p in net.get_submodule(layer).named_parameters()}
-    jacobian = jacrev(lambda own: functional_call(net, own, (x,)))(own)
+    params = {f"{layer}.{name}": p.detach() for name, p in net.get_submodule(layer).named_parameters()}
+    jacobian = jacrev(lambda params: functional_call(net, params, (x,)))(params)
     weight, bias = (jacobian[f"{layer}.{name}"] for name in ("weight", "bias"))
     weight = weight.reshape(*bias.shape, -1)
     both = torch.cat([weight, bias.unsqueeze(-1)], -1).flatten(2)  # [n, outputs, d_out (d_in + 1)]
@@ -65,9 +65,9 @@ def test_the_columns_are_a_root_of_the_hessian(classes):
 @pytest.mark.parametrize("classes", [True, False])
 def test_of_one_example_the_factors_are_exact(classes):
     net, x = mlp(), inputs(1, 2)
-    _, found = factors(net, x, classes)
+    _, by_layer = factors(net, x, classes)
     for layer in ("0", "2", "4"):
-        A, G = found[layer]
+        A, G = by_layer[layer]
         torch.testing.assert_close(torch.kron(G, A), exact_block(net, x, layer, classes), rtol=1e-9, atol=1e-12)
 
 
@@ -82,13 +82,13 @@ def test_of_one_position_a_convolutions_factors_are_exact():
 
 def test_of_several_examples_they_are_means_and_not_exact():
     net, x = mlp(), inputs(5, 2)
-    _, found = factors(net, x, True)
+    _, by_layer = factors(net, x, True)
     single = [factors(mlp(), x[i : i + 1], True)[1] for i in range(5)]
     for layer in ("0", "2", "4"):
         for which in (0, 1):
             mean = torch.stack([one[layer][which] for one in single]).mean(0)
-            torch.testing.assert_close(found[layer][which], mean, rtol=1e-9, atol=1e-12)
-    A, G = found["2"]
+            torch.testing.assert_close(by_layer[layer][which], mean, rtol=1e-9, atol=1e-12)
+    A, G = by_layer["2"]
     assert (torch.kron(G, A) - exact_block(net, x, "2", True)).abs().max() > 1e-4
 
 
@@ -117,9 +117,9 @@ def test_a_convolution_sums_patches_and_averages_derivatives_over_positions():
 @pytest.mark.parametrize(("make", "shape"), [(mlp, (5, 2)), (convolution, (4, 2, 4, 4))])
 def test_the_log_determinant_is_that_of_the_damped_kronecker_products(make, shape):
     net, x = make(), inputs(*shape)
-    taps, found = factors(net, x, True)
+    taps, by_layer = factors(net, x, True)
     expected = torch.zeros(()).double()
-    for A, G in found.values():
+    for A, G in by_layer.values():
         damped = [m + 0.1 * torch.eye(len(m)).double() for m in (G, A)]
         expected += torch.linalg.slogdet(torch.kron(*damped)).logabsdet
     torch.testing.assert_close(log_determinant(lambda: net(x), taps, True, DAMPING), expected, rtol=1e-9, atol=0)
@@ -133,9 +133,9 @@ def test_vmap_is_a_loop_and_its_gradient_is_right():
     def value(theta, x):
         return log_determinant(lambda: functional_call(net, theta, (x,)), taps, True, DAMPING)
 
-    together = vmap(value, (None, 0))(theta, x)
-    alone = torch.stack([value(theta, one) for one in x])
-    torch.testing.assert_close(together, alone, rtol=1e-10, atol=0)
+    batched = vmap(value, (None, 0))(theta, x)
+    single = torch.stack([value(theta, one) for one in x])
+    torch.testing.assert_close(batched, single, rtol=1e-10, atol=0)
     gradient = vmap(torch.func.grad(value), (None, 0))(theta, x)
     direction = {name: torch.randn_like(p) for name, p in theta.items()}
     ends = [value({n: p + e * direction[n] for n, p in theta.items()}, x[1]) for e in (1e-6, -1e-6)]
@@ -143,13 +143,13 @@ def test_vmap_is_a_loop_and_its_gradient_is_right():
     torch.testing.assert_close(slope, (ends[0] - ends[1]) / 2e-6, rtol=1e-6, atol=1e-6)
 
 
-def test_taps_are_not_noticed_and_keep_nothing():
+def test_taps_change_nothing_and_hold_nothing():
     net, plain, x = convolution(), convolution(), inputs(2, 2, 4, 4)
     taps = tap_layers(net)
     assert list(taps) == ["0", "3"] and list(net.state_dict()) == list(plain.state_dict())
     torch.testing.assert_close(net(x), plain(x), rtol=0, atol=0)
     log_determinant(lambda: net(x), taps, True, DAMPING)
-    assert all(tap.given is None and tap.gave is None and tap.added is None and not tap.open for tap in taps.values())
+    assert all(tap.input is tap.output is tap.added is None and not tap.open for tap in taps.values())
     with pytest.raises(RuntimeError), opened(taps):
         net(inputs(2, 5))
     assert not any(tap.open for tap in taps.values())

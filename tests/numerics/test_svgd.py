@@ -10,8 +10,8 @@ from metarun.numerics.svgd import bandwidth, direction, squared_distances
 
 def particles(count, seed=0, scale=1.0):
     generator = torch.Generator().manual_seed(seed)
-    draw = [scale * torch.randn(count, *shape, generator=generator).double() for shape in ((2, 3), (4,), ())]
-    return dict(zip(("a", "b", "c"), draw, strict=True))
+    shapes = {"a": (2, 3), "b": (4,), "c": ()}
+    return {n: scale * torch.randn(count, *shape, generator=generator).double() for n, shape in shapes.items()}
 
 
 def flat(tree):
@@ -48,9 +48,9 @@ def test_the_direction_is_the_sum_of_attraction_and_repulsion(count):
             kernel = (-(other - rows[m]).square().sum() / h).exp()
             (slope,) = torch.autograd.grad(kernel, other)
             expected[m] += (kernel.detach() * g[k] + slope) / count
-    found = direction(theta, gradients)
-    assert {name: p.shape for name, p in found.items()} == {name: p.shape for name, p in theta.items()}
-    torch.testing.assert_close(flat(found), expected, rtol=1e-10, atol=1e-12)
+    moves = direction(theta, gradients)
+    assert {name: p.shape for name, p in moves.items()} == {name: p.shape for name, p in theta.items()}
+    torch.testing.assert_close(flat(moves), expected, rtol=1e-10, atol=1e-12)
 
 
 def test_one_particle_follows_its_gradient():
@@ -65,7 +65,7 @@ def test_particles_push_each_other_apart():
     assert ((after - squared_distances(close)).fill_diagonal_(1) > 0).all()
 
 
-def test_particles_that_are_one_are_no_division_by_zero():
+def test_equal_particles_do_not_divide_by_zero():
     same = {name: p[:1].expand(3, *p.shape[1:]) for name, p in particles(3).items()}
     gradients = particles(3, seed=1)
     for name, move in direction(same, gradients).items():
@@ -76,10 +76,10 @@ def test_vmap_is_a_loop():
     sets = [particles(4, seed=s) for s in range(3)]
     gradients = [particles(4, seed=10 + s) for s in range(3)]
     stacked = [{name: torch.stack([one[name] for one in many]) for name in many[0]} for many in (sets, gradients)]
-    together = torch.vmap(direction)(*stacked)
+    batched = torch.vmap(direction)(*stacked)
     for t in range(3):
         for name, move in direction(sets[t], gradients[t]).items():
-            torch.testing.assert_close(together[name][t], move, rtol=1e-10, atol=1e-12)
+            torch.testing.assert_close(batched[name][t], move, rtol=1e-10, atol=1e-12)
 
 
 def test_it_finds_a_normal_distribution():

@@ -68,14 +68,14 @@ def test_a_trial_that_diverges_fails_and_the_search_goes_on(tmp_path):
 
 
 def test_stopped_it_goes_on_with_the_trial_under_way(tmp_path, monkeypatch):
-    count = run.Experiment.count
+    record = run.Experiment.record_step
 
     def stopping(self, number, seconds, loss):
-        count(self, number, seconds, loss)
-        if self.folder.name == "trial_001" and self.training.iteration == 10:
-            self.caught.append(signal.SIGTERM)
+        record(self, number, seconds, loss)
+        if self.folder.name == "trial_001" and self.state.iteration == 10:
+            self.received_signals.append(signal.SIGTERM)
 
-    monkeypatch.setattr(run.Experiment, "count", stopping)
+    monkeypatch.setattr(run.Experiment, "record_step", stopping)
     assert search(RATE, folder=tmp_path).status == 143
     assert states(tmp_path) == ["COMPLETE", "RUNNING"]
     monkeypatch.undo()

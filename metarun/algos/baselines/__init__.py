@@ -1,1 +1,1 @@
-"""What a meta-learner is measured against."""
+"""Baselines that meta-learners are compared with."""

@@ -1,21 +1,21 @@
-"""Nearest centroid on raw inputs: the classifier that learns nothing from other tasks.
+"""Nearest centroid on raw inputs: a classifier that learns nothing from other tasks.
 
 Tibshirani, Hastie, Narasimhan, Chu: Diagnosis of multiple cancer types by shrunken centroids of gene
 expression, PNAS 99(10), 2002, doi 10.1073/pnas.082099299, without the shrinkage; also prototypical networks
-(Snell, Swersky, Zemel, NeurIPS 2017, arXiv 1703.05175, eq. 1 and 2) with the identity for an embedding. Code to
-compare with: sklearn.neighbors.NearestCentroid.
+(Snell, Swersky, Zemel, NeurIPS 2017, arXiv 1703.05175, eq. 1 and 2) with the identity as embedding. Reference code:
+sklearn.neighbors.NearestCentroid.
 
 Inner problem:      c_k = mean of x over the support examples of class k
-                    logit_k(x) = - || x - c_k ||^2;  of a pair: score(x, x') = - || x - x' ||^2
+                    logit_k(x) = - || x - c_k ||^2;  for a pair: score(x, x') = - || x - x' ||^2
 Outer problem:      none
 
     symbol   code          shape / unit
     x        support.x     [n, ...], flattened to [n, d]
-    c        centroids     [ways, d]
+    c        prototypes    [ways, d]
 
 Differences from the papers
     - No shrinkage, Euclidean distance.
-    - It also scores pairs, for verification's baseline on raw inputs.
+    - It also scores pairs, as the baseline of verification on raw inputs.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from metarun.tasks import Examples, Kind, TaskLoss
 
 
 class NearestCentroid(Learner):
-    """The class whose mean support image is nearest. It has no parameters.
+    """Predicts the class whose mean support image is nearest. It has no parameters.
 
-    Every class must have a support example: the centroid of one that has none is NaN.
+    Every class must have a support example: the prototype of one that has none is NaN.
 
     Args:
-        backbone: offered to every learner; not used, for distances are between raw inputs.
+        backbone: passed to every learner; not used, since distances are between raw inputs.
         outputs: ways.
         loss: the task loss, for reporting.
     """
@@ -50,11 +50,11 @@ class NearestCentroid(Learner):
         self.ways = outputs
 
     def adapt(self, support: Examples, random_inputs: Any = ()) -> Predictor:
-        del random_inputs  # draws nothing
+        del random_inputs  # nearest centroid samples nothing
         prototypes = class_means(support.x.flatten(1), support.y, self.ways)
         return lambda query: -squared_distances(query.flatten(1), prototypes)
 
     def score_pairs(self, x: Tensor, random_inputs: Any = ()) -> Tensor:
-        del random_inputs  # draws nothing
+        del random_inputs  # nearest centroid samples nothing
         first, second = x.flatten(2).unbind(1)
         return -(first - second).square().sum(1)

@@ -1,21 +1,21 @@
-"""The oracle of MAML's sinusoid experiment: it is told which task it has.
+"""The oracle of MAML's sinusoid experiment: a network that is given the true parameters of each task.
 
 Finn, Abbeel, Levine: Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks, ICML 2017,
 arXiv 1703.03400, section 5.1 (there it gets the true amplitude and phase beside x). Official
 code: github cbfinn/maml (main.py, `baseline=oracle`).
 
-Outer problem, all examples of all tasks pooled:    min_theta  mean_i L(theta, D_i + D'_i)
-Inner problem:                                      none: x itself carries what the task is
+Outer problem, all examples of all tasks pooled:    min_theta  mean_i L(theta, D_i and D'_i)
+Inner problem:                                      none; x includes the task's parameters
 
     symbol   code             shape / unit
     theta    self.net         the backbone's parameters
-    x        support.x        [n, 1 + p]: the input, then the task's p true parameters
+    D, D'    support, query   x [n, 1 + p]: the input, then the task's p true parameters; y [n, d]
     L        self.loss        mean over a set's examples
 
-The stream `oracle` draws the same held-out tasks as `episodes`, with the parameters appended to x.
+The stream `oracle` has the same held-out tasks as `episodes`, with the parameters appended to x.
 
 Differences from the paper
-    - The frequency stands beside amplitude and phase, as some data vary it.
+    - The frequency is given beside amplitude and phase, since some data sets vary it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from metarun.tasks import Examples, Kind, Task, TaskLoss
 
 
 class Oracle(Learner):
-    """One network for all tasks, which is given each task's true parameters.
+    """One network for all tasks, whose input includes each task's true parameters.
 
     Args:
         backbone: makes the network, `backbone(outputs=...)`, for inputs of the stream `oracle`.
@@ -48,7 +48,7 @@ class Oracle(Learner):
         self.net = backbone(outputs=outputs)
 
     def adapt(self, support: Examples, random_inputs: Any = ()) -> Predictor:
-        del random_inputs  # draws nothing
+        del random_inputs  # the oracle samples nothing
         theta: dict[str, Tensor] = dict(self.net.named_parameters())
         return self.functional_predictor(self.net, theta, support)
 

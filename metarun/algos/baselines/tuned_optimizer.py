@@ -1,24 +1,27 @@
-"""Hand-made optimizers, with which a learned one is compared: SGD, Nesterov's, RMSprop, Adam.
+"""Hand-designed optimizers that a learned one is compared with: SGD, Nesterov's, RMSprop, Adam.
 
 The baselines of Andrychowicz et al.: Learning to learn by gradient descent by gradient descent, NIPS 2016, arXiv
-1606.04474, section 3. Papers of their own: Nesterov 1983 (as Sutskever et al., ICML 2013, write it); Tieleman, Hinton
+1606.04474, section 3. Their own papers: Nesterov 1983 (in the form of Sutskever et al., ICML 2013); Tieleman, Hinton
 2012; Kingma, Ba, ICLR 2015, arXiv 1412.6980.
 
-Inner problem, as in update_rule.py, with a gradient G = grad f_t(theta_t) and at first v = u = 0:
+Inner problem, as in learner/update_rule.py, with the gradient G = grad f_t(theta_t), and u = v = 0 at the start:
     sgd       g = - alpha G
     nag       u <- 0.9 u + G,   g = - alpha (G + 0.9 u)
     rmsprop   v <- 0.99 v + 0.01 G^2,   g = - alpha G / (sqrt(v) + 1e-8)
     adam      u <- 0.9 u + 0.1 G,   v <- 0.999 v + 0.001 G^2,
               g = - alpha (u / (1 - 0.9^{t+1})) / (sqrt(v / (1 - 0.999^{t+1})) + 1e-8)
-Outer problem: none. alpha is to be tuned (`metarun -m algo.inner_lr=...`), as the paper does for each problem.
+Outer problem: none. Tune alpha (`metarun -m algo.inner_lr=...`), as the paper does for each problem.
 
     symbol   code             shape / unit
     alpha    self.inner_lr    0-dim
-    u, v     Memory           [P], of each coordinate
+    G        gradient         [P]
+    u, v     Memory           [P], one entry for each coordinate
+    t        Memory.steps     steps taken
+    g        update           [P]
 
 Differences from the paper
-    - Other constants than alpha are torch's defaults, here and in the paper (Torch7's, which are the same); Nesterov's
-      0.9 is ours, for there is no default.
+    - Constants other than alpha are torch's defaults; the paper's are Torch7's defaults, which are the same. Nesterov's
+      0.9 is ours, since it has no default.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from metarun.checks import require_choice
 from metarun.learner.learner import Backbone, Stage
 from metarun.learner.update_rule import UpdateRule
 from metarun.tasks import TaskLoss
@@ -36,7 +40,7 @@ MOMENTUM, RMSPROP_DECAY, BETA_1, BETA_2, EPS = 0.9, 0.99, 0.9, 0.999, 1e-8
 
 
 class Memory(NamedTuple):
-    """What a rule remembers: steps taken, first and second moments `[P]`."""
+    """State of a rule: steps taken, first and second moments `[P]`."""
 
     steps: int
     u: Tensor
@@ -44,24 +48,24 @@ class Memory(NamedTuple):
 
 
 def sgd(gradient: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
-    """The gradient as it is."""
+    """The gradient itself."""
     return gradient, memory
 
 
 def nag(gradient: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
-    """Nesterov's accelerated gradient, as a momentum."""
+    """Nesterov's accelerated gradient, in momentum form."""
     u = MOMENTUM * memory.u + gradient
     return gradient + MOMENTUM * u, memory._replace(u=u)
 
 
 def rmsprop(gradient: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
-    """The gradient over its running root mean square."""
+    """The gradient divided by its running root mean square."""
     v = RMSPROP_DECAY * memory.v + (1 - RMSPROP_DECAY) * gradient.square()
     return gradient / (v.sqrt() + EPS), memory._replace(v=v)
 
 
 def adam(gradient: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
-    """The running mean over the running root mean square, both without bias."""
+    """The running mean divided by the running root mean square, both bias-corrected."""
     steps = memory.steps + 1
     u = BETA_1 * memory.u + (1 - BETA_1) * gradient
     v = BETA_2 * memory.v + (1 - BETA_2) * gradient.square()
@@ -77,7 +81,7 @@ RULES: dict[str, Callable[[Tensor, Memory], tuple[Tensor, Memory]]] = {
 
 
 class TunedOptimizer(UpdateRule):
-    """Trains a network on each task from random weights, by a well-known rule.
+    """Trains a network on each task from random weights, by a well-known update rule.
 
     Args:
         backbone, outputs, loss, init_std, batch, eval_steps: as in `UpdateRule`.
@@ -102,8 +106,7 @@ class TunedOptimizer(UpdateRule):
         batch: int | None,
         eval_steps: int,
     ) -> None:
-        if inner_optimizer not in RULES:
-            raise ValueError(f"inner_optimizer must be one of {', '.join(RULES)}; got {inner_optimizer!r}")
+        require_choice("algo.inner_optimizer", inner_optimizer, RULES)
         super().__init__(backbone, outputs, loss, init_std, batch, eval_steps)
         self.register_hyperparameter("inner_lr", inner_lr)
         self.rule = RULES[inner_optimizer]

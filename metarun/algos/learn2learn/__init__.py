@@ -1,1 +1,1 @@
-"""learn2learn's own classes as learners: the referees."""
+"""learn2learn's own classes as learners, for reference."""

@@ -1,4 +1,4 @@
-"""Reference learner: learn2learn's prototypical classifier, task by task, behind our `Learner`.
+"""Reference learner: learn2learn's prototypical classifier as a `Learner`, one task at a time.
 
 Arnold, Mahajan, Datta, Bunner, Zarkias: learn2learn: A Library for Meta-Learning Research, 2020, arXiv 2008.12284.
 Official code: github learnables/learn2learn (learn2learn/nn/protonet.py). The algorithm is Snell, Swersky, Zemel,
@@ -9,12 +9,14 @@ Outer problem:      min_f  mean_i CE(classifier_i(f(x)), y) over the queries of 
 
     symbol   code         shape / unit
     f        self.net     the backbone without a last layer, to embeddings [n, d]
+    D        support      embedded: x [n, d], y [n]
+    CE       self.loss    cross-entropy, mean over the queries
 
-Differences from the paper (for this, learn2learn's own loop)
+Differences from the paper (here: from the loop of learn2learn's example)
     - Its example embeds one task an outer step, support and queries together; here each of `run.meta_batch_size` tasks.
-    - Classes are numbered in the order of their labels, as `torch.unique` finds them.
+    - Classes are numbered in the order of their labels, as `torch.unique` returns them.
 
-It exists to be compared with: `algo=protonet` is the same algorithm, faster. Not for `torch.compile`.
+For comparison only: `algo=protonet` is the same algorithm, faster. It does not work with `torch.compile`.
 """
 
 from __future__ import annotations
@@ -29,13 +31,14 @@ from metarun.tasks import Examples
 class Learn2LearnProtoNet(Embedding):
     """`l2l.nn.PrototypicalClassifier`; weights (`state_dict`) are those of `metarun.algos.protonet.ProtoNet`.
 
-    Arguments as in `Embedding`.
+    Args:
+        backbone, ways, loss: as in `Embedding`.
     """
 
     vectorized = False
 
     def head(self, support: Examples, random_inputs: Any = ()) -> Predictor:
-        del random_inputs  # draws nothing
+        del random_inputs  # samples nothing
         from learn2learn.nn import PrototypicalClassifier  # takes seconds to import
 
         return PrototypicalClassifier(support.x, support.y)

@@ -1,31 +1,32 @@
-"""Reference learners whose inner update is learned: learn2learn's MetaSGD, and its GBML with two transforms.
+"""Reference learners with a learned inner update: learn2learn's MetaSGD, and its GBML with two transforms.
 
 Meta-SGD: Li, Zhou, Chen, Li 2017, arXiv 1707.09835; Meta-Curvature: Park, Oliva, NeurIPS 2019, arXiv
 1902.03356; KFO: Arnold, Iqbal, Sha: When MAML Can Adapt Fast and How to Assist When It Cannot, AISTATS 2021, arXiv
 1910.13603. Code: github learnables/learn2learn (algorithms/meta_sgd.py and gbml.py, optim/transforms;
 examples/vision/metacurvature_fc100.py and anilkfo_cifarfs.py).
 
-Inner problem, S steps on the support set D:    theta_{k+1} = theta_k - alpha M(grad L(theta_k, D))     (eq. 1)
-Outer problem, over tasks with query sets D':   min_{theta, M}  mean_i L(theta_S(theta, M, D_i), D'_i)  (eq. 2)
+Inner problem, S steps on the support set D:    theta_{k+1} = theta_k - alpha M(grad L(theta_k, D))
+Outer problem, over tasks with query sets D':   min_{theta, M}  mean_i L(theta_S(theta, M, D_i), D'_i)
 
 Meta-SGD: alpha M is one rate for each weight. Meta-Curvature: M multiplies a matrix's gradient from the left and the
 right, a convolution's along filters, channels and positions, a bias's element by element. KFO: the gradient, as one
-matrix n x m or (of a convolution) several, is multiplied from the left by A'A and from the right by B'B. The latter
-two begin as identity, which is MAML.
+matrix n x m (for a convolution, several), is multiplied from the left by A'A and from the right by B'B. Meta-Curvature
+and KFO start as the identity, which is MAML.
 
     symbol   code             shape / unit
     theta    self.net         the backbone's parameters
     M        self.update      l2l.optim.ParameterUpdate: a transform for each parameter
     alpha    self.inner_lr    0-dim; the same for all parameters and steps
-    alpha M  self.rates       Meta-SGD's: one tensor of each parameter's shape, any sign
+    alpha M  self.rates       for Meta-SGD: one tensor of each parameter's shape, any sign
     S        inner_steps      steps in training; `eval_steps` at test
     L        self.loss        mean over a set's examples
+    D, D'    support, query   x [n, ...], y
 
 Differences from the paper
-    - learn2learn's MetaSGD starts all rates from one number; here from a uniform range, as `algo=meta_sgd`.
+    - learn2learn's MetaSGD starts all rates from one number; here they start in a uniform range, as in `algo=meta_sgd`.
     - KFO's example in learn2learn transforms the head's gradients only (on top of ANIL); here those of the whole
       network, as for Meta-Curvature.
-    - The rest as in learn2learn.py.
+    - Otherwise as in gradient_based.py.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ from metarun.tasks import TaskLoss
 class Learn2LearnMetaSGD(Learn2Learn):
     """`l2l.algorithms.MetaSGD`; constructor and weights (`state_dict`) are those of `metarun.algos.meta_sgd.MetaSGD`.
 
-    `initial_rates` is the uniform range that alpha starts in; the others as in `Learn2Learn`.
+    Args:
+        backbone, outputs, loss, inner_steps, eval_steps: as in `Learn2Learn`.
+        initial_rates: lowest and highest of the uniform range that alpha starts in.
     """
 
     def __init__(
@@ -66,7 +69,12 @@ class Learn2LearnMetaSGD(Learn2Learn):
 
 
 class Learn2LearnGBML(Learn2Learn):
-    """`l2l.algorithms.GBML` with the transform that a subclass names; `inner_lr` is alpha, the others as above."""
+    """`l2l.algorithms.GBML` with the transform that a subclass defines.
+
+    Args:
+        backbone, outputs, loss, inner_steps, eval_steps: as in `Learn2Learn`.
+        inner_lr: alpha.
+    """
 
     inner_lr: Tensor
 

@@ -1,4 +1,4 @@
-"""The oracle is plain regression on inputs that say which task it is."""
+"""The oracle is plain regression on inputs that contain the task's parameters."""
 
 from functools import partial
 
@@ -16,7 +16,7 @@ def sinusoid():
         phase=(0.0, 3.14),
         frequency=(1.0, 1.0),
         x=(-5.0, 5.0),
-        random_inputs=0.0,
+        noise=0.0,
         shots=10,
         queries=10,
         train_queries=10,
@@ -32,7 +32,7 @@ def oracle(data):
     return Oracle(backbone=backbone, outputs=1, loss=F.mse_loss)
 
 
-def test_draws_from_the_oracle_stream():
+def test_samples_from_the_oracle_stream():
     assert [stage.stream for stage in Oracle.stages] == ["oracle"]
     assert Oracle.evaluation_stream_for(Sinusoid) == "oracle"  # and not the data set's own
     assert Oracle.task_types == ("regression",)
@@ -49,8 +49,8 @@ def test_trains_on_the_pool_and_does_not_adapt():
     assert torch.equal(predict(query), learner.net(query))
 
 
-def test_what_it_is_told_lets_it_beat_any_network_that_is_not():
-    """Untold, the best guess is the mean over tasks, whose error is that of the targets themselves."""
+def test_the_tasks_parameters_let_it_beat_any_network_without_them():
+    """Without them the best guess is the mean over tasks, whose error is the variance of the targets."""
     data = sinusoid()
     learner, generator = oracle(data), torch.Generator().manual_seed(0)
     adam = torch.optim.Adam(learner.parameters(), lr=0.01)

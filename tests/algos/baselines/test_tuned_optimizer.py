@@ -43,10 +43,10 @@ def test_every_step_is_torchs(rule, kind, batch_size, draw):
         torch.nn.utils.vector_to_parameters(learner.init_std * random_inputs["start"][t], net.parameters())
         optimizer = THEIRS[rule](net.parameters(), lr=float(learner.inner_lr))
         support, x = Examples(batch.support.x[t], batch.support.y[t]), batch.query.x[t]
-        mine = {"start": random_inputs["start"][t], "rows": random_inputs["rows"][t] if batch_size else ()}
-        for step, predict in enumerate(learner.trajectory(support, 12, mine)):
+        one_tasks = {"start": random_inputs["start"][t], "rows": random_inputs["rows"][t] if batch_size else ()}
+        for step, predict in enumerate(learner.trajectory(support, 12, one_tasks)):
             torch.testing.assert_close(predict(x), net(x).detach(), rtol=1e-10, atol=1e-10)
-            rows = mine["rows"][step] if batch_size else slice(None)
+            rows = one_tasks["rows"][step] if batch_size else slice(None)
             optimizer.zero_grad()
             learner.loss(net(support.x[rows]), support.y[rows]).backward()
             optimizer.step()
@@ -57,14 +57,14 @@ def test_nothing_is_trained():
     assert list(make("adam").parameters()) == []
 
 
-def test_the_rate_is_a_number_of_the_learner():
+def test_the_rate_is_a_hyperparameter_of_the_learner():
     learner = make("sgd")
     assert {"inner_lr", "init_std"} <= set(learner.hyperparameters)
     assert learner.inner_lr.shape == () and "inner_lr" not in learner.state_dict()
 
 
 def test_they_minimise_quadratics_and_memory_helps():
-    """10-dimensional quadratics, 50 steps: all come down from about 110; with momentum or Adam further than SGD."""
+    """10-dimensional quadratics, 50 steps: all fall from about 110; momentum and Adam fall further than SGD."""
     data = Quadratics(10, "cpu")
     batch = data.sample("test", "episodes", 50, torch.Generator().manual_seed(0))
     rates = {"sgd": 0.012, "nag": 0.006, "rmsprop": 0.05, "adam": 0.3}
@@ -80,5 +80,6 @@ def test_they_minimise_quadratics_and_memory_helps():
 
 
 def test_an_unknown_rule_is_refused():
-    with pytest.raises(ValueError, match="inner_optimizer must be one of sgd, nag, rmsprop, adam; got 'adagrad'"):
+    message = r"^algo\.inner_optimizer must be one of sgd, nag, rmsprop, adam; got 'adagrad'$"
+    with pytest.raises(ValueError, match=message):
         make("adagrad")

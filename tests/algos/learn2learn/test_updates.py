@@ -30,7 +30,7 @@ def steps(count):
 
 @pytest.fixture
 def build(backbones):
-    """build(cls, kind, **numbers): as `make`, for constructors that know no `inner_lr`."""
+    """build(cls, kind, **numbers): as `make`, for constructors without `inner_lr`."""
 
     def of(cls, kind, seed=0, **numbers):
         torch.manual_seed(seed)
@@ -106,11 +106,11 @@ def test_loss_and_meta_gradient_are_those_of_the_formula(cls, formula, kind, bui
             for (name, weight), gradient, m in zip(theta.items(), gradients, transforms, strict=True)
         }
     expected = learner.loss(functional_call(learner.net, theta, (task.query.x,)), task.query.y)
-    wanted = torch.autograd.grad(expected, list(learner.parameters()))
+    expected_gradients = torch.autograd.grad(expected, list(learner.parameters()))
     loss = learner.meta_loss(task)
     loss.backward()
     torch.testing.assert_close(loss, expected, rtol=1e-10, atol=0)
-    for p, gradient in zip(learner.parameters(), wanted, strict=True):
+    for p, gradient in zip(learner.parameters(), expected_gradients, strict=True):
         torch.testing.assert_close(p.grad, gradient, rtol=1e-7, atol=1e-12)
     assert all(p.grad.abs().max() > 0 for p in learner.update.parameters())
 

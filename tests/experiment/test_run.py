@@ -1,0 +1,92 @@
+"""One experiment from start to end: seeds, held-out tasks, divergence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from commands import metarun, small
+from run_checks import ALWAYS_SAVED, assert_same_run
+
+import metarun as package
+from metarun.experiment.build import build, saved_config
+from metarun.learner.learner import Learner
+from metarun.run_folder import read_result
+from metarun.training import checkpoint
+from metarun.training.loop import TrainState
+
+
+def first_tasks(folder: Path):
+    """The training tasks that a run starts with."""
+    cfg, choices = saved_config(folder)
+    components = build(cfg, choices)
+    training = TrainState.create(
+        components.learner, components.meta_optimizer, components.device.torch_device, components.seed
+    )
+    batch = components.data.sample("train", "episodes", 4, training.generators["tasks/episodes"])
+    return components.learner.state_dict(), batch
+
+
+def test_two_seeds_differ_in_weights_and_tasks_but_not_in_held_out_tasks(finished, tmp_path):
+    result = small("seed=1", folder=tmp_path)
+    ours, ours_batch = first_tasks(finished)
+    theirs, theirs_batch = first_tasks(tmp_path / "run")
+    assert all(not torch.equal(ours[key], theirs[key]) for key in ours if key.endswith("weight"))
+    assert not torch.equal(ours_batch.support.x, theirs_batch.support.x)
+    assert result["episodes"] == read_result(finished)["episodes"]
+    assert result["mean"] != read_result(finished)["mean"]
+
+
+def test_the_same_seed_gives_the_same_numbers(finished, tmp_path):
+    small(folder=tmp_path)
+    assert_same_run(finished, tmp_path / "run")
+
+
+@pytest.mark.parametrize("algo", ["joint", "oracle", "scratch", "learn2learn/maml"])
+def test_every_algorithm_is_tested_on_the_same_tasks(algo, finished, tmp_path):
+    result = small(f"algo={algo}", "run.iterations=2", folder=tmp_path)
+    if algo != "oracle":  # its inputs hold the answer, so its tasks hash differently
+        assert result["episodes"] == read_result(finished)["episodes"]
+
+
+def test_a_learner_without_parameters_runs(tmp_path):
+    result = small("algo=nearest_centroid", "data=synthetic", "backbone.filters=4", folder=tmp_path)
+    assert (result["parameters"], result["iterations"], result["status"]) == (0, 0, "completed")
+    assert result["mean"] > 0.25
+    assert isinstance(package.load(tmp_path / "run"), Learner)
+
+
+@pytest.mark.parametrize("cause", ["algo.inner_lr=1e20", "optimizer.lr=1e10"])
+def test_a_run_that_diverges_says_where_and_keeps_the_last_good_checkpoint(cause, tmp_path):
+    outcome = metarun(*ALWAYS_SAVED, cause, "hydra.run.dir=run", folder=tmp_path)
+    text = (tmp_path / "run" / "result.json").read_text()
+    result = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in result.json"))
+    assert (outcome.status, result["status"]) == (3, "diverged")
+    assert result["mean"] is None
+    assert result["error"] in (f"the loss became {bad} at iteration {result['iteration']}" for bad in ("inf", "nan"))
+    if checkpoint.exists(tmp_path / "run" / "checkpoint", "last"):
+        kept = checkpoint.load(tmp_path / "run" / "checkpoint", "last")
+        assert kept.details["iteration"] < result["iteration"]
+        assert all(bool(torch.isfinite(value).all()) for value in kept.weights.values())
+    else:
+        assert result["iteration"] == 1
+
+
+def test_weights_that_became_nan_do_not_overwrite_the_good_ones(tmp_path, monkeypatch):
+    step = torch.optim.Adam.step
+    calls = []
+
+    def poisoned(self, *arguments, **keywords):
+        step(self, *arguments, **keywords)
+        calls.append(None)
+        if len(calls) == 30:
+            self.param_groups[0]["params"][0].data.fill_(float("nan"))
+
+    monkeypatch.setattr(torch.optim.Adam, "step", poisoned)
+    assert metarun(*ALWAYS_SAVED, "hydra.run.dir=run", folder=tmp_path).status == 3
+    assert read_result(tmp_path / "run")["iteration"] == 30
+    kept = checkpoint.load(tmp_path / "run" / "checkpoint", "last")
+    assert kept.details["iteration"] == 29
+    assert all(bool(torch.isfinite(value).all()) for value in kept.weights.values())
