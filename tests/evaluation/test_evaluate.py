@@ -1,4 +1,4 @@
-"""Evaluation: the right tasks, steps, metric and interval."""
+"""Evaluation: the right tasks, steps and metrics."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def test_tasks_are_the_same_for_every_learner_and_count():
 
 
 @pytest.mark.parametrize("make", [toy.maml, toy.Noisy])
-def test_chunks_change_nothing(make):
+def test_micro_batches_change_nothing(make):
     torch.manual_seed(0)
     learner = make().double()
     whole = evaluate(learner, toy.sinusoid(), "test", 23, 2).values["mse"]
-    chunked = evaluate(learner, toy.sinusoid(), "test", 23, 2, chunk=3).values["mse"]
-    np.testing.assert_allclose(whole, chunked, rtol=1e-12)
+    split = evaluate(learner, toy.sinusoid(), "test", 23, 2, task_micro_batch=3).values["mse"]
+    np.testing.assert_allclose(whole, split, rtol=1e-12)
 
 
 def test_evaluating_leaves_the_learner_as_it_was():
@@ -104,7 +104,7 @@ def test_a_recurrent_learner_is_evaluated_task_after_task():
     np.testing.assert_allclose(again[0], scores.values["mse"][3], rtol=1e-5)
 
 
-def test_progress_is_told_of_every_block():
+def test_progress_is_reported_after_every_block():
     seen: list[int] = []
     evaluate(toy.maml(), toy.sinusoid(), "test", 45, 0, on_block=seen.append)
     assert seen == [20, 40, 45]
@@ -145,11 +145,11 @@ def test_the_mean_area_over_sets_is_the_area_of_all_pairs():
     assert abs(small.estimate().mean - whole) < 2 * small.estimate().ci95 < 0.1
 
 
-def test_pairs_are_the_same_for_every_learner_and_chunk():
+def test_pairs_are_the_same_for_every_learner_and_micro_batch():
     data = pair_sets()
-    whole, chunked = (evaluate(pixels(), data, "test", 25, 0, chunk=chunk) for chunk in (None, 3))
-    np.testing.assert_array_equal(whole.values["scores"], chunked.values["scores"])
-    assert whole.episodes == chunked.episodes != evaluate(pixels(), data, "val", 25, 0).episodes
+    whole, split = (evaluate(pixels(), data, "test", 25, 0, task_micro_batch=size) for size in (None, 3))
+    np.testing.assert_array_equal(whole.values["scores"], split.values["scores"])
+    assert whole.episodes == split.episodes != evaluate(pixels(), data, "val", 25, 0).episodes
 
 
 def test_a_learner_that_compares_nothing_says_so():
@@ -161,4 +161,4 @@ def test_which_batches_have_the_headline():
     pairs = pair_sets().eval_block("test", "pairs", 0)
     assert has_headline_metric("verification", pairs) and not has_headline_metric("classification", pairs)
     assert has_headline_metric("classification", _images()) and not has_headline_metric("verification", _images())
-    assert not has_headline_metric("classification", _images().query)  # a flat batch
+    assert not has_headline_metric("classification", _images().query)  # a batch of examples

@@ -68,12 +68,12 @@ def test_the_area_is_scikit_learns_also_with_ties_and_under_vmap(decimals):
     scores = torch.randn(5, 40, generator=generator, dtype=torch.float64).mul(2).round(decimals=decimals)
     y = torch.rand(5, 40, generator=generator).lt(0.3).long()
     areas = torch.func.vmap(area_under_roc)(scores, y)
-    wanted = [roc_auc_score(*pair) for pair in zip(y.numpy(), scores.numpy(), strict=True)]
-    np.testing.assert_allclose(areas, wanted)
-    assert area_under_roc(torch.zeros(6), torch.tensor([1, 1, 0, 0, 0, 0])) == 0.5  # all tie: nothing is told apart
+    expected = [roc_auc_score(*pair) for pair in zip(y.numpy(), scores.numpy(), strict=True)]
+    np.testing.assert_allclose(areas, expected, rtol=0, atol=1e-9)
+    assert area_under_roc(torch.zeros(6), torch.tensor([1, 1, 0, 0, 0, 0])) == 0.5  # all tie
 
 
-def test_the_area_of_scores_that_are_no_numbers_is_none():
+def test_the_area_of_nan_scores_is_nan():
     assert area_under_roc(torch.tensor([1.0, torch.nan, 0.0]), torch.tensor([1, 1, 0])).isnan()
 
 
@@ -95,13 +95,13 @@ def test_samples_are_a_mixture_of_normal_distributions():
     assert scores["coverage"].item() == pytest.approx((np.abs(2 * below - 1) <= 0.95).mean())
 
 
-def test_points_take_the_variance_of_validation_errors_and_nothing_where_there_is_none():
+def test_points_have_the_variance_of_validation_errors_and_no_distribution_without_it():
     means, y = mixture()
     point, variance = means[0], torch.tensor(1.7, dtype=torch.float64)
-    given, own = regression(point, y, variance), regression(Gaussian(point, variance.expand(50, 1)), y, UNKNOWN)
-    assert all(torch.equal(given[name], own[name]) for name in given)
+    from_point, normal = regression(point, y, variance), regression(Gaussian(point, variance.expand(50, 1)), y, UNKNOWN)
+    assert all(torch.equal(from_point[name], normal[name]) for name in normal)
     unknown = regression(point, y, UNKNOWN)
-    assert unknown["mse"] == given["mse"] and unknown["nll"].isnan() and unknown["coverage"].isnan()
+    assert unknown["mse"] == normal["mse"] and unknown["nll"].isnan() and unknown["coverage"].isnan()
     assert inside(point, y, UNKNOWN)["inside"].isnan().all()
     fitted = regression(Samples(means), y, variance)
     assert torch.equal(fitted["nll"], regression(Samples(means, variance), y, UNKNOWN)["nll"])
@@ -123,9 +123,9 @@ def test_confidences_are_counted_by_bin():
     sure, chosen = (v.numpy() for v in logits.softmax(-1).max(-1))
     numbers = np.ceil(sure * BINS).astype(int) - 1
     for at in range(BINS):
-        here = numbers == at
-        wanted = (here.sum(), sure[here].sum(), (chosen == y.numpy())[here].sum())
-        np.testing.assert_allclose([counted[name][at] for name in CONFIDENCE], wanted, rtol=1e-5)
+        member = numbers == at
+        expected = (member.sum(), sure[member].sum(), (chosen == y.numpy())[member].sum())
+        np.testing.assert_allclose([counted[name][at] for name in CONFIDENCE], expected, rtol=1e-5)
     assert counted["bin_size"].sum() == 500
     certain = confidence(torch.tensor([[100.0, 0.0]]), torch.tensor([1]), UNKNOWN)
     assert certain["bin_size"][-1] == 1 and certain["bin_correct"][-1] == 0
@@ -137,13 +137,12 @@ def test_confidence_of_samples_is_that_of_their_mean_probability():
     assert counted["bin_confidence"].sum().item() == pytest.approx(0.5)
 
 
-# ----------------------------------------------------------------------------------------- presented one by one
+# ---------------------------------------------------------------------------------------------- shown one by one
 
 
 def shown(y):
     y = torch.tensor(y)
-    number = instances(y, 2)
-    return Presentations(torch.zeros(*y.shape, 1), y, number == 2)
+    return Presentations(torch.zeros(*y.shape, 1), y, instances(y, 2) == 2)
 
 
 def test_instances_are_counted_class_by_class():
@@ -151,17 +150,17 @@ def test_instances_are_counted_class_by_class():
     assert instances(batch.y, 2).tolist() == [[1, 1, 2, 2, 3, 3], [1, 2, 3, 1, 2, 3]]
 
 
-def test_presentations_are_scored_instance_by_instance():
+def test_items_are_scored_instance_by_instance():
     batch = shown([[0, 1, 1, 0, 0, 1]])
-    describe_job = torch.tensor([[0, 0, 1, 1, 0, 1]])
-    scores = 5 * F.one_hot(describe_job, 2).float()
-    found = sequence_metrics(scores, batch, 2)
-    assert {name: values.item() for name, values in found.items() if name != "nll"} == {
-        "accuracy": 0.5,  # of the second instances, which are judged
+    predicted = torch.tensor([[0, 0, 1, 1, 0, 1]])
+    scores = 5 * F.one_hot(predicted, 2).float()
+    metrics = sequence_metrics(scores, batch, 2)
+    assert {name: values.item() for name, values in metrics.items() if name != "nll"} == {
+        "accuracy": 0.5,  # of the second instances, which are scored
         "accuracy_all": pytest.approx(4 / 6),
         "instance_1": 0.5,
         "instance_2": 0.5,
         "instance_3": 1.0,
     }
     scored = F.cross_entropy(scores[0, 2:4], batch.y[0, 2:4])
-    assert found["nll"].item() == pytest.approx(scored.item())
+    assert metrics["nll"].item() == pytest.approx(scored.item())

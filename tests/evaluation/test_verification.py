@@ -1,9 +1,11 @@
-"""ROC curve, equal error rate and threshold agree with scikit-learn and with counting; no test pair chooses one."""
+"""ROC curve, equal error rate and threshold agree with counting pairs; no test pair chooses a threshold."""
 
 from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +15,14 @@ from commands import SMALL, metarun
 from result_fields import FIELDS
 from scipy.interpolate import interp1d
 from scipy.optimize import brentq
-from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.metrics import roc_auc_score
 
 from metarun.algos.siamese import Siamese
 from metarun.evaluation.evaluate import evaluate
 from metarun.evaluation.verification import Roc, accuracies, best_threshold, equal_error, evaluate_verification
 from metarun.experiment.build import build, load, saved_config
 from metarun.run_folder import read_result
-from metarun.tracking.tracker import NullTracker
+from metarun.tracking.trackers import Trackers
 from metarun.tracking.weights_and_biases import flat_result
 
 
@@ -35,12 +37,43 @@ def pooled(values):
     return values["scores"].ravel(), values["same"].ravel()
 
 
-def test_the_curve_is_scikit_learns():
-    scores, same = pooled(scored())
-    ours, (wrong, right, at) = Roc.of(scores, same), roc_curve(same, scores, drop_intermediate=False)
-    np.testing.assert_allclose(ours.false_positive_rate, wrong)
-    np.testing.assert_allclose(ours.true_positive_rate, right)
-    np.testing.assert_array_equal(ours.scores, at[1:])  # the first accepts nothing
+def naive_curve(scores, same, weight) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """By definition: at each distinct score count the pairs that score as much or more."""
+    thresholds = np.array(sorted(set(scores), reverse=True))
+    same = same == 1
+    wrong = [weight[(scores >= at) & ~same].sum() / weight[~same].sum() for at in thresholds]
+    right = [weight[(scores >= at) & same].sum() / weight[same].sum() for at in thresholds]
+    return np.array([0.0, *wrong]), np.array([0.0, *right]), thresholds
+
+
+@pytest.mark.parametrize("decimals", [0, 1, 8])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_curve_is_that_of_counting(decimals, weighted):
+    scores, same = pooled(scored(decimals=decimals))
+    weight = np.random.default_rng(1).integers(1, 4, len(scores)) if weighted else np.ones(len(scores))
+    wrong, right, thresholds = naive_curve(scores, same, weight)
+    ours = Roc.of(scores, same, weight if weighted else None)
+    np.testing.assert_allclose(ours.false_positive_rate, wrong, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(ours.true_positive_rate, right, rtol=0, atol=1e-9)
+    np.testing.assert_array_equal(ours.scores, thresholds)
+
+
+def naive_threshold(scores, same) -> float:
+    judged = {at: np.sum((scores >= at) == (same == 1)) for at in scores}
+    return max(at for at, right in judged.items() if right == max(judged.values()))
+
+
+@pytest.mark.parametrize("decimals", [0, 1, 8])
+def test_the_threshold_is_that_of_counting(decimals):
+    scores, same = pooled(scored(decimals=decimals))
+    assert best_threshold(scores, same) == naive_threshold(scores, same)
+
+
+def test_only_verification_imports_scikit_learn():
+    """It takes a second, for which other runs must not wait."""
+    script = "import sys, metarun.evaluation.verification, metarun.experiment.result; print('sklearn' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_a_weight_is_as_good_as_a_repetition():
@@ -53,7 +86,7 @@ def test_a_weight_is_as_good_as_a_repetition():
 @pytest.mark.parametrize("decimals", [0, 1, 8])
 def test_the_equal_error_rate_is_where_both_errors_are_equal(decimals):
     scores, same = pooled(scored(decimals=decimals))
-    wrong, right, _ = roc_curve(same, scores, drop_intermediate=False)
+    wrong, right, _ = naive_curve(scores, same, np.ones(len(scores)))
     by_root = brentq(lambda x: 1 - x - interp1d(wrong, right)(x), 0, 1)
     assert Roc.of(scores, same).equal_error_rate() == pytest.approx(by_root, abs=1e-9)
 
@@ -80,20 +113,20 @@ def test_the_threshold_judges_the_most_pairs_rightly():
 
 def test_the_test_pairs_choose_no_threshold():
     test, val = scored(seed=1, shift=2.0), scored(seed=2)
-    verdict = evaluate_verification(test, val)
-    assert verdict.about["threshold"] == best_threshold(*pooled(val)) != best_threshold(*pooled(test))
-    assert verdict.about["chosen_on"] == "val"
-    np.testing.assert_array_equal(verdict.accuracy, accuracies(**test, threshold=verdict.about["threshold"]))
+    result = evaluate_verification(test, val)
+    assert result.details["threshold"] == best_threshold(*pooled(val)) != best_threshold(*pooled(test))
+    assert result.details["chosen_on"] == "val"
+    np.testing.assert_array_equal(result.accuracy, accuracies(**test, threshold=result.details["threshold"]))
     best = accuracies(**test, threshold=best_threshold(*pooled(test))).mean()
-    assert verdict.accuracy.mean() < best - 0.1  # the test's own would flatter
+    assert result.accuracy.mean() < best - 0.1  # a threshold chosen on the test pairs would flatter
 
 
-def test_the_verdict_is_of_the_test_pairs():
+def test_the_result_is_of_the_test_pairs():
     test, val = scored(seed=1), scored(seed=2, gap=3.0)
-    about = evaluate_verification(test, val).about
-    assert about["pairs"] == 1000
-    assert about["eer"] == Roc.of(*pooled(test)).equal_error_rate() == evaluate_verification(test, val).eer["mean"]
-    curve = about["roc"]
+    details = evaluate_verification(test, val).details
+    assert details["pairs"] == 1000
+    assert details["eer"] == Roc.of(*pooled(test)).equal_error_rate() == evaluate_verification(test, val).eer["mean"]
+    curve = details["roc"]
     area = np.trapezoid(curve["true_positive_rate"], curve["false_positive_rate"])
     assert area == pytest.approx(roc_auc_score(test["same"].ravel(), test["scores"].ravel()), abs=1e-3)
 
@@ -111,25 +144,28 @@ def test_a_thinned_curve_keeps_ends_and_shape(decimals):
 
 
 def test_the_interval_covers_what_other_tasks_say():
-    """The spread of the rate over independent test sets is what resampling one of them tells."""
-    rates = [equal_error(**scored(seed=s, decimals=8))["mean"] for s in range(60)]
-    told = equal_error(**scored(seed=0, decimals=8))["ci95"]
-    assert told == pytest.approx(1.96 * np.std(rates, ddof=1), rel=0.35)
-    assert equal_error(**scored(seed=0, decimals=8))["ci95"] == told  # the same resamples every time
+    """Resampling one test set gives the spread of the rate over independent test sets."""
+    rates = [Roc.of(*pooled(scored(seed=s, decimals=8))).equal_error_rate() for s in range(60)]
+    interval = equal_error(**scored(seed=0, decimals=8))["ci95"]
+    assert interval == pytest.approx(1.96 * np.std(rates, ddof=1), rel=0.35)
+    assert equal_error(**scored(seed=0, decimals=8))["ci95"] == interval  # the same resamples every time
 
 
 def test_tasks_are_resampled_not_pairs():
-    """A task's pairs share its classes and are not independent: saying each of them five times tells nothing new."""
+    """A task's pairs share its classes and are not independent: repeating each five times adds no information."""
     values = scored(decimals=8)
     repeated = {name: pairs.repeat(5, axis=1) for name, pairs in values.items()}
     assert equal_error(**repeated)["ci95"] == pytest.approx(equal_error(**values)["ci95"])
 
 
 def test_what_makes_no_curve_is_refused():
-    with pytest.raises(ValueError, match="pairs of both kinds"):
+    with pytest.raises(ValueError, match=r"same must be of pairs of both kinds; got \[1\.0\]"):
         Roc.of(np.arange(4.0), np.ones(4))
-    with pytest.raises(ValueError, match="got NaN"):
-        best_threshold(np.array([0.0, np.nan]), np.array([1, 0]))
+    with pytest.raises(ValueError, match="same must be of pairs of both kinds"):
+        Roc.of(np.arange(4.0), np.array([1, 1, 0, 0]), np.array([1, 2, 0, 0]))
+    for bad in (np.nan, np.inf):
+        with pytest.raises(ValueError, match=rf"scores must be finite numbers; got \[{bad}\]"):
+            best_threshold(np.array([0.0, bad]), np.array([1, 0]))
 
 
 # --------------------------------------------------------------------------------------------------- a run on pairs
@@ -151,30 +187,30 @@ def verified(tmp_path_factory) -> Path:
     return folder / "run"
 
 
-def test_a_run_on_pairs_says_what_verification_is_judged_by(verified):
+def test_a_run_on_pairs_reports_the_metrics_of_verification(verified):
     result = read_result(verified)
     assert set(result) == FIELDS | {"verification", "pairs"}
     assert (result["metric"], result["higher_is_better"], result["tasks"], result["pairs"]) == ("auc", True, 20, 10)
     assert set(result["metrics"]) == {"accuracy", "eer"}
-    about = result["verification"]
-    assert set(about) == {"threshold", "chosen_on", "pairs", "eer", "roc"}
-    assert (about["chosen_on"], about["pairs"]) == ("val", 200)
-    assert about["eer"] == result["metrics"]["eer"]["mean"] and result["metrics"]["eer"]["ci95"] > 0
+    details = result["verification"]
+    assert set(details) == {"threshold", "chosen_on", "pairs", "eer", "roc"}
+    assert (details["chosen_on"], details["pairs"]) == ("val", 200)
+    assert details["eer"] == result["metrics"]["eer"]["mean"] and result["metrics"]["eer"]["ci95"] > 0
     with np.load(verified / "episodes.npz") as episodes:
         scores, same, accuracy = episodes["scores"], episodes["same"], episodes["accuracy"]
         assert result["mean"] == pytest.approx(episodes["auc"].mean())
     assert scores.shape == same.shape == (20, 10) and (same.sum(1) == 5).all()
-    np.testing.assert_allclose(accuracy[:, 0], ((scores >= about["threshold"]) == (same == 1)).mean(1))
+    np.testing.assert_allclose(accuracy[:, 0], ((scores >= details["threshold"]) == (same == 1)).mean(1))
     assert result["metrics"]["accuracy"]["mean"] == pytest.approx(accuracy.mean())
 
 
 def test_the_threshold_is_that_of_validation_pairs_under_the_tested_weights(verified):
     cfg, choices = saved_config(verified)
     data, learner = build(cfg, choices).data, load(verified)
-    eval_block = {part: evaluate(learner, data, part, 20, 0).values for part in ("val", "test")}
-    by_part = {part: best_threshold(v["scores"].ravel(), v["same"].ravel()) for part, v in eval_block.items()}
-    assert read_result(verified)["verification"]["threshold"] == pytest.approx(by_part["val"])
-    assert by_part["val"] != pytest.approx(by_part["test"])
+    values = {split: evaluate(learner, data, split, 20, 0).values for split in ("val", "test")}
+    by_split = {split: best_threshold(v["scores"].ravel(), v["same"].ravel()) for split, v in values.items()}
+    assert read_result(verified)["verification"]["threshold"] == pytest.approx(by_split["val"])
+    assert by_split["val"] != pytest.approx(by_split["test"])
 
 
 def test_a_run_on_pairs_logs_and_draws_and_prints_plain_numbers(verified):
@@ -183,7 +219,7 @@ def test_a_run_on_pairs_logs_and_draws_and_prints_plain_numbers(verified):
     assert [row["iteration"] for row in rows if "val/auc" in row] == [20]
     assert {"roc.png", "scores.png", "learning_curve.png"} <= {path.name for path in verified.iterdir()}
     out = (verified.parent / "out").read_text()
-    assert "10 pairs, split glyphs, seed 0" in out
+    assert "10 pairs, partition glyphs, seed 0" in out
     assert re.search(r"auc +[01]\.\d+ ± ", out) and re.search(r"accuracy +\d+\.\d+% ± ", out)
     assert re.search(r"eer +0\.\d+ ± ", out)
 
@@ -191,7 +227,7 @@ def test_a_run_on_pairs_logs_and_draws_and_prints_plain_numbers(verified):
 def test_a_tracker_gets_the_curve_and_the_figures_of_pairs(verified, tmp_path, monkeypatch):
     told: dict[str, list] = {"lines": [], "figure": [], "summary": []}
     for name, calls in told.items():
-        monkeypatch.setattr(NullTracker, name, lambda self, *given, calls=calls: calls.append(given))
+        monkeypatch.setattr(Trackers, name, lambda self, *given, calls=calls: calls.append(given))
     metarun(*PAIRS, f"run.evaluate={verified}", "hydra.run.dir=run", folder=tmp_path, pictures=True)
     ((name, x_name, lines),) = told["lines"]
     roc = read_result(verified)["verification"]["roc"]

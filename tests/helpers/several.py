@@ -50,36 +50,38 @@ LEARNERS = {
 }
 
 
-def train(name: str, world: Any = None, chunk: int | None = None) -> tuple[TrainState, list[float], list[int]]:
+def train(
+    name: str, world: Any = None, task_micro_batch: int | None = None
+) -> tuple[TrainState, list[float], list[int]]:
     """Losses of a training, and how many tasks each forward pass had."""
     make, data = LEARNERS[name]
     torch.manual_seed(0)
     learner, meta_optimizer, seen = make().double(), toy.sgd(lr=0.05), []
     learner.register_forward_pre_hook(lambda _, inputs: seen.append(len(torch.utils._pytree.tree_leaves(inputs)[0])))
-    training = TrainState.create(learner, meta_optimizer, toy.CPU, 0)
-    steps = list(fit(training, data(), meta_optimizer, STEPS, TASKS, chunk, world=world))
-    return training, [step.loss for step in steps], seen
+    state = TrainState.create(learner, meta_optimizer, toy.CPU, 0)
+    steps = list(fit(state, data(), meta_optimizer, STEPS, TASKS, task_micro_batch, world=world))
+    return state, [step.loss for step in steps], seen
 
 
 def weights(learner: torch.nn.Module) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in learner.parameters()])
 
 
-def state(training: TrainState) -> torch.Tensor:
-    return torch.cat([value.double().flatten() for value in training.learner.state_dict().values()])
+def tensors(state: TrainState) -> torch.Tensor:
+    return torch.cat([value.double().flatten() for value in state.learner.state_dict().values()])
 
 
 def main() -> None:
-    told = {}
+    reports = {}
     with process_group(toy.CPU) as world:
         for name, (make, _) in LEARNERS.items():
             alone, losses, _ = train(name)
-            for chunk in (None, 1):
-                shared, others, seen = train(name, world, chunk)
+            for task_micro_batch in (None, 1):
+                shared, others, seen = train(name, world, task_micro_batch)
                 torch.manual_seed(0)
                 start = weights(make().double())
-                told[f"{name}, chunk {chunk}"] = {
-                    "difference": (state(alone) - state(shared)).abs().max().item(),
+                reports[f"{name}, {task_micro_batch}"] = {
+                    "difference": (tensors(alone) - tensors(shared)).abs().max().item(),
                     "losses": max(abs(a - b) for a, b in zip(losses, others, strict=True)),
                     "moved": (weights(shared.learner) - start).abs().max().item(),
                     "seen": sorted(set(seen)),
@@ -89,7 +91,7 @@ def main() -> None:
                     ),
                 }
         if world.rank == 0:
-            print(json.dumps(told))
+            print(json.dumps(reports))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A checkpoint is there whole or not at all, whatever interrupts the writing of it."""
+"""A checkpoint is whole or not there, whatever interrupts the writing."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ import random
 import pytest
 import torch
 
-from metarun import files as results
+from metarun import files
 from metarun.training import checkpoint
 
 WEIGHTS = {"w": torch.arange(6.0).reshape(2, 3), "progress": torch.tensor(0.5)}
 STATE = {"iteration": 7, "generators": {"noise": torch.Generator().manual_seed(3).get_state()}}
 
 
-def write(folder, iteration, name="last", about=None):
+def write(folder, iteration, name="last", details=None):
     weights = {key: value + iteration for key, value in WEIGHTS.items()}
-    checkpoint.save(folder, name, iteration, weights, STATE | {"iteration": iteration}, about or {})
+    checkpoint.save(folder, name, iteration, weights, STATE | {"iteration": iteration}, details or {})
 
 
 def assert_whole(folder, iteration, name="last"):
     loaded = checkpoint.load(folder, name)
-    assert loaded.about["iteration"] == loaded.state["iteration"] == iteration
+    assert loaded.details["iteration"] == loaded.state["iteration"] == iteration
     for key, value in WEIGHTS.items():
         assert torch.equal(loaded.weights[key], value + iteration)
 
 
-def files(folder):
+def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
 def test_what_is_loaded_is_what_was_saved(tmp_path):
-    about = {"best": 0.1 + 0.2, "losses": [1 / 3, 2e-45], "compiled": False}
-    write(tmp_path, 7, about=about)
+    details = {"best": 0.1 + 0.2, "losses": [1 / 3, 2e-45], "compiled": False}
+    write(tmp_path, 7, details=details)
     loaded = checkpoint.load(tmp_path, "last")
-    assert loaded.about.items() >= about.items()
+    assert loaded.details.items() >= details.items()
     assert loaded.weights["w"].dtype == torch.float32
     assert torch.equal(loaded.state["generators"]["noise"], STATE["generators"]["noise"])
     assert_whole(tmp_path, 7)
@@ -56,7 +56,7 @@ def test_a_checkpoint_replaces_only_its_namesake(tmp_path):
         write(tmp_path, iteration)
     assert_whole(tmp_path, 5, "best")
     assert_whole(tmp_path, 7)
-    assert len(files(tmp_path)) == 6
+    assert len(names(tmp_path)) == 6
 
 
 @pytest.mark.parametrize("survives", [0, 1, 2])
@@ -73,32 +73,32 @@ def test_a_process_killed_between_two_files_leaves_the_previous_checkpoint(survi
         written.append(target)
         original(source, target)
 
-    original = results.os.replace
-    monkeypatch.setattr(results.os, "replace", replace)
-    monkeypatch.setattr(results.Path, "unlink", lambda *_, **__: None)  # the dead do not tidy up
+    original = files.os.replace
+    monkeypatch.setattr(files.os, "replace", replace)
+    monkeypatch.setattr(files.Path, "unlink", lambda *_, **__: None)  # a killed process removes nothing
     with pytest.raises(Killed):
         write(tmp_path, 2)
     monkeypatch.undo()
     assert_whole(tmp_path, 1)
-    write(tmp_path, 3)  # and the next one sweeps up
+    write(tmp_path, 3)  # and the next one removes leftovers
     assert_whole(tmp_path, 3)
-    assert files(tmp_path) == ["last-00000003.safetensors", "last-00000003.state", "last.json"]
+    assert names(tmp_path) == ["last-00000003.safetensors", "last-00000003.state", "last.json"]
 
 
 @pytest.mark.parametrize("room", [0, 10, 200, 700])
 def test_a_full_disk_leaves_the_previous_checkpoint(room, tmp_path, monkeypatch):
     write(tmp_path, 1)
-    opened = results.os.fdopen
+    opened = files.os.fdopen
 
     def fdopen(*arguments, **keywords):
         return Full(opened(*arguments, **keywords), room)
 
-    monkeypatch.setattr(results.os, "fdopen", fdopen)
+    monkeypatch.setattr(files.os, "fdopen", fdopen)
     with pytest.raises(OSError, match="No space left"):
         write(tmp_path, 2)
     monkeypatch.undo()
     assert_whole(tmp_path, 1)
-    assert not [name for name in files(tmp_path) if name.startswith(".")]
+    assert not [name for name in names(tmp_path) if name.startswith(".")]
 
 
 class Full:
@@ -130,8 +130,8 @@ def test_a_missing_checkpoint_is_named(tmp_path):
         checkpoint.load(tmp_path, "best")
 
 
-def test_nan_in_the_facts_does_not_make_bad_json(tmp_path):
-    write(tmp_path, 1, about={"best": float("nan")})
+def test_nan_in_the_details_does_not_make_bad_json(tmp_path):
+    write(tmp_path, 1, details={"best": float("nan")})
     assert json.loads((tmp_path / "last.json").read_text())["best"] is None
 
 

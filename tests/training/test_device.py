@@ -1,4 +1,4 @@
-"""The device group: refused by name, decided by rule."""
+"""The device group: bad values are refused by name, compilation and replicas follow rules."""
 
 from __future__ import annotations
 
@@ -18,18 +18,24 @@ GOOD = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("key", "value"), [
-    ("precision", "float8"), ("compile", "maybe"), ("threads", 0), ("task_micro_batch", "all"), ("name", "abacus"),
+@pytest.mark.parametrize(("key", "value", "wanted"), [
+    ("precision", "float8", "one of float32, float64; got 'float8'"),
+    ("compile", "maybe", "true, false or auto; got 'maybe'"),
+    ("threads", 0, "an integer of at least 1, or null; got 0"),
+    ("name", "abacus", "auto, cpu, cuda or mps; got 'abacus'"),
+    ("task_micro_batch", "all", "an integer of at least 1, or null; got 'all'"),
 ])  # fmt: skip
-def test_bad_values_are_refused_by_name(key, value):
-    with pytest.raises(ValueError, match=f"device.{key}"):
+def test_bad_values_are_refused_by_name(key, value, wanted):
+    with pytest.raises(ValueError, match=f"^device.{key} must be {wanted}$"):
         Device(**(GOOD | {key: value}))
 
 
 def test_a_device_this_machine_lacks_is_refused():
     if torch.cuda.is_available():
         pytest.skip("this machine has CUDA")
-    with pytest.raises(ValueError, match="no such device"):
+    with pytest.raises(
+        ValueError, match="device.name must be a device that this machine has; got 'cuda'. device=auto chooses one"
+    ):
         Device(**(GOOD | {"name": "cuda"}))
 
 
@@ -58,7 +64,7 @@ def test_how_many_replicas_at_once_follows_a_rule():
     assert device.replicas_at_once(convolutional, 8) == 1
     device.torch_device = torch.device("cuda")
     assert device.replicas_at_once(convolutional, 8) == 8
-    assert [device.replicas_at_once(convolutional, 8, wanted) for wanted in (None, 3, 64)] == [8, 3, 8]
+    assert [device.replicas_at_once(convolutional, 8, size) for size in (None, 3, 64)] == [8, 3, 8]
 
 
 def test_freed_memory_is_kept():

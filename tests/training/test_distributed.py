@@ -42,29 +42,29 @@ def torchrun(*words: str, folder, wait: bool = True):
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory):
+def reports(tmp_path_factory):
     outcome = torchrun(several.__file__, folder=tmp_path_factory.mktemp("several"))
     assert outcome.status == 0, outcome.err
     return json.loads(outcome.out.strip().splitlines()[-1])
 
 
-@pytest.mark.parametrize("chunk", [None, 1])
+@pytest.mark.parametrize("task_micro_batch", [None, 1])
 @pytest.mark.parametrize("name", several.LEARNERS)
-def test_two_processes_train_what_one_trains(told, name, chunk):
-    found = told[f"{name}, chunk {chunk}"]
-    assert found["difference"] < 1e-10 and found["losses"] < 1e-10
-    assert found["moved"] > 1e-3 and found["generators"]
-    assert found["seen"] == [chunk or several.TASKS // 2]  # process 0 of two: two tasks of five
+def test_two_processes_train_what_one_trains(reports, name, task_micro_batch):
+    report = reports[f"{name}, {task_micro_batch}"]
+    assert report["difference"] < 1e-10 and report["losses"] < 1e-10
+    assert report["moved"] > 1e-3 and report["generators"]
+    assert report["seen"] == [task_micro_batch or several.TASKS // 2]  # process 0 of two: two tasks of five
 
 
 @pytest.mark.parametrize(("size", "tasks"), [(2, 5), (3, 3), (4, 9), (1, 2)])
-def test_shares_are_all_tasks_once(size, tasks):
-    shares = [range(*bounds(rank, size, tasks)) for rank in range(size)]
-    assert [task for share in shares for task in share] == list(range(tasks))
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+def test_shards_are_all_tasks_once(size, tasks):
+    shards = [range(*bounds(rank, size, tasks)) for rank in range(size)]
+    assert [task for shard in shards for task in shard] == list(range(tasks))
+    assert max(map(len, shards)) - min(map(len, shards)) <= 1
 
 
-def test_alone_there_is_nothing_to_share():
+def test_a_single_process_shards_nothing():
     with process_group(torch.device("cpu")) as world:
         assert type(world) is SingleProcess and not torch.distributed.is_initialized()
     assert (world.rank, world.size, world.shard([7], 7), world.all_reduce_sum(0.5), world.all_reduce_any(True)) == (
@@ -109,8 +109,8 @@ def struck(signum, folder) -> tuple[dict, str]:
     assert process.returncode == 1, err
     result = read_result(folder / "run")
     assert 30 < result["iteration"] < 1500
-    about = json.loads((folder / "run" / "checkpoint" / "last.json").read_text())
-    assert about["iteration"] == result["iteration"]  # no step was lost, nor half of one saved
+    pointer = json.loads((folder / "run" / "checkpoint" / "last.json").read_text())
+    assert pointer["iteration"] == result["iteration"]  # no step was lost, nor half of one saved
     return result, err
 
 
@@ -125,7 +125,7 @@ def test_a_lost_process_ends_the_run_with_a_checkpoint_to_go_on_from(tmp_path):
 def test_a_signal_to_one_process_stops_all_between_two_steps(tmp_path):
     result, err = struck(signal.SIGTERM, tmp_path)
     assert result["status"] == "interrupted"
-    assert "cli.py" not in err  # no traceback of ours beside torchrun's own
+    assert "metarun/cli" not in err  # no traceback of ours beside torchrun's own
 
 
 def test_a_multirun_is_refused_once(tmp_path):
@@ -150,8 +150,8 @@ def within(seconds: float, happened) -> bool:
 
 
 def children(pid: int) -> list[int]:
-    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
-    return [int(word) for word in found.stdout.split()]
+    listing = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
+    return [int(word) for word in listing.stdout.split()]
 
 
 def environment(pid: int) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""One compiled program of losses and gradient is what autograd gives, chunk after chunk, and traced whole."""
+"""One compiled program of losses and gradient equals autograd, micro-batch by micro-batch, and is traced whole."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def losses(p: dict[str, nn.Parameter], x: torch.Tensor) -> torch.Tensor:
 
 @pytest.fixture(params=["eager", "compiled"])
 def gradients(request):
-    """Gradients by name of the losses of chunks of x, summed; None: there is none."""
+    """Gradients by name, summed over micro-batches of x; None: there is none."""
 
-    def compute(chunks):
+    def compute(micro_batches):
         p = parameters()
         of_x = gradient_of(lambda x: losses(p, x))
         if request.param == "compiled":
             torch._dynamo.reset()
             of_x = compiled_gradient_of(lambda x: losses(p, x), p.values())
-        values = [of_x(6, chunk) for chunk in chunks]
+        values = [of_x(6, x) for x in micro_batches]
         assert not any(value.requires_grad for value in values)
         return torch.cat(values), {name: value.grad for name, value in p.items()}
 
@@ -44,22 +44,22 @@ X = torch.randn(6, 4, generator=torch.Generator().manual_seed(1), dtype=torch.fl
 
 
 @pytest.mark.parametrize("size", [6, 2])
-def test_chunks_add_up_to_the_gradient_of_the_mean(gradients, size):
-    values, found = gradients(X.split(size))
+def test_micro_batches_add_up_to_the_gradient_of_the_mean(gradients, size):
+    values, by_name = gradients(X.split(size))
     p = parameters()
     losses(p, X).mean().backward()
     torch.testing.assert_close(values, losses(p, X).detach(), rtol=1e-12, atol=0)
-    assert found.pop("unused") is None  # an optimizer with weight decay leaves it alone, too
-    for name, gradient in found.items():
+    assert by_name.pop("unused") is None  # an optimizer with weight decay leaves it alone, too
+    for name, gradient in by_name.items():
         torch.testing.assert_close(gradient, p[name].grad, rtol=1e-12, atol=1e-14)
 
 
 def test_gradients_can_be_changed_in_place(gradients):
     """Clipping does: two parameters' gradients that share memory would be clipped twice."""
-    _, found = gradients([X])
-    found["shift"].mul_(0.5)
-    torch.testing.assert_close(found["twin"], torch.ones(3, dtype=torch.float64))
-    torch.testing.assert_close(found["shift"], torch.full((3,), 0.5, dtype=torch.float64))
+    _, by_name = gradients([X])
+    by_name["shift"].mul_(0.5)
+    torch.testing.assert_close(by_name["twin"], torch.ones(3, dtype=torch.float64))
+    torch.testing.assert_close(by_name["shift"], torch.full((3,), 0.5, dtype=torch.float64))
 
 
 def test_a_gradient_lies_in_memory_as_its_parameter():
@@ -91,7 +91,7 @@ def test_the_gradient_is_traced_with_the_losses(monkeypatch):
     graphs = []
     backend = lambda graph, _inputs, **_options: graphs.append(graph) or graph  # noqa: E731
     compile_ = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda f, **how: compile_(f, **how, backend=backend))
+    monkeypatch.setattr(torch, "compile", lambda f, **options: compile_(f, **options, backend=backend))
     torch._dynamo.reset()
     values = compiled_gradient_of(lambda x: losses(p, x), p.values())(6, X)
     assert len(graphs) == 1 and values.grad_fn is None

@@ -1,4 +1,4 @@
-"""The loop: one outer step is the mean gradient; noise, objectives, schedules, groups, stages need nothing else."""
+"""The loop: one outer step is the mean gradient; random inputs, objectives, groups and stages need nothing else."""
 
 from __future__ import annotations
 
@@ -18,13 +18,18 @@ CPU = torch.device("cpu")
 
 
 def train(
-    learner: Learner, data=None, meta_optimizer: MetaOptimizer | None = None, iterations=20, meta_batch_size=6, **how
+    learner: Learner,
+    data=None,
+    meta_optimizer: MetaOptimizer | None = None,
+    iterations=20,
+    meta_batch_size=6,
+    **options,
 ) -> TrainState:
     meta_optimizer = meta_optimizer or toy.adam()
-    training = TrainState.create(learner, meta_optimizer, CPU, seed=0)
-    for _ in fit(training, data or toy.sinusoid(), meta_optimizer, iterations, meta_batch_size, **how):
+    state = TrainState.create(learner, meta_optimizer, CPU, seed=0)
+    for _ in fit(state, data or toy.sinusoid(), meta_optimizer, iterations, meta_batch_size, **options):
         pass
-    return training
+    return state
 
 
 def weights(learner: Learner) -> torch.Tensor:
@@ -35,8 +40,8 @@ def test_one_step_moves_by_the_mean_gradient_over_tasks():
     learner = toy.seeded(toy.maml)
     meta_optimizer = toy.sgd(lr=0.1)
     before = weights(learner)
-    training = TrainState.create(learner, meta_optimizer, CPU, seed=0)
-    step = next(fit(training, toy.sinusoid(), meta_optimizer, 10, 5))
+    state = TrainState.create(learner, meta_optimizer, CPU, seed=0)
+    step = next(fit(state, toy.sinusoid(), meta_optimizer, 10, 5))
     after = weights(learner)
 
     torch.nn.utils.vector_to_parameters(before, learner.parameters())
@@ -50,31 +55,31 @@ def test_one_step_moves_by_the_mean_gradient_over_tasks():
 
 def test_reported_loss_is_the_mean_over_tasks():
     learner = toy.seeded(toy.maml)
-    training = TrainState.create(learner, meta_optimizer := toy.sgd(lr=1e-9), CPU, seed=0)
-    step = next(fit(training, toy.sinusoid(), meta_optimizer, 10, 5))
+    state = TrainState.create(learner, meta_optimizer := toy.sgd(lr=1e-9), CPU, seed=0)
+    step = next(fit(state, toy.sinusoid(), meta_optimizer, 10, 5))
     assert step.loss == pytest.approx(learner(step.batch).mean().item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("make", [toy.maml, toy.Noisy])
-def test_chunks_and_the_loop_give_what_the_whole_batch_gives(make):
+def test_micro_batches_and_the_loop_give_what_the_whole_batch_gives(make):
     whole = train(toy.seeded(make)).learner
-    for chunk in (1, 4):
-        chunked = train(toy.seeded(make), chunk=chunk).learner
-        torch.testing.assert_close(weights(chunked), weights(whole), rtol=0, atol=1e-12)
+    for size in (1, 4):
+        split = train(toy.seeded(make), task_micro_batch=size).learner
+        torch.testing.assert_close(weights(split), weights(whole), rtol=0, atol=1e-12)
     looped = toy.seeded(make)
     looped.vectorized = False
     torch.testing.assert_close(weights(train(looped).learner), weights(whole), rtol=0, atol=1e-12)
     assert (weights(toy.seeded(make)) - weights(whole)).abs().max() > 1e-3  # and they all moved
 
 
-def test_a_compiled_learner_that_draws_noise_gives_the_same_numbers():
+def test_a_compiled_learner_with_random_inputs_gives_the_same_numbers():
     whole = train(toy.seeded(toy.Noisy)).learner
     learner = toy.seeded(toy.Noisy)
     compiled = train(learner, compiled=True).learner
     torch.testing.assert_close(weights(compiled), weights(whole), rtol=0, atol=1e-12)
 
 
-def test_noise_differs_between_tasks_and_steps_and_repeats_with_the_seed():
+def test_random_inputs_differ_between_tasks_and_steps_and_repeat_with_the_seed():
     def masks() -> list[torch.Tensor]:
         learner, meta_optimizer = toy.seeded(toy.Noisy), toy.adam()
         return [
@@ -87,7 +92,7 @@ def test_noise_differs_between_tasks_and_steps_and_repeats_with_the_seed():
     assert len(torch.cat(first).unique()) == 3 * 4
 
 
-def test_drawing_inside_the_mapped_function_is_refused():
+def test_sampling_inside_the_mapped_function_is_refused():
     class Careless(toy.Noisy):
         def adapt(self, support, random_inputs=()):
             return super().adapt(support, {"mask": torch.rand(1)})
@@ -99,8 +104,8 @@ def test_drawing_inside_the_mapped_function_is_refused():
 def test_two_objectives_take_turns_each_with_its_own_group_rate_and_optimizer():
     learner = toy.Adversaries()
     meta_optimizer = toy.sgd(lr=0.01)
-    training = TrainState.create(learner, meta_optimizer, CPU, seed=0)
-    step = next(fit(training, toy.sinusoid(), meta_optimizer, 10, 4))
+    state = TrainState.create(learner, meta_optimizer, CPU, seed=0)
+    step = next(fit(state, toy.sinusoid(), meta_optimizer, 10, 4))
     # Both losses have a gradient in both groups. first: a^2 b at (2, 3), rate 0.5 of its own; second: -a b, a moved.
     assert learner.first.item() == pytest.approx(2 - 0.5 * 2 * 2 * 3)
     assert learner.second.item() == pytest.approx(3 - 0.01 * 4)
@@ -146,7 +151,7 @@ def test_progress_runs_from_zero_to_one_and_survives_a_resume():
     assert not torch.equal(weights(train(toy.seeded(toy.Scheduled), iterations=40).learner), weights(whole))
 
 
-def test_a_stage_of_flat_batches_precedes_one_of_episodes():
+def test_a_stage_of_batches_precedes_one_of_episodes():
     learner = toy.Pretrained()
     learner.vectorized = False  # so that meta_loss is called, and counted, once for each task
     train(learner, toy.Blobs(), iterations=20, meta_batch_size=1)
@@ -163,8 +168,8 @@ def test_a_surrogate_loss_steps_along_its_own_direction():
     learner = toy.seeded(toy.Surrogate, 0.1)
     meta_optimizer = toy.sgd(lr=1.0)
     before = weights(learner)
-    training = TrainState.create(learner, meta_optimizer, CPU, seed=0)
-    step = next(fit(training, toy.sinusoid(), meta_optimizer, 10, 3))
+    state = TrainState.create(learner, meta_optimizer, CPU, seed=0)
+    step = next(fit(state, toy.sinusoid(), meta_optimizer, 10, 3))
     x, y = step.batch.support
     slope, bias = before
     residual = slope * x + bias - y  # [T, n, 1]
@@ -214,11 +219,11 @@ def test_tasks_of_two_seeds_differ_and_of_one_seed_repeat():
     assert not torch.equal(first_batch(0), first_batch(1))
 
 
-def test_running_statistics_are_the_same_whole_and_in_chunks():
-    def statistics(chunk: int | None) -> torch.Tensor:
+def test_running_statistics_are_the_same_whole_and_in_micro_batches():
+    def statistics(task_micro_batch: int | None) -> torch.Tensor:
         learner = toy.seeded(toy.maml, toy.mlp(norm="running"))
         # few steps of SGD: batch norm divides by small variances, and rounding grows fast
-        train(learner, meta_optimizer=toy.sgd(lr=0.01), iterations=5, chunk=chunk)
+        train(learner, meta_optimizer=toy.sgd(lr=0.01), iterations=5, task_micro_batch=task_micro_batch)
         return torch.cat([b.flatten() for n, b in learner.named_buffers() if "running" in n])
 
     assert (statistics(None)[:16]).abs().max() > 1e-3
@@ -240,8 +245,8 @@ class OfClasses(toy.Blobs):
         return TaskOfClasses(*super().sample(part, "episodes", len(classes), generator), classes)
 
 
-class Wishful(toy.Pretrained):
-    """Wants classes of its own choice in every third step."""
+class Requesting(toy.Pretrained):
+    """Requests classes in every third step."""
 
     stages = (Stage("episodes_of_classes"),)
 
@@ -256,33 +261,37 @@ class Wishful(toy.Pretrained):
         return torch.randint(toy.Blobs.CLASSES, (tasks, toy.Blobs.WAYS), generator=generator)
 
 
-def test_a_learner_that_wishes_for_classes_gets_tasks_of_them():
-    learner, meta_optimizer = toy.seeded(Wishful), toy.adam()
+def test_a_learner_that_requests_classes_gets_tasks_of_them():
+    learner, meta_optimizer = toy.seeded(Requesting), toy.adam()
     steps = list(fit(TrainState.create(learner, meta_optimizer, CPU, 0), OfClasses(), meta_optimizer, 7, 4))
     requested = [bool((step.batch.classes >= 0).all()) for step in steps]
     assert requested == [False, False, True, False, False, True, False]
-    assert learner.asked == [(4, toy.Blobs.WAYS)] * 7  # before every draw, when it knows the ways
-    # It draws by the generator of its tasks: after the same tasks the same classes are wished for.
-    again = list(fit(TrainState.create(toy.seeded(Wishful), meta_optimizer, CPU, 0), OfClasses(), meta_optimizer, 7, 4))
+    assert learner.asked == [(4, toy.Blobs.WAYS)] * 7  # before every meta-batch, when it knows the ways
+    # It samples from the generator of its tasks: after the same tasks it requests the same classes.
+    again = list(
+        fit(TrainState.create(toy.seeded(Requesting), meta_optimizer, CPU, 0), OfClasses(), meta_optimizer, 7, 4)
+    )
     assert all(torch.equal(a.batch.classes, b.batch.classes) for a, b in zip(steps, again, strict=True))
-    other = list(fit(TrainState.create(toy.seeded(Wishful), meta_optimizer, CPU, 1), OfClasses(), meta_optimizer, 7, 4))
+    other = list(
+        fit(TrainState.create(toy.seeded(Requesting), meta_optimizer, CPU, 1), OfClasses(), meta_optimizer, 7, 4)
+    )
     assert not torch.equal(steps[2].batch.classes, other[2].batch.classes)
 
 
-def test_by_default_nothing_is_wished_for_and_no_random_number_drawn():
+def test_by_default_no_class_is_requested_and_no_random_number_used():
     generator = torch.Generator().manual_seed(0)
     before = generator.get_state()
     assert toy.maml().request_classes(4, generator) is None
     assert torch.equal(generator.get_state(), before)
 
 
-def test_data_without_given_classes_says_so():
+def test_data_that_cannot_sample_given_classes_say_so():
     with pytest.raises(NotImplementedError, match="Sinusoid draws no tasks of given classes"):
         toy.sinusoid().sample_classes("train", torch.zeros(2, 5), torch.Generator())
 
 
 class Losing(SingleProcess):
-    """Other processes that are gone when asked for the `at`-th time."""
+    """Other processes that are gone at the `at`-th call."""
 
     def __init__(self, at: int) -> None:
         self.left = at
@@ -294,21 +303,21 @@ class Losing(SingleProcess):
         return value
 
 
-def test_a_step_that_fails_has_drawn_nothing():
+def test_a_step_that_fails_leaves_the_generators_as_they_were():
     data, meta_optimizer = toy.sinusoid(), toy.adam()
-    training = TrainState.create(toy.seeded(toy.Noisy), meta_optimizer, CPU, 0)
+    state = TrainState.create(toy.seeded(toy.Noisy), meta_optimizer, CPU, 0)
     with pytest.raises(RuntimeError, match="closed by peer"):
-        list(fit(training, data, meta_optimizer, 7, 4, world=Losing(4)))
-    assert training.iteration == 3 and training.consistent
-    list(fit(training, data, meta_optimizer, 7, 4))  # goes on as if nothing had happened
+        list(fit(state, data, meta_optimizer, 7, 4, world=Losing(4)))
+    assert state.iteration == 3 and state.consistent
+    list(fit(state, data, meta_optimizer, 7, 4))  # goes on as if nothing had happened
     unbroken = TrainState.create(toy.seeded(toy.Noisy), meta_optimizer, CPU, 0)
     list(fit(unbroken, data, meta_optimizer, 7, 4))
-    assert torch.equal(weights(training.learner), weights(unbroken.learner))
+    assert torch.equal(weights(state.learner), weights(unbroken.learner))
 
 
 def test_a_step_that_fails_half_done_is_not_whole():
     """Its first objective has stepped, the second has not: no checkpoint of this would be of any iteration."""
-    training = TrainState.create(toy.Adversaries(), meta_optimizer := toy.sgd(lr=0.01), CPU, seed=0)
+    state = TrainState.create(toy.Adversaries(), meta_optimizer := toy.sgd(lr=0.01), CPU, seed=0)
     with pytest.raises(RuntimeError):
-        list(fit(training, toy.sinusoid(), meta_optimizer, 10, 4, world=Losing(4)))
-    assert training.iteration == 1 and not training.consistent
+        list(fit(state, toy.sinusoid(), meta_optimizer, 10, 4, world=Losing(4)))
+    assert state.iteration == 1 and not state.consistent

@@ -101,10 +101,8 @@ def test_without_a_scheduler_the_rate_is_constant():
 
 def test_the_scheduler_reaches_the_optimizer():
     learner, meta_optimizer = toy.seeded(toy.maml), toy.sgd(lr=0.1, scheduler=toy.linear(4))
-    training = TrainState.create(learner, meta_optimizer, CPU, seed=0)
-    rates = [
-        training.optimizers["meta"].param_groups[0]["lr"] for _ in fit(training, toy.sinusoid(), meta_optimizer, 4, 2)
-    ]
+    state = TrainState.create(learner, meta_optimizer, CPU, seed=0)
+    rates = [state.optimizers["meta"].param_groups[0]["lr"] for _ in fit(state, toy.sinusoid(), meta_optimizer, 4, 2)]
     assert rates == pytest.approx([0.1, 0.075, 0.05, 0.025])
 
 

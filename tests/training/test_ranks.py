@@ -1,4 +1,4 @@
-"""Which process of several this is."""
+"""Ranks of this process."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from metarun.training.ranks import Ranks, ranks
 
 
 def test_ranks_are_torchruns():
-    told = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost"}
-    assert ranks(told) == (3, 4, 1)
-    for name in told:  # a scheduler's own variables are not enough
-        assert ranks({k: v for k, v in told.items() if k != name}) == Ranks(0, 1, 0)
+    environment = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost"}
+    assert ranks(environment) == (3, 4, 1)
+    for name in environment:  # a cluster scheduler sets some of them
+        assert ranks({k: v for k, v in environment.items() if k != name}) == Ranks(0, 1, 0)
