@@ -27,11 +27,11 @@ class FusedConf:
 
 
 class FusedLauncher(Launcher):
-    """Trains the cells of a multirun that differ only in seed or in 0-dim numbers as one program.
+    """Trains the runs of a multirun that differ only in seed or in 0-dim hyperparameters as one program.
 
     Args:
-        max_replicas: at most so many in one.
-        replica_chunk: at most so many of these in one forward and backward pass; None: all, `auto`: a rule.
+        max_replicas: most runs in one program.
+        replica_micro_batch: most replicas in one forward and backward pass; None: all, `auto`: a rule.
 
     Raises:
         HydraException: one of them is no such number.
@@ -51,10 +51,8 @@ class FusedLauncher(Launcher):
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from metarun.fused.launcher import (  # imports torch, and every start of metarun imports this module
-            Sizes,
-            launch,
-        )
+        # Here, for it imports torch, and every start of metarun imports this module.
+        from metarun.fused.launcher import Sizes, launch
 
         context: Any = self.hydra_context
         sizes = Sizes(self.max_replicas, self.replica_micro_batch)

@@ -26,8 +26,8 @@ from metarun.algos.protonet import ProtoNet
 from metarun.backbones.conv4 import Conv4
 from metarun.backbones.mlp import MLP
 from metarun.data.omniglot import Omniglot
-from metarun.data.sinusoid import Sinusoid
 from metarun.data.roots import data_roots
+from metarun.data.sinusoid import Sinusoid
 from metarun.learner.learner import Learner
 from metarun.tasks import Batch, Examples, Task
 from metarun.training.gradients import compiled_gradient_of, gradient_of
