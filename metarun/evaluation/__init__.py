@@ -1,1 +1,1 @@
-"""What held-out tasks say of a learner: metrics, intervals, calibration."""
+"""Evaluation on held-out tasks: metrics, intervals, calibration."""

@@ -1,4 +1,4 @@
-"""What a learner of curves predicts on a few of them, before and after adaptation."""
+"""Predictions of a learner on a few curves, before and after adaptation."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ def adapted_curves(learner: Learner, data: TaskSet, tasks: int = 6, points: int 
     """The learner's function on a few curves before and after 1 and 10 steps, for `report.run_figures.adapted_curves`.
 
     Args:
-        learner: a learner of the stream `episodes` (the oracle's input is no line to draw over).
-        data: where the tasks come from, the same ones for every run.
-        tasks: how many.
-        points: of the grid over x.
+        learner: a learner of the stream `episodes` (the input of the oracle is no line to draw over).
+        data: source of the tasks, which are the same for every run.
+        tasks: number of curves.
+        points: points of the grid over x.
 
     Returns:
         For each curve the support set, the grid with the true function, `predictions` by step, and for a learner that
-        predicts a distribution `samples [S, points]` or `deviation [points]` after the last of them; empty where the
-        data are no curves.
+        predicts a distribution `samples [S, points]` or `deviation [points]` after the last of these steps; empty where
+        the data are no curves.
     """
     generator = stream_generator(data.device, "picture")
-    if learner.evaluation_stream_for(data) != "episodes" or (drawn := data.curves(tasks, points, generator)) is None:
+    if learner.evaluation_stream_for(data) != "episodes" or (curves := data.curves(tasks, points, generator)) is None:
         return []
-    batch, titles = drawn
+    batch, titles = curves
     was_training = learner.training
     learner.eval()
     random_inputs = learner.random_inputs(batch, max(SHOWN_STEPS), generator)
     batch, random_inputs = learner.to_dtype((batch, random_inputs))
 
-    def curves(task: Task, random_inputs: Any) -> tuple[list[Tensor], dict[str, Tensor]]:
+    def predict(task: Task, random_inputs: Any) -> tuple[list[Tensor], dict[str, Tensor]]:
         predictors = learner.trajectory(task.support, max(SHOWN_STEPS), random_inputs)
         predictions = [predictor(task.query.x) for predictor in predictors]
         last = max(step for step in SHOWN_STEPS if step < len(predictions))
         return [_point(prediction) for prediction in predictions], _spread(predictions[last])
 
     with torch.no_grad():
-        values, spread = learner.map_tasks(curves, batch, random_inputs)
+        values, spread = learner.map_tasks(predict, batch, random_inputs)
     learner.train(was_training)
     examples = []
     for t, title in enumerate(titles):
@@ -66,7 +66,7 @@ def _point(prediction: Prediction) -> Tensor:
 
 
 def _spread(prediction: Prediction) -> dict[str, Tensor]:
-    """What there is beside the mean: `samples [S, n, 1]`, or `deviation [n, 1]` of a normal distribution."""
+    """What a prediction holds beside the mean: `samples [S, n, 1]`, or `deviation [n, 1]` of a normal distribution."""
     if isinstance(prediction, Gaussian):
         return {"deviation": prediction.variance.sqrt()}
     return {"samples": prediction.values[:SHOWN_SAMPLES]} if isinstance(prediction, Samples) else {}

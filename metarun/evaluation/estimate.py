@@ -1,4 +1,4 @@
-"""TODO."""
+"""The mean of a metric over held-out tasks, and its 95 % interval."""
 
 from __future__ import annotations
 
@@ -14,8 +14,14 @@ Z95 = 1.959963984540054  # two-sided 95 % of the normal distribution
 class Estimate(NamedTuple):
     """The mean of a metric over tasks and its 95 % interval.
 
-    `ci95` is half the interval's width, 1.96 standard errors over tasks: it says how well the mean over the task
-    distribution is known for this one trained learner, and nothing about other seeds.
+    The interval is for this one trained learner: it says how well its mean over the task distribution is known, and
+    nothing about other seeds.
+
+    Attributes:
+        mean: over tasks.
+        ci95: half the width of the interval, 1.96 standard errors over tasks.
+        median: over tasks.
+        tasks: how many.
     """
 
     mean: float
@@ -25,13 +31,14 @@ class Estimate(NamedTuple):
 
     @classmethod
     def of(cls, values: np.ndarray) -> Estimate:
-        """From the metric of each task `[tasks]`; the interval of fewer than two tasks is infinite."""
+        """The estimate from the metric of each task `[tasks]`; with fewer than two tasks the interval is infinite."""
         tasks = len(values)
-        with np.errstate(invalid="ignore", over="ignore"):  # a diverged task's is infinite, and so is the spread
+        with np.errstate(invalid="ignore", over="ignore"):  # a diverged task's metric is infinite, and so is the spread
             spread = float(values.std(ddof=1)) if tasks > 1 else math.inf
         return cls(float(values.mean()), Z95 * spread / math.sqrt(tasks), float(np.median(values)), tasks)
 
     def as_dict(self) -> dict[str, float]:
+        """Mean, interval and median, as in result.json."""
         return {"mean": self.mean, "ci95": self.ci95, "median": self.median}
 
     def __str__(self) -> str:
@@ -39,16 +46,16 @@ class Estimate(NamedTuple):
 
 
 def bootstrap(tasks: int, statistic: Callable[[np.ndarray], float], resamples: int = 200) -> float:
-    """Half the 95 % interval of a statistic of all tasks pooled: 1.96 times its spread over resampled sets of tasks.
+    """Half the width of the 95 % interval of a statistic of all tasks pooled.
 
-    Always the same resamples. Infinite for a single task.
+    1.96 times its spread over resampled sets of tasks, always the same ones. Infinite for a single task.
 
     Args:
-        tasks: how many.
-        statistic: from how often each task counts `[tasks]` to a number.
+        tasks: how many there are.
+        statistic: maps how often each task counts `[tasks]` to a number.
         resamples: how many sets.
     """
     if tasks < 2:
         return math.inf
-    draws = np.random.default_rng(0).multinomial(tasks, np.full(tasks, 1 / tasks), resamples)
-    return Z95 * float(np.std([statistic(weight) for weight in draws], ddof=1))
+    weights = np.random.default_rng(0).multinomial(tasks, np.full(tasks, 1 / tasks), resamples)
+    return Z95 * float(np.std([statistic(weight) for weight in weights], ddof=1))

@@ -1,4 +1,4 @@
-"""The metric of held-out tasks after 0, 1, ..., S adaptation steps, task by task and with its interval."""
+"""Metrics of held-out tasks after 0, 1, ..., S adaptation steps, task by task and with intervals."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from metarun.learner.prediction import Predictor
 from metarun.sampling import stream_generator
 from metarun.tasks import BLOCK, Batch, Kind, Pairs, Presentations, Split, Task, TaskSet
 
-OF_A_DISTRIBUTION = ("nll", "coverage", INSIDE)  # NaN for a point prediction of which no variance is known
+OF_A_DISTRIBUTION = ("nll", "coverage", INSIDE)  # NaN for a point prediction without a variance
 
 
 @dataclass
@@ -27,13 +27,19 @@ class Evaluation:
     """Metrics of held-out tasks: `values[name]` is `[tasks, steps + 1]`, column k after k adaptation steps.
 
     A learner that adapts at once has a single column; so have metrics taken at the headline's step only. Verification
-    adds each pair's score and whether it is of one class, all others what calibration is made of (`POOLED`).
+    adds each pair's score and whether it is of one class, the other kinds add the counts for calibration (`POOLED`).
+
+    Args:
+        headline: name of the headline metric.
+        step: adaptation steps at which the headline is taken.
+        values: metrics by name.
+        episodes: hash of the tasks.
     """
 
     headline: str
     step: int
     values: dict[str, np.ndarray]
-    episodes: str = ""  # hash of the tasks
+    episodes: str = ""
 
     def __post_init__(self) -> None:
         self.values = {
@@ -64,35 +70,35 @@ def evaluate(
     split: Split,
     tasks: int,
     steps: int,
-    chunk: int | None = None,
+    task_micro_batch: int | None = None,
     curve: bool = True,
     on_block: Callable[[int], object] = lambda _done: None,
 ) -> Evaluation:
-    """Evaluate a learner on the first `tasks` held-out tasks of a part.
+    """Evaluate a learner on the first `tasks` held-out tasks of a split.
 
-    The tasks are the same for every learner, run and seed. The learner's own random numbers are seeded by the
-    block of tasks, so that the same learner always gets the same figures.
+    The tasks are the same for every learner, run and seed. The learner's random inputs are seeded by the block of
+    tasks, so that the same learner always gets the same numbers.
 
     Args:
         learner: it is put into evaluation mode and back.
-        data: where the tasks come from.
-        part: `val` or `test`.
-        tasks: how many.
-        steps: the longest adaptation to look at; the headline is at `learner.eval_steps`.
-        chunk: at most so many tasks at a time, to bound memory; it does not change the numbers.
-        curve: False scores the last of the steps only, one column, which is much cheaper.
+        data: source of the tasks.
+        split: `val` or `test`.
+        tasks: number of tasks.
+        steps: the longest adaptation to evaluate; the headline is at `learner.eval_steps`.
+        task_micro_batch: largest number of tasks in one forward pass, to bound memory; it does not change the numbers.
+        curve: False evaluates the last step only, one column, which is much cheaper.
         on_block: called with the number of tasks done.
     """
     steps = max_steps(learner, steps)
 
     def score(batch: Batch, random_inputs: Any) -> dict[str, np.ndarray]:
-        return evaluate_batch(learner, data.kind, batch, random_inputs, steps, chunk, curve)
+        return evaluate_batch(learner, data.kind, batch, random_inputs, steps, task_micro_batch, curve)
 
     return evaluate_with(score, learner, data, split, tasks, steps, on_block)
 
 
 def max_steps(learner: Learner, steps: int) -> int:
-    """Steps to look at so that the headline's are among them; none for a learner that adapts at once."""
+    """Steps to evaluate so that the headline's are among them; 0 for a learner that adapts at once."""
     return max(steps, learner.eval_steps) if learner.eval_steps or learner.inner_steps else 0
 
 
@@ -105,7 +111,12 @@ def evaluate_with(
     steps: int,
     on_block: Callable[[int], object] = lambda _done: None,
 ) -> Evaluation:
-    """The loop of `evaluate`: `score(batch, noise)` gives metrics `[..., T, columns]`, joined along T."""
+    """The loop of `evaluate` over blocks of tasks.
+
+    Args:
+        score: `score(batch, random_inputs)` returns metrics `[..., T, columns]`, which are joined along T.
+        learner, data, split, tasks, steps, on_block: as in `evaluate`.
+    """
     digest = hashlib.sha256()
     collected: list[dict[str, np.ndarray]] = []
     was_training, ways = learner.training, learner.ways
@@ -142,16 +153,16 @@ def evaluate_batch(
     batch: Batch,
     random_inputs: Any,
     steps: int,
-    chunk: int | None = None,
+    task_micro_batch: int | None = None,
     curve: bool = True,
 ) -> dict[str, np.ndarray]:
-    """Metrics `[T, steps + 1]` of a batch of tasks after 0..steps adaptation steps; not `curve`: `[T, 1]`, the last.
+    """Metrics `[T, steps + 1]` of a batch of tasks after 0..steps adaptation steps; without `curve` `[T, 1]`, the last.
 
-    With the curve comes `accuracy_inductive`, `[T, 1]`, after `learner.eval_steps` steps only, for it costs as much.
+    With the curve comes `accuracy_inductive`, `[T, 1]`, after `learner.eval_steps` steps only: it costs as much again.
     """
-    size = chunk or count_tasks(batch)
+    size = task_micro_batch or count_tasks(batch)
     with torch.no_grad():
-        parts = [
+        micro_batches = [
             batch_metrics(
                 learner,
                 kind,
@@ -162,13 +173,14 @@ def evaluate_batch(
             )
             for at in range(0, count_tasks(batch), size)
         ]
-    return {name: torch.cat([p[name] for p in parts]).double().cpu().numpy() for name in parts[0]}
+    names = micro_batches[0]
+    return {name: torch.cat([values[name] for values in micro_batches]).double().cpu().numpy() for name in names}
 
 
 def batch_metrics(
     learner: Learner, kind: Kind, batch: Batch, random_inputs: Any, steps: int, curve: bool
 ) -> dict[str, Tensor]:
-    """As `evaluate_batch`, in one piece and as tensors."""
+    """As `evaluate_batch`, in one forward pass and as tensors."""
     if isinstance(batch, Presentations):
         return sequence_metrics(learner.predict_sequence(batch, random_inputs), batch, learner.ways)
     if kind == "verification":
@@ -177,26 +189,26 @@ def batch_metrics(
             batch,
             random_inputs,
         )
-    judge, variance = METRICS[kind], learner.residual_variance
+    metric, variance = METRICS[kind], learner.residual_variance
 
     def task_metrics(task: Task, random_inputs: Any) -> dict[str, Tensor]:
         predictors = list(learner.trajectory(task.support, steps, random_inputs))[0 if curve else -1 :]
         predicted = [predictor(task.query.x) for predictor in predictors]
-        rows = [judge(prediction, task.query.y, variance) for prediction in predicted]
+        rows = [metric(prediction, task.query.y, variance) for prediction in predicted]
         columns = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
         if curve:
             at = min(learner.eval_steps, len(predictors) - 1)
             columns |= CALIBRATION[kind](predicted[at], task.query.y, variance)
             if kind == "classification":
-                alone = _inductive_accuracy(learner, predictors[at], task, columns["accuracy"][at])
-                columns["accuracy_inductive"] = alone
+                accuracy = columns["accuracy"][at]
+                columns["accuracy_inductive"] = _inductive_accuracy(learner, predictors[at], task, accuracy)
         return columns
 
     return learner.map_tasks(task_metrics, batch, random_inputs)
 
 
 def _inductive_accuracy(learner: Learner, predictor: Predictor, task: Task, transductive: Tensor) -> Tensor:
-    """Accuracy `[1]` where no query sees another one's batch statistics: another figure only under such norms."""
+    """Accuracy `[1]` where no query sees the batch statistics of others; it differs only for norms that use those."""
     if not any(norm.mode == "batch" for norm in batch_norms(learner)):
         return transductive.unsqueeze(0)
     with inductive(learner):
@@ -205,5 +217,5 @@ def _inductive_accuracy(learner: Learner, predictor: Predictor, task: Task, tran
 
 
 def has_headline_metric(kind: Kind, batch: Batch) -> bool:
-    """Whether the kind's headline metric can be had of a batch: of episodes, or for verification of pairs."""
+    """Whether a batch has the headline metric of its kind: episodes and sequences have, for verification pairs."""
     return isinstance(batch, Pairs) if kind == "verification" else isinstance(batch, Task | Presentations)

@@ -1,6 +1,8 @@
-"""What predictions of a task are judged by: metrics of the task, and counts that are pooled over all tasks.
+"""Metrics of one task's predictions, and counts of each task that are pooled over all tasks.
 
-Everything here is differentiable torch that runs under vmap; means and intervals over tasks are `Evaluation`'s.
+Everything here is torch that runs under vmap, for all tasks of a batch at once and on their device (the area under the
+ROC curve too, where scikit-learn's would need a copy to the CPU and a loop over tasks). `Evaluation` takes means and
+intervals over tasks.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from metarun.tasks import Kind, Pairs, Presentations
 
 BINS = 15  # of confidence, equally wide (Guo et al. 2017, arXiv 1706.04599)
 LEVELS = tuple(round(0.05 * k, 2) for k in range(1, 20))  # of central predictive intervals
-PAIRS = ("scores", "same")  # values of each pair `[tasks, pairs]`, no metric of a task: what pooled figures are made of
+PAIRS = ("scores", "same")  # values of each pair `[tasks, pairs]`: no metric of a task, pooled over all tasks
 CONFIDENCE = ("bin_size", "bin_confidence", "bin_correct")  # sums over a task's queries by confidence, `[tasks, BINS]`
 INSIDE = "inside"  # share of a task's targets in the central interval of each level, `[tasks, LEVELS]`
 POOLED = (*PAIRS, *CONFIDENCE, INSIDE)
@@ -41,10 +43,11 @@ def classification(prediction: Prediction, y: Tensor, variance: Tensor) -> dict[
 
 
 def regression(prediction: Prediction, y: Tensor, variance: Tensor) -> dict[str, Tensor]:
-    """Mean squared error of the (mean) prediction, and of its distribution the negative log-likelihood and `coverage`.
+    """Mean squared error of the (mean) prediction; negative log-likelihood and `coverage` of its distribution.
 
-    `coverage` is the share of targets in the central 95 % interval: more is too wide, less too sure of itself. What
-    predicts a point, or samples without a variance, is taken for normal with `variance`; both are NaN where that is.
+    `coverage` is the share of targets in the central 95 % interval: a larger one means too wide a distribution, a
+    smaller one too narrow. A point prediction, or samples without a variance, counts as normal with `variance`; where
+    that is NaN, so are both metrics.
     """
     means, variances = components(prediction, variance)
     square = (y - means).square() / variances
@@ -58,17 +61,17 @@ def regression(prediction: Prediction, y: Tensor, variance: Tensor) -> dict[str,
 
 
 def components(prediction: Prediction, variance: Tensor) -> tuple[Tensor, Tensor]:
-    """Means and variances of the equally weighted normal distributions that a prediction is made of, `[S, n, d]`."""
+    """Means and variances `[S, n, d]` of the equally weighted normal distributions that make up a prediction."""
     if isinstance(prediction, Gaussian):
         return prediction.mean.unsqueeze(0), prediction.variance.unsqueeze(0)
     if isinstance(prediction, Samples):
-        own = variance if prediction.variance is None else prediction.variance
-        return prediction.values, own.expand(prediction.values.shape)
+        variance = variance if prediction.variance is None else prediction.variance
+        return prediction.values, variance.expand(prediction.values.shape)
     return prediction.unsqueeze(0), variance.expand(1, *prediction.shape)
 
 
 def quantile(prediction: Prediction, y: Tensor, variance: Tensor) -> Tensor:
-    """The share of the predictive distribution that lies below each target, `[n, d]`: even on (0, 1) if it is right."""
+    """Share of the predictive distribution below each target, `[n, d]`: uniform on (0, 1) for a right distribution."""
     means, variances = components(prediction, variance)
     return (0.5 * (1 + torch.erf((y - means) / (2 * variances).sqrt()))).mean(0)
 
@@ -79,14 +82,14 @@ def _within(below: Tensor, level: float) -> Tensor:
 
 
 def confidence(prediction: Prediction, y: Tensor, variance: Tensor) -> dict[str, Tensor]:
-    """How many queries have a confidence (probability of the chosen class) in each bin, its sum, and the right ones."""
+    """By bin of confidence (probability of the chosen class): number of queries, sum of confidences, right queries."""
     del variance
     best = log_probabilities(prediction).max(-1)
     sure, right = best.values.exp(), (best.indices == y).to(best.values.dtype)
     edges = torch.arange(1, BINS, device=y.device, dtype=sure.dtype) / BINS
-    number = (sure.unsqueeze(-1) > edges).sum(-1)  # [n]; a confidence on an edge is the lower bin's
-    member = (number.unsqueeze(-1) == torch.arange(BINS, device=y.device)).to(sure.dtype)
-    counts = (member.sum(0), (member * sure.unsqueeze(-1)).sum(0), (member * right.unsqueeze(-1)).sum(0))
+    index = (sure.unsqueeze(-1) > edges).sum(-1)  # [n]; a confidence on an edge belongs to the lower bin
+    one_hot = (index.unsqueeze(-1) == torch.arange(BINS, device=y.device)).to(sure.dtype)
+    counts = (one_hot.sum(0), (one_hot * sure.unsqueeze(-1)).sum(0), (one_hot * right.unsqueeze(-1)).sum(0))
     return dict(zip(CONFIDENCE, counts, strict=True))
 
 
@@ -96,57 +99,57 @@ def inside(prediction: Prediction, y: Tensor, variance: Tensor) -> dict[str, Ten
     return {INSIDE: torch.stack([_within(below, level) for level in LEVELS])}
 
 
-MetricFn = Callable[[Any, Tensor, Tensor], dict[str, Tensor]]  # judge(prediction, y, variance)
+MetricFn = Callable[[Any, Tensor, Tensor], dict[str, Tensor]]  # metric(prediction, y, variance)
 METRICS: dict[Kind, MetricFn] = {"classification": classification, "regression": regression}
 CALIBRATION: dict[Kind, MetricFn] = {"classification": confidence, "regression": inside}
 
 
-# ------------------------------------------------------------------------------------- presented one by one
+# ---------------------------------------------------------------------------------------- shown one by one
 
 
 def sequence_metrics(scores: Tensor, batch: Presentations, ways: int) -> dict[str, Tensor]:
-    """Metrics `[T, 1]` of class scores `[T, n, ways]`, each made before its label was told.
+    """Metrics `[T, 1]` of class scores `[T, n, ways]`, each made before the label was shown.
 
-    `instance_k` is the accuracy where a class is seen for the k-th time; the headline and `nll` are those of the
-    presentations that `batch.judged` marks; `accuracy_all` is that of all of them.
+    `instance_k` is the accuracy where a class is seen for the k-th time. The headline and `nll` are those of the
+    items that `batch.scored` marks, `accuracy_all` is that of all items.
     """
     log_p = scores.log_softmax(-1)
     right = (log_p.argmax(-1) == batch.y).to(log_p.dtype)
     nll = -log_p.gather(-1, batch.y.unsqueeze(-1)).squeeze(-1)
 
-    def over(values: Tensor, chosen: Tensor) -> Tensor:
+    def mean_over(values: Tensor, chosen: Tensor) -> Tensor:
         chosen = chosen.to(values.dtype)
         return (values * chosen).sum(1, keepdim=True) / chosen.sum(1, keepdim=True)
 
     columns = {
-        "accuracy": over(right, batch.scored),
-        "nll": over(nll, batch.scored),
+        "accuracy": mean_over(right, batch.scored),
+        "nll": mean_over(nll, batch.scored),
         "accuracy_all": right.mean(1, keepdim=True),
     }
-    number = instances(batch.y, ways)
+    occurrence = instances(batch.y, ways)
     for k in range(1, batch.y.shape[1] // ways + 1):
-        columns[f"instance_{k}"] = over(right, number == k)
+        columns[f"instance_{k}"] = mean_over(right, occurrence == k)
     return columns
 
 
 def instances(y: Tensor, ways: int) -> Tensor:
-    """The how-manieth of its class each presentation is, from 1: `y [T, n]` -> `[T, n]`."""
-    member = y.unsqueeze(-1) == torch.arange(ways, device=y.device)
-    return (member.cumsum(1) * member).sum(-1)
+    """Occurrence index of each item within its class, from 1: `y [T, n]` -> `[T, n]`."""
+    one_hot = y.unsqueeze(-1) == torch.arange(ways, device=y.device)
+    return (one_hot.cumsum(1) * one_hot).sum(-1)
 
 
 # -------------------------------------------------------------------------------------------- verification
 
 
 def verification(scores: Tensor, pairs: Pairs) -> dict[str, Tensor]:
-    """Area under the ROC curve `[1]` of a set of pairs, and what `PAIRS` names."""
+    """Area under the ROC curve `[1]` of a set of pairs, with the values of each pair that `PAIRS` names."""
     return {"auc": area_under_roc(scores, pairs.y).unsqueeze(0), "scores": scores, "same": pairs.y.to(scores.dtype)}
 
 
 def area_under_roc(scores: Tensor, y: Tensor) -> Tensor:
     """Share of (same, different) pairs of pairs in which the same one scores higher; ties count half (Mann-Whitney).
 
-    NaN where a score is, or where `y` holds one kind only.
+    NaN where a score is NaN, or where `y` holds one kind only.
     """
     ordered, same = scores.sort().values, y.to(scores.dtype)
     below, upto = (torch.searchsorted(ordered, scores, right=right).to(scores.dtype) for right in (False, True))

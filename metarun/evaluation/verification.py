@@ -1,7 +1,7 @@
-"""What verification is judged by, over all pairs pooled: ROC curve, equal error rate, a threshold and what it is worth.
+"""Metrics of verification over all pairs pooled: ROC curve (scikit-learn's), equal error rate, accuracy at a threshold.
 
-A pair is called "same" where its score is at least the threshold. The threshold is chosen on validation pairs and
-never on the pairs that it is judged on.
+A pair is called "same" where its score is at least the threshold. The threshold is chosen on validation pairs, never
+on the test pairs that it is applied to.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from metarun.checks import require
 from metarun.evaluation.estimate import bootstrap
 
-POINTS = 200  # of a curve that is written down
+POINTS = 200  # of a curve in result.json
 
 
 class Roc(NamedTuple):
@@ -28,21 +29,24 @@ class Roc(NamedTuple):
 
     @classmethod
     def of(cls, scores: np.ndarray, same: np.ndarray, weight: np.ndarray | None = None) -> Roc:
-        """From scores `[n]`, whether the pairs are of one class `[n]`, and how often each pair counts `[n]` (once).
+        """The curve of scores `[n]`.
+
+        Args:
+            scores: of each pair.
+            same: whether the pair is of one class, `[n]`.
+            weight: how often each pair counts, `[n]`; None: once. Pairs that count zero times add no point.
 
         Raises:
-            ValueError: all pairs are of one kind, or a score is NaN.
+            ValueError: all pairs are of one kind, or a score is not finite.
         """
-        if np.isnan(scores).any():
-            raise ValueError("scores must be numbers, got NaN")
-        order = np.argsort(-scores, kind="stable")
-        scores, same = scores[order], same[order].astype(bool)
-        counts = np.ones(len(scores)) if weight is None else weight[order]
-        last = np.append(scores[1:] != scores[:-1], True)  # of equal scores: they are accepted together
-        wrong, right = (np.append(0.0, np.cumsum(counts * kind)[last]) for kind in (~same, same))
-        if not (wrong[-1] and right[-1]):
-            raise ValueError("an ROC curve takes pairs of both kinds, got one kind only")
-        return cls(wrong / wrong[-1], right / right[-1], scores[last])
+        from sklearn.metrics import roc_curve  # a second to import, which only verification pays
+
+        infinite = scores[~np.isfinite(scores)]
+        require("scores", infinite[:1].tolist(), not infinite.size, "finite numbers")
+        kinds = np.unique(same if weight is None else same[weight > 0])
+        require("same", kinds.tolist(), len(kinds) == 2, "of pairs of both kinds")
+        wrong, right, thresholds = roc_curve(same, scores, sample_weight=weight, drop_intermediate=False)
+        return cls(wrong, right, thresholds[1:])  # the first threshold is infinite: it accepts nothing
 
     def equal_error_rate(self) -> float:
         """Where as many different pairs are accepted as same ones refused; between two points, on the line."""
@@ -53,7 +57,7 @@ class Roc(NamedTuple):
         return float(rate[after] + share * (rate[before] - rate[after]))
 
     def thinned(self, points: int = POINTS) -> dict[str, list[float]]:
-        """At most so many points, evenly along the curve, its ends among them."""
+        """At most this many points, evenly along the curve, with both ends."""
         along = self.false_positive_rate + self.true_positive_rate  # rises from 0 to 2
         kept = np.unique(np.searchsorted(along, np.linspace(0, 2, points)).clip(max=len(along) - 1))
         names = ("false_positive_rate", "true_positive_rate")
@@ -61,10 +65,10 @@ class Roc(NamedTuple):
 
 
 def best_threshold(scores: np.ndarray, same: np.ndarray) -> float:
-    """The score from which on to say "same" so that the most pairs `[n]` are judged rightly; of equals the highest.
+    """The threshold that judges the most pairs `[n]` rightly; of equally good ones the highest.
 
     Raises:
-        ValueError: all pairs are of one kind, or a score is NaN.
+        ValueError: all pairs are of one kind, or a score is not finite.
     """
     roc = Roc.of(scores, same)
     alike = int(same.sum())
@@ -78,22 +82,30 @@ def accuracies(scores: np.ndarray, same: np.ndarray, threshold: float) -> np.nda
 
 
 def equal_error(scores: np.ndarray, same: np.ndarray) -> dict[str, float | None]:
-    """The equal error rate of all pairs of all tasks `[tasks, pairs]`, as `metrics` in result.json has it.
+    """The equal error rate of all pairs of all tasks `[tasks, pairs]`, in the form of `metrics` in result.json.
 
-    `ci95` is 1.96 times its spread over resampled sets of tasks (bootstrap, always the same resamples): half of the
-    interval for this one trained learner, as with every other metric. It has no value by task, hence no median.
+    `ci95` is 1.96 times its spread over resampled sets of tasks (bootstrap, always the same resamples): half the width
+    of the interval for this one trained learner, as with every other metric. The rate has no value by task, hence no
+    median.
     """
     tasks, pairs = scores.shape
-    flat, alike = scores.ravel(), same.ravel()
+    pooled_scores, pooled_same = scores.ravel(), same.ravel()
 
     def rate(weight: np.ndarray) -> float:
-        return Roc.of(flat, alike, weight.repeat(pairs)).equal_error_rate()
+        return Roc.of(pooled_scores, pooled_same, weight.repeat(pairs)).equal_error_rate()
 
-    return {"mean": Roc.of(flat, alike).equal_error_rate(), "ci95": bootstrap(tasks, rate), "median": None}
+    mean = Roc.of(pooled_scores, pooled_same).equal_error_rate()
+    return {"mean": mean, "ci95": bootstrap(tasks, rate), "median": None}
 
 
 class VerificationResult(NamedTuple):
-    """What verification comes to beside the headline: accuracy of each task `[tasks]`, and what result.json says."""
+    """The metrics of verification beside the headline.
+
+    Attributes:
+        accuracy: of each task, `[tasks]`.
+        eer: the equal error rate, {mean, ci95, median}.
+        details: `verification` in result.json.
+    """
 
     accuracy: np.ndarray
     eer: dict[str, float | None]
@@ -101,13 +113,13 @@ class VerificationResult(NamedTuple):
 
 
 def evaluate_verification(test: Mapping[str, np.ndarray], val: Mapping[str, np.ndarray]) -> VerificationResult:
-    """Judge test pairs, at the threshold that is best for validation pairs.
+    """Metrics of the test pairs, at the threshold that is best for the validation pairs.
 
     Args:
-        test, val: `scores` and `same` of each part's held-out pairs, `[tasks, pairs]`.
+        test, val: `scores` and `same` of the held-out pairs of each split, `[tasks, pairs]`.
 
     Raises:
-        ValueError: a score is NaN.
+        ValueError: a score is not finite.
     """
     threshold = best_threshold(val["scores"].ravel(), val["same"].ravel())
     scores, same = test["scores"], test["same"]

@@ -1,1 +1,1 @@
-"""The outer loop: the only place where meta-parameters change."""
+"""Training: the outer loop, the only place where meta-parameters change, and what it needs."""

@@ -1,8 +1,8 @@
-"""Checkpoints: written whole or not at all, and exact. A resumed run equals an unbroken one bit for bit.
+"""Checkpoints, written whole or not at all, from which a resumed run equals an unbroken one bit for bit.
 
 A checkpoint is two files, `NAME-ITERATION.safetensors` (the learner's weights, readable by any tool) and
-`NAME-ITERATION.state` (optimizers and random states), and becomes the current one when the pointer
-`NAME.json`, replaced last, names it. Whenever a process is killed, the pointer names a complete pair.
+`NAME-ITERATION.state` (optimizers and states of the random generators). The pointer `NAME.json`, replaced last, makes
+it the current one: whenever a process is killed, the pointer names a complete pair.
 """
 
 from __future__ import annotations
@@ -21,7 +21,13 @@ from metarun.run_folder import FORMAT
 
 
 class Checkpoint(NamedTuple):
-    """The weights of a learner, the state of its training (see `Training.state_dict`) and facts details it."""
+    """A loaded checkpoint.
+
+    Attributes:
+        weights: of the learner.
+        state: of the training, `TrainState.state_dict`.
+        details: the pointer: iteration, and what `save` was given.
+    """
 
     weights: dict[str, Tensor]
     state: dict[str, Any]
@@ -36,18 +42,18 @@ def save(
     state: dict[str, Any],
     details: dict[str, Any],
 ) -> None:
-    """Write checkpoint `name` (`last` or `best`) and then drop its predecessor.
+    """Write a checkpoint, then remove its predecessor.
 
     Args:
-        folder: the run's `checkpoint/`.
-        name: what it is called.
+        folder: `checkpoint/` of the run.
+        name: `last` or `best`.
         iteration: outer steps done.
         weights: `learner.state_dict()`.
-        state: tensors, numbers and containers; whatever `torch.load(weights_only=True)` reads.
-        details: JSON facts kept in the pointer.
+        state: tensors, numbers and containers that `torch.load(weights_only=True)` reads.
+        details: JSON values for the pointer.
 
     Raises:
-        OSError: the disk is full, say; the previous checkpoint is still there and whole.
+        OSError: it could not be written (a full disk); the previous checkpoint is still there and whole.
     """
     stem = f"{name}-{iteration:08d}"
     contiguous = {key: value.detach().contiguous().clone() for key, value in weights.items()}
@@ -66,7 +72,7 @@ def load(folder: Path, name: str) -> Checkpoint:
     """Read checkpoint `name` of a run's `checkpoint/` folder, onto the CPU.
 
     Raises:
-        FileNotFoundError: there is none; the message names the folder.
+        FileNotFoundError: there is no such checkpoint; the message names the folder.
     """
     pointer = folder / f"{name}.json"
     if not pointer.is_file():
@@ -79,5 +85,5 @@ def load(folder: Path, name: str) -> Checkpoint:
 
 
 def exists(folder: Path, name: str) -> bool:
-    """Whether there is a checkpoint of that name."""
+    """Whether the folder holds a checkpoint of that name."""
     return (folder / f"{name}.json").is_file()

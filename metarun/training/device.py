@@ -1,4 +1,4 @@
-"""Where a run computes: device, threads, precision, compilation, determinism."""
+"""Device of a run: threads, precision, compilation, determinism, memory."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from metarun.checks import is_int, require, require_choice
 from metarun.learner.learner import Learner
 from metarun.training.ranks import ranks
 
@@ -20,18 +21,18 @@ COMPILE_FROM = {"embedding": 300, "convolutional": 2_500, "other": 15_000}  # it
 
 @dataclass
 class Device:
-    """The device group of the configuration.
+    """The group `device` of the configuration.
 
     Args:
-        name: `auto` (CUDA where there is one, then MPS, then CPU), `cpu`, `cuda`, `mps`, or torch's `cuda:1`.
-        threads: CPU threads of torch; None leaves torch's own choice.
+        name: `auto` (CUDA if available, else MPS, else CPU), `cpu`, `cuda`, `mps`, or torch's `cuda:1`.
+        threads: CPU threads of torch; None: torch's default.
         precision: `float32` or `float64` for weights, data and gradients.
         compile: True, False, or `auto` (a rule: `compile_pays`).
         deterministic: ask torch for deterministic kernels.
-        task_chunk: at most so many tasks in one forward pass, to bound memory; None: all at once.
+        task_micro_batch: largest number of tasks in one forward pass, to bound memory; None: all.
 
     Raises:
-        ValueError: an unknown precision or device, or one that this machine lacks.
+        ValueError: a value is out of its range, or this machine has no such device.
     """
 
     name: str
@@ -42,17 +43,15 @@ class Device:
     task_micro_batch: int | None
 
     def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"device.precision must be one of {', '.join(PRECISIONS)}; got {self.precision!r}")
-        if self.compile not in (True, False, "auto"):
-            raise ValueError(f"device.compile must be true, false or auto; got {self.compile!r}")
-        for name, value in {"threads": self.threads, "task_chunk": self.task_micro_batch}.items():
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ValueError(f"device.{name} must be a whole number of at least 1, or null; got {value!r}")
-        self.torch_device = _find(self.name)
+        require_choice("device.precision", self.precision, PRECISIONS)
+        require("device.compile", self.compile, self.compile in (True, False, "auto"), "true, false or auto")
+        for name, value in {"threads": self.threads, "task_micro_batch": self.task_micro_batch}.items():
+            require(f"device.{name}", value, value is None or is_int(value, 1), "an integer of at least 1, or null")
+        self.torch_device = _torch_device(self.name)
 
     @property
     def dtype(self) -> torch.dtype:
+        """Of weights, data and gradients."""
         return PRECISIONS[self.precision]
 
     def set_up(self) -> None:
@@ -61,43 +60,43 @@ class Device:
             torch.set_num_threads(self.threads)
         keep_freed_memory()
         torch.use_deterministic_algorithms(self.deterministic, warn_only=True)
-        # Filling every uninitialised tensor costs time and hides nothing that is tested here.
+        # Filling every uninitialised tensor costs time, and no code reads one.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.backends.cudnn.benchmark = not self.deterministic
 
     def compiles(self, learner: Learner, iterations: int, replicas: int = 1, fixed_shapes: bool = True) -> bool:
-        """Whether to compile the learner; a rule, never a stopwatch, since compiling changes the last digits.
+        """Whether to compile the learner: by a rule, not by timing, since compiling changes the last digits.
 
         Args:
-            learner: what would be compiled.
+            learner: the learner that would be compiled.
             iterations: outer steps.
             replicas: runs in one program.
-            steady: all training batches have the same shapes; each other shape would be compiled anew.
+            fixed_shapes: all training batches have the same shapes; every further shape would be recompiled.
         """
         if self.compile != "auto":
             return bool(self.compile)
         return fixed_shapes and compile_pays(learner, iterations, replicas)
 
-    def replicas_at_once(self, learner: Learner, replicas: int, wanted: int | str | None = "auto") -> int:
-        """How many fused replicas go through one forward and backward pass: 1 to all of them.
+    def replicas_at_once(self, learner: Learner, replicas: int, micro_batch: int | str | None = "auto") -> int:
+        """Number of fused replicas in one forward and backward pass, from 1 to all of them.
 
         Args:
-            learner: one of them.
+            learner: one of the replicas.
             replicas: how many there are.
-            wanted: at most so many; None: all; `auto`, a rule: on a CPU convolutional networks go one by one. Mapped
-                over replicas, each with weights of its own, a convolution is one in groups, which fill a GPU.
+            micro_batch: the largest number; None: all; `auto`, a rule: 1 for convolutional networks on a CPU, else all.
+                Mapped over replicas, each with its own weights, a convolution becomes a grouped one, which fills a GPU.
         """
-        if wanted == "auto":
-            wanted = 1 if self.torch_device.type == "cpu" and is_convolutional(learner) else None
-        return replicas if wanted is None else min(int(wanted), replicas)
+        if micro_batch == "auto":
+            micro_batch = 1 if self.torch_device.type == "cpu" and is_convolutional(learner) else None
+        return replicas if micro_batch is None else min(int(micro_batch), replicas)
 
 
 def is_convolutional(module: nn.Module) -> bool:
-    """Whether there is a convolution of images in it."""
-    return any(isinstance(part, nn.Conv2d) for part in module.modules())
+    """Whether a module contains a convolution of images."""
+    return any(isinstance(submodule, nn.Conv2d) for submodule in module.modules())
 
 
-def _find(name: str) -> torch.device:
+def _torch_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if name == "cuda" and ranks().world_size > 1:
@@ -108,17 +107,17 @@ def _find(name: str) -> torch.device:
         raise ValueError(f"device.name must be auto, cpu, cuda or mps; got {name!r}") from error
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not available.get(device.type, False):
-        raise ValueError(f"device.name={name}: this machine has no such device; device=auto takes what there is")
+        raise ValueError(f"device.name must be a device that this machine has; got {name!r}. device=auto chooses one")
     return device
 
 
 def compile_pays(learner: Learner, iterations: int, replicas: int = 1) -> bool:
-    """Whether compilation is earned back by a margin.
+    """Whether compilation saves clearly more time than it takes.
 
     Measured on two cores (REPLICATION.md): MAML on the sinusoid takes 4 to 7 seconds to compile and saves 2 ms a step,
-    with five inner steps 15 to 26 seconds and 7 ms; conv4 on Omniglot about 20 seconds and 20 to 35 ms. Where nothing
-    is unrolled it saves half (conv4 with pooling, 360 images: .60 to .23 s). What costs more to compile saves more. In
-    a program of several replicas each one more adds a tenth to what is saved.
+    with five inner steps 15 to 26 seconds and 7 ms; conv4 on Omniglot about 20 seconds and 20 to 35 ms. Without an
+    unrolled inner loop it saves half (conv4 with pooling, 360 images: .60 to .23 s). Programs that take longer to
+    compile save more. In a program of several replicas each further one adds a tenth to what is saved.
     """
     if not learner.vectorized or not learner.stages or shutil.which("c++") is None:
         return False
@@ -129,21 +128,21 @@ def compile_pays(learner: Learner, iterations: int, replicas: int = 1) -> bool:
 
 
 def keep_freed_memory() -> bool:
-    """Have glibc reuse freed memory for large tensors too, in place of returning it to the system; False: no glibc.
+    """Let glibc reuse the freed memory of large tensors instead of returning it to the system; False without glibc.
 
-    By default each large tensor is mapped anew, and the system clears its pages at the first touch: near half the time
-    of a compiled step of conv4 with 360 images, .25 against .15 s on two cores. The process stays at its peak.
+    By default each large tensor is mapped anew, and the system clears its pages at the first touch: almost half the
+    time of a compiled step of conv4 with 360 images, .25 instead of .15 s on two cores. The process keeps its peak.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return False
-    trim_threshold, mmap_max = -1, -4  # malloc.h's names for the two; never trim, map nothing
+    trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h: never trim, map nothing
     return bool(mallopt(trim_threshold, -1) and mallopt(mmap_max, 0))
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """The most memory this process has held so far: on the GPU where it computes there, else resident."""
+    """Peak memory of this process: on the GPU if that is its device, else resident."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,4 +1,4 @@
-"""Which of several processes this is, as torchrun says in the environment; without torch, for --help does not wait."""
+"""Rank of this process, from the environment that torchrun sets; without torch, which --help must not wait for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from typing import NamedTuple
 
 
 class Ranks(NamedTuple):
-    """Number of this process (0: the one that writes), of how many, and its number on this machine."""
+    """Rank of this process.
+
+    Attributes:
+        rank: index among all processes; 0 is the one that writes.
+        world_size: number of processes.
+        local_rank: index among those on this machine.
+    """
 
     rank: int = 0
     world_size: int = 1
@@ -16,7 +22,7 @@ class Ranks(NamedTuple):
 
 
 def ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
-    """What torchrun says; one process where it does not."""
+    """The ranks that torchrun set; a single process where it set none."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     if not all(name in environment for name in (*names, "MASTER_ADDR")):
         return Ranks()
