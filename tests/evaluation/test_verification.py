@@ -20,7 +20,7 @@ from metarun.evaluation.evaluate import evaluate
 from metarun.evaluation.verification import Roc, accuracies, best_threshold, equal_error, evaluate_verification
 from metarun.experiment.build import build, load, saved_config
 from metarun.run_folder import read_result
-from metarun.tracking.tracker import NullTracker
+from metarun.tracking.trackers import Trackers
 from metarun.tracking.weights_and_biases import flat_result
 
 
@@ -183,7 +183,7 @@ def test_a_run_on_pairs_logs_and_draws_and_prints_plain_numbers(verified):
     assert [row["iteration"] for row in rows if "val/auc" in row] == [20]
     assert {"roc.png", "scores.png", "learning_curve.png"} <= {path.name for path in verified.iterdir()}
     out = (verified.parent / "out").read_text()
-    assert "10 pairs, split glyphs, seed 0" in out
+    assert "10 pairs, partition glyphs, seed 0" in out
     assert re.search(r"auc +[01]\.\d+ ± ", out) and re.search(r"accuracy +\d+\.\d+% ± ", out)
     assert re.search(r"eer +0\.\d+ ± ", out)
 
@@ -191,7 +191,7 @@ def test_a_run_on_pairs_logs_and_draws_and_prints_plain_numbers(verified):
 def test_a_tracker_gets_the_curve_and_the_figures_of_pairs(verified, tmp_path, monkeypatch):
     told: dict[str, list] = {"lines": [], "figure": [], "summary": []}
     for name, calls in told.items():
-        monkeypatch.setattr(NullTracker, name, lambda self, *given, calls=calls: calls.append(given))
+        monkeypatch.setattr(Trackers, name, lambda self, *given, calls=calls: calls.append(given))
     metarun(*PAIRS, f"run.evaluate={verified}", "hydra.run.dir=run", folder=tmp_path, pictures=True)
     ((name, x_name, lines),) = told["lines"]
     roc = read_result(verified)["verification"]["roc"]
