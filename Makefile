@@ -4,7 +4,8 @@ UV = $(shell command -v uv || echo .uv/bin/uv)
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types format benchmark reproduce-sinusoid reproduce-omniglot reproduce-miniimagenet reproduce-mtnet
+# Not reproduce-TARGET: make looks for no pattern rule for what is phony.
+.PHONY: help setup demo test check lint types format benchmark reproduce-mtnet
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z %-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,7 +34,7 @@ format: setup ## put the code into ruff's form
 	$(BIN)/ruff format .
 
 benchmark: setup ## speed beside learn2learn's, one process each in turn
-	$(BIN)/python scripts/benchmark.py
+	$(BIN)/python -m scripts.benchmark.main
 
 # Made again only when pyproject.toml changes: the stamp says for which one it stands.
 $(READY): pyproject.toml
@@ -45,7 +46,7 @@ $(READY): pyproject.toml
 # sinusoid, omniglot, miniimagenet; small, omniglot15, miniimagenet20, superclasses; memory, optimizers; ambiguous,
 # few_tasks, bayes; transfer
 reproduce-%: setup ## measure again what REPLICATION.md says: reproduce-sinusoid and others, see the Makefile
-	$(BIN)/python scripts/reproduce.py $* --jobs $(or $(JOBS),1)
+	$(BIN)/python -m scripts.reproduce.main $* --jobs $(or $(JOBS),1)
 
 reproduce-mtnet: setup ## MT-net's paper where two cores can: tables and figures (REPLICATION.md)
-	$(BIN)/python scripts/reproduce_mtnet.py
+	$(BIN)/python -m scripts.reproduce.mtnet.main

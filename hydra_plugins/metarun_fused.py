@@ -1,4 +1,4 @@
-"""`hydra/launcher=fused`: Hydra takes launchers only from a package of this name; the work is metarun/fused/launcher.py's.
+"""`hydra/launcher=fused`: Hydra takes launchers only from a package of this name; see metarun/fused/launcher.py.
 
 No `from __future__ import annotations` here: Hydra loads the module under no name, where dataclasses cannot find it.
 """
@@ -21,17 +21,17 @@ class FusedConf:
 
     _target_: str = "hydra_plugins.metarun_fused.FusedLauncher"
     max_replicas: int = 64  # at most so many runs in one program, to bound memory
-    # At most so many of these in one forward and backward pass, to bound memory; null: all of them; auto, a rule:
+    # At most so many of these in one forward and backward pass, to bound memory; null: all; auto, a rule:
     # convolutional networks on a CPU one at a time, all others all at once (on two threads null saves MAML 10 %).
     replica_micro_batch: Any = "auto"
 
 
 class FusedLauncher(Launcher):
-    """Trains the cells of a multirun that differ only in seed or in 0-dim numbers as one program.
+    """Trains the runs of a multirun that differ only in seed or in 0-dim hyperparameters as one program.
 
     Args:
-        max_replicas: at most so many in one.
-        replica_chunk: at most so many of these in one forward and backward pass; None: all, `auto`: a rule.
+        max_replicas: most runs in one program.
+        replica_micro_batch: most replicas in one forward and backward pass; None: all, `auto`: a rule.
 
     Raises:
         HydraException: one of them is no such number.
@@ -43,18 +43,16 @@ class FusedLauncher(Launcher):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         if self.max_replicas < 1:
             raise HydraException(f"hydra.launcher.max_replicas must be at least 1; got {self.max_replicas}")
-        chunk = self.replica_micro_batch
-        if chunk not in (None, "auto") and not (type(chunk) is int and chunk >= 1):
+        size = self.replica_micro_batch
+        if size not in (None, "auto") and not (type(size) is int and size >= 1):
             raise HydraException(
-                f"hydra.launcher.replica_micro_batch must be a whole number of at least 1, auto, or null; got {chunk!r}"
+                f"hydra.launcher.replica_micro_batch must be an integer of at least 1, auto, or null; got {size!r}"
             )
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from metarun.fused.launcher import (  # imports torch, and every start of metarun imports this module
-            Sizes,
-            launch,
-        )
+        # Here, for it imports torch, and every start of metarun imports this module.
+        from metarun.fused.launcher import Sizes, launch
 
         context: Any = self.hydra_context
         sizes = Sizes(self.max_replicas, self.replica_micro_batch)

@@ -325,7 +325,7 @@ def read_multirun(folder: Path) -> dict[str, list[str]]:
 
 
 def read_tracker_ids(file: Path) -> dict[str, str]:
-    """The services' names of a run, by tracker, as `metarun.tracking.trackers.write_run_ids` left them; empty where there is no such file."""
+    """The services' names of a run, by tracker, as `tracking.trackers.write_run_ids` wrote them; empty: no file."""
     if not file.is_file():
         return {}
     text = file.read_text().strip()

@@ -337,6 +337,7 @@ def test_all_random_numbers_come_in_from_outside(algo):
         torch.manual_seed(seed)
         before = torch.get_rng_state()
         results.append(outcome(case))
+        assert same(evaluated(case), evaluated(case))
         assert torch.equal(torch.get_rng_state(), before)
     assert same(*results)
 

@@ -64,7 +64,7 @@ def test_make_targets_exist():
     assert wanted
     measured = {
         f"reproduce-{name}"
-        for name in re.findall(r'^    "(\w+)": \[', (ROOT / "scripts/reproduce.py").read_text(), re.M)
+        for name in re.findall(r'^    "(\w+)": \[', (ROOT / "scripts/reproduce/cells.py").read_text(), re.M)
     }
     assert "reproduce-small" in measured and "reproduce-%:" in makefile
     wanted -= measured

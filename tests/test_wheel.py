@@ -68,7 +68,7 @@ def test_the_wheel_carries_conf_and_nothing_of_the_checkout(wheel):
     assert inside <= files
     assert "hydra_plugins/metarun_fused.py" in files
     assert not [name for name in files if name.startswith(("tests", "scripts", "outputs", "conf/"))]
-    assert {f"metarun/report/page.{kind}" for kind in ("html", "css", "js")} <= set(files)  # of metarun-report
+    assert {f"metarun/report/page/page.{kind}" for kind in ("html", "css", "js")} <= files  # of metarun-report
 
 
 def test_an_installed_metarun_runs_from_another_folder_with_the_conf_inside(installed, tmp_path):

@@ -7,7 +7,7 @@ A paper of this kind defines a head by the embedded support set. A subclass impl
 In training, support and query images go through the network in one batch, as in the official codes of this family, so
 that batch norm (usually of mode `running`) normalises them together. Each task has its own statistics.
 
-Differences from the paper: stated by the algorithms that use it; this is no algorithm of its own.
+Differences from the paper: stated by the algorithms that use it; this is not an algorithm of its own.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Weights are the network's parameters by name, each stacked `[M, ...]`: row m of 
 
     log p(D | w) = sum over D of  log N(y; f(x; w), variance)  in a regression, else  log softmax(f(x; w))_y     (nats)
 
-Differences from the paper: stated by the algorithms that use it; this is no algorithm of its own.
+Differences from the paper: stated by the algorithms that use it; this is not an algorithm of its own.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Means and variances are dicts of tensors by the parameters' names, with their shapes.
 
-Differences from the paper: stated by the algorithms that use it; this is no algorithm of its own.
+Differences from the paper: stated by the algorithms that use it; this is not an algorithm of its own.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 
 Theta is a dict: the network's parameters by name, `log_lambda`, and in a regression `log_gamma`, 0-dim for one network.
 
-Differences from the paper: stated by the algorithms that use it; this is no algorithm of its own.
+Differences from the paper: stated by the algorithms that use it; this is not an algorithm of its own.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ The scores of a layer, of C or of a head, are
     tau      scale             0-dim; of C `train_scale`
     L        self.loss         mean over a set's examples
 
-Differences from the paper: stated by the algorithms that use it; this is no algorithm of its own.
+Differences from the paper: stated by the algorithms that use it; this is not an algorithm of its own.
 """
 
 from __future__ import annotations

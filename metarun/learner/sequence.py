@@ -7,7 +7,7 @@ recognise a class only if it remembers x_{t-1} until its label arrives.
 
 All tasks of a batch run side by side, one row each: recurrent networks are batched by themselves, vmap only costs time.
 
-Differences from the paper: stated by the algorithms that use it; this is no algorithm of its own.
+Differences from the paper: stated by the algorithms that use it; this is not an algorithm of its own.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ weights are buffers that are not saved, so that an optimizer can be tested on an
 (`run.evaluate=PATH backbone.hidden=[40]`). Without random inputs theta_0 is always the same, and every step uses all
 of D.
 
-Differences from the paper: stated by the algorithms that use it; this is no algorithm of its own.
+Differences from the paper: stated by the algorithms that use it; this is not an algorithm of its own.
 """
 
 from __future__ import annotations

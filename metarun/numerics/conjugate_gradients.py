@@ -3,7 +3,7 @@
 Hestenes, Stiefel: Methods of Conjugate Gradients for Solving Linear Systems, 1952; the stop at directions of negative
 curvature is Steihaug's (1983). iMAML computes its outer gradient by it.
 
-Differences from the paper: stated by the algorithm that uses it; this is no learner of its own.
+Differences from the paper: stated by the algorithm that uses it; this is not a learner of its own.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ the Fisher information of the mean over n examples is approximated by A x G (Kro
 The expectation over labels y ~ p(y | x) is exact, not sampled: g runs over the columns of a square root of the
 log-likelihood's Hessian by the output, a backward pass each (softmax: sqrt(p_c) (e_c - p); normal, variance 1: e_c).
 
-Differences from the paper: stated by the algorithms that use it; this is no algorithm of its own.
+Differences from the paper: stated by the algorithms that use it; this is not an algorithm of its own.
 """
 
 from __future__ import annotations

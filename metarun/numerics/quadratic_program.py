@@ -11,7 +11,7 @@ With K `[n, n]` positive semi-definite, examples i of class y_i, and a dual vari
 Conditions: K a - Y + z + nu = 0, a + s = C Y, sum_m a_im = 0, s z = 0, s and z non-negative. A Newton step on them
 solves one system per class, K + diag(z_m / s_m), and one of size n for nu; no matrix of size n ways is needed.
 
-Differences from the paper: stated by the algorithm that uses it; this is no learner of its own.
+Differences from the paper: stated by the algorithm that uses it; this is not a learner of its own.
 """
 
 from __future__ import annotations

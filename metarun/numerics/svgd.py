@@ -11,7 +11,7 @@ gradient ascent. h is treated as a constant.
 
 A particle is row m of a dict of tensors `[M, ...]`, as one vector.
 
-Differences from the paper: stated by the algorithms that use it; this is no algorithm of its own.
+Differences from the paper: stated by the algorithms that use it; this is not an algorithm of its own.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Reading and comparing finished runs, without torch: the tables of a sweep, and `metarun-report`."""
+"""Output of runs for people, without torch: terminal, figures, tables of comparisons, and `metarun-report`."""

@@ -1,16 +1,16 @@
-"""What runs say together: the table of learners by settings, sensitivity to the inner learning rate, paired tests.
+"""Comparison of runs: the table of learners by settings, sensitivity to the inner learning rate, paired tests.
 
-A *setting* is everything the runs of one learner on one data set differ in, but for the seed and for what changes no
-number (`IGNORED`): so what a learner's own file brings along does not count, what a sweep varies does.
+A *setting* is everything that the runs of one learner on one data set differ in, except the seed and keys that change
+no number (`IGNORED`). So what a sweep varies counts, and what a learner's own configuration file sets does not.
 
-An *entry* of the table is a learner at a setting. Its interval is over seeds, 95 % by Student's t; where there is one
-seed only it is that run's interval over tasks. The best of a setting is the best mean of an entry all of whose runs
+An *entry* of the table is a learner at a setting. Its interval is over seeds, 95 % by Student's t; with a single seed
+it is that run's interval over tasks. The best of a setting is the entry with the best mean among those whose runs all
 completed; an entry ties with it if their intervals overlap.
 
-*Robustness* of a learner is the width, in decades, of the range of inner learning rates within 10 % of its best:
-from the rate with the best mean over seeds to both sides, as far as every rate of the grid has a mean of at most 1.1
-times the best (at least 0.9 times, where more is better) and no run that diverged or failed. A grid of one rate per
-decade makes it a whole number; it is a lower bound, for nothing is interpolated.
+*Robustness* of a learner is the width, in decades, of the range of inner learning rates within 10 % of its best. The
+range extends from the rate with the best mean over seeds to both sides, as long as every rate of the grid has a mean
+of at most 1.1 times the best (at least 0.9 times, where higher is better) and no run that diverged or failed. With a
+grid of one rate per decade it is an integer; it is a lower bound, because nothing is interpolated.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metarun.run_folder import Run, as_number
+from metarun.run_folder import Run, as_number, result_mtime
 
 Setting = tuple[tuple[str, Any], ...]
 
-# Numbers do not depend on these, or they follow from what does.
+# Numbers do not depend on these keys, or these follow from keys on which they do.
 IGNORED = ("seed", "paper", "tracker", "device", "sweep", "run.resume", "run.checkpoint_seconds", "run.log_every")
 IGNORED_KEYS = ("data.root", "data._target_", "algo._target_", "backbone._target_")
 TOLERANCE = 0.1  # of the best, for robustness
@@ -37,12 +37,14 @@ class Entry:
     """A learner at a setting, over seeds.
 
     Attributes:
-        runs: that count, one a seed.
-        mean: over the completed runs; None where none is.
-        ci95: half the width of the 95 % interval; None where there is none.
-        over: what the interval is over: `seeds` or `tasks`.
-        bad: runs that did not complete, by status.
-        best, tie: the best of its setting; an entry whose interval overlaps the best's.
+        algo, setting: of all its runs.
+        runs: one a seed.
+        mean: over the completed runs; None if there is none.
+        ci95: half the width of the 95 % interval; None if there is none.
+        over: what the interval is over, `seeds` or `tasks`.
+        bad: number of runs that did not complete, by status.
+        best: whether it is the best of its setting.
+        tie: whether its interval overlaps that of the best.
     """
 
     algo: str
@@ -57,36 +59,45 @@ class Entry:
 
     @property
     def metric(self) -> str:
+        """The headline metric; empty if no run has one."""
         return next((run.metric for run in self.runs if run.metric), "")
 
     @property
     def values(self) -> list[float]:
-        """Of the completed runs, in the order of their seeds."""
+        """The headline of each completed run, in the order of seeds."""
         return [run.mean for run in self.runs if run.mean is not None]
 
     @property
     def paper(self) -> dict[str, Any] | None:
-        """The published figure, where the runs name one."""
+        """The published figure that the runs name; None if they name none."""
         return next((run.result["paper"] for run in self.runs if run.result.get("paper")), None)
 
     @property
     def higher_is_better(self) -> bool:
+        """Whether more of the metric is better."""
         return next((run.higher_is_better for run in self.runs if run.metric), True)
 
 
 @dataclass
 class Table:
-    """Entries by learner and setting, both in the order of first appearance (numbers: ascending)."""
+    """Learners by settings, both in the order of first appearance (numbers: ascending).
+
+    Attributes:
+        entries: by learner and setting.
+        left_out: number of runs that a newer run of the same learner, setting and seed replaces.
+    """
 
     algos: list[str]
     settings: list[Setting]
     entries: dict[tuple[str, Setting], Entry]
-    left_out: int  # runs of a learner, setting and seed of which a newer one counts
+    left_out: int
 
     def row(self, algo: str) -> list[Entry | None]:
+        """The entries of a learner, a setting each."""
         return [self.entries.get((algo, setting)) for setting in self.settings]
 
     def column(self, setting: Setting) -> list[Entry | None]:
+        """The entries of a setting, a learner each."""
         return [self.entries.get((algo, setting)) for algo in self.algos]
 
 
@@ -95,9 +106,9 @@ class Rates(NamedTuple):
 
     Attributes:
         rates: ascending.
-        entries: at each of them.
-        width: robustness in decades; None where no rate has a mean.
-        best_rate: the rate of the best mean.
+        entries: one a rate.
+        width: robustness in decades; None if no rate has a mean.
+        best_rate: the rate with the best mean.
     """
 
     algo: str
@@ -108,6 +119,7 @@ class Rates(NamedTuple):
 
     @property
     def metric(self) -> str:
+        """The headline metric; empty if no run has one."""
         return next((entry.metric for entry in self.entries if entry.metric), "")
 
 
@@ -115,11 +127,13 @@ METHOD = "paired t-test over the held-out tasks that both runs share; it says no
 
 
 class Paired(NamedTuple):
-    """The difference of two runs (second minus first) on the tasks that both were tested on.
+    """The difference of two runs (second minus first) on the held-out tasks that they share.
 
     Attributes:
-        ci95: half the width of the 95 % interval of the mean difference, Student's t over tasks.
+        difference: mean over tasks.
+        ci95: half the width of its 95 % interval, Student's t over tasks.
         p: two-sided, of the paired t-test.
+        tasks: their number.
     """
 
     difference: float
@@ -129,32 +143,33 @@ class Paired(NamedTuple):
 
 
 def settings_of(runs: Sequence[Run]) -> list[Setting]:
-    """Each run's setting: (key, value) for every key that varies within one learner on one data set."""
-    many_data = len({run.data for run in runs}) > 1
+    """Each run's setting: (key, value) for every key that varies among the runs of one learner on one data set."""
+    several_data = len({run.data for run in runs}) > 1
     varying: dict[str, None] = {}
     for group in grouped(runs, lambda run: (run.algo, run.data)).values():
         for key in dict.fromkeys(key for run in group for key in run.settings):
             if not ignored(key) and len({repr(run.settings.get(key)) for run in group}) > 1:
                 varying[key] = None
     keys = without_followers(list(varying), runs)
-    found = []
+    settings = []
     for run in runs:
-        own = [(key, plain(run.settings[key])) for key in keys if key in run.settings]
-        found.append(tuple([("data", run.data), *own] if many_data else own))
-    return found
+        pairs = [(key, plain(run.settings[key])) for key in keys if key in run.settings]
+        settings.append(tuple([("data", run.data), *pairs] if several_data else pairs))
+    return settings
 
 
 def without_followers(keys: list[str], runs: Sequence[Run]) -> list[str]:
-    """Without keys that are written as another's value (`${algo.inner_steps}`): they vary because it does."""
+    """The keys without those written as another's value (`${algo.inner_steps}`), which vary only because it does."""
     return [key for key in keys if not all(str(run.settings.get(key)).startswith("${") for run in runs)]
 
 
 def ignored(key: str) -> bool:
+    """Whether a key is no part of a setting."""
     return key in IGNORED_KEYS or any(key == entry or key.startswith(f"{entry}.") for entry in IGNORED)
 
 
 def plain(value: Any) -> Any:
-    """A value that can be a key, numbers as numbers."""
+    """A value as a hashable one, numbers as numbers."""
     number = as_number(value)
     if number is not None and math.isfinite(number):
         return int(number) if number == int(number) and abs(number) < 1e15 and not isinstance(value, float) else number
@@ -162,32 +177,33 @@ def plain(value: Any) -> Any:
 
 
 def grouped(items: Iterable[Any], key: Any) -> dict[Any, list[Any]]:
-    found: dict[Any, list[Any]] = {}
+    """Items by their key, in the order of first appearance."""
+    groups: dict[Any, list[Any]] = {}
     for item in items:
-        found.setdefault(key(item), []).append(item)
-    return found
+        groups.setdefault(key(item), []).append(item)
+    return groups
 
 
 def tabulate(runs: Sequence[Run]) -> Table:
-    """The table of learners by settings; runs of which no learner is known are left out."""
-    known = [run for run in runs if run.algo != "?"]
-    settings = dict(zip(map(id, known), settings_of(known), strict=True))
-    groups = grouped(known, lambda run: (run.algo, settings[id(run)]))
-    counting = {key: newest_by_seed(group) for key, group in groups.items()}
-    entries = {(algo, setting): entry_of(algo, setting, group) for (algo, setting), group in counting.items()}
+    """The table of learners by settings; runs whose learner cannot be read are left out."""
+    named = [run for run in runs if run.algo != "?"]
+    settings = dict(zip(map(id, named), settings_of(named), strict=True))
+    groups = grouped(named, lambda run: (run.algo, settings[id(run)]))
+    newest = {key: newest_by_seed(group) for key, group in groups.items()}
+    entries = {(algo, setting): entry_of(algo, setting, group) for (algo, setting), group in newest.items()}
     table = Table(
-        list(dict.fromkeys(run.algo for run in known)),
-        sorted(dict.fromkeys(settings[id(run)] for run in known), key=setting_order(known, settings)),
+        list(dict.fromkeys(run.algo for run in named)),
+        sorted(dict.fromkeys(settings[id(run)] for run in named), key=setting_order(named, settings)),
         entries,
-        len(known) - sum(map(len, counting.values())),
+        len(named) - sum(map(len, newest.values())),
     )
     for setting in table.settings:
-        mark_best([entry for (_, own), entry in entries.items() if own == setting])
+        mark_best([entry for (_, group), entry in entries.items() if group == setting])
     return table
 
 
 def setting_order(runs: Sequence[Run], settings: dict[int, Setting]) -> Any:
-    """Numbers ascend, words come in the order of first appearance."""
+    """A key that sorts settings: numbers ascending, words in the order of first appearance."""
     words: dict[Any, int] = {}
     for run in runs:
         for pair in settings[id(run)]:
@@ -201,28 +217,27 @@ def setting_order(runs: Sequence[Run], settings: dict[int, Setting]) -> Any:
 
 
 def newest_by_seed(runs: list[Run]) -> list[Run]:
-    """One run a seed, in the order of seeds: the one whose result was written last."""
+    """One run a seed, the one whose result was written last, in the order of seeds."""
     chosen: dict[Any, Run] = {}
     for run in runs:
         seed = plain(run.seed)
-        if seed not in chosen or written(run) > written(chosen[seed]):
+        if seed not in chosen or mtime(run) > mtime(chosen[seed]):
             chosen[seed] = run
     return sorted(chosen.values(), key=lambda run: (as_number(run.seed) is None, as_number(run.seed) or 0))
 
 
-def written(run: Run) -> float:
-    try:
-        return (run.folder / "result.json").stat().st_mtime
-    except OSError:
-        return 0.0
+def mtime(run: Run) -> int:
+    """When a run's result was written, in ns; 0 if there is none."""
+    return result_mtime(run.folder) or 0
 
 
 def entry_of(algo: str, setting: Setting, runs: list[Run]) -> Entry:
+    """A learner at a setting, from its runs of different seeds."""
     values = [run.mean for run in runs if run.mean is not None]
     bad: dict[str, int] = {}
     for run in runs:
         if run.mean is None:
-            # A completed run whose mean is no number: some of its held-out tasks blew up while adapting.
+            # A completed run without a finite mean: the loss blew up on some of its held-out tasks while adapting.
             status = "diverged" if run.status == "completed" else run.status
             bad[status] = bad.get(status, 0) + 1
     mean, ci95 = over_seeds(values)
@@ -234,7 +249,7 @@ def entry_of(algo: str, setting: Setting, runs: list[Run]) -> Entry:
 
 
 def over_seeds(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """Mean and half the width of its 95 % interval by Student's t; None where too few values are there."""
+    """Mean, and half the width of its 95 % interval by Student's t; None with too few values for either."""
     if not values:
         return None, None
     mean = float(np.mean(values))
@@ -251,7 +266,7 @@ def t95(freedom: int) -> float:
 
 
 def mark_best(entries: list[Entry]) -> None:
-    """Mark the best of one setting, and those whose interval overlaps its."""
+    """Mark the best entry of one setting, a metric each, and those whose interval overlaps its."""
     eligible = [entry for entry in entries if entry.mean is not None and not entry.bad]
     for metric in dict.fromkeys(entry.metric for entry in eligible):
         same = [entry for entry in eligible if entry.metric == metric]
@@ -263,7 +278,7 @@ def mark_best(entries: list[Entry]) -> None:
 
 
 def goodness(entry: Entry) -> float:
-    """Its mean, negative where less is better."""
+    """An entry's mean, negated where lower is better."""
     assert entry.mean is not None
     return entry.mean if entry.higher_is_better else -entry.mean
 
@@ -272,28 +287,35 @@ def goodness(entry: Entry) -> float:
 
 
 def over_rates(table: Table) -> dict[Setting, list[Rates]]:
-    """Learners over the inner learning rate, by what else varies; only those with at least two rates."""
-    found: dict[Setting, list[Rates]] = {}
+    """Learners over the inner learning rate, by the rest of the setting; only those with at least two rates."""
+    panels: dict[Setting, list[Rates]] = {}
     for algo in table.algos:
-        own = [(rate, entry) for entry in table.row(algo) if entry and (rate := rate_of(entry)) is not None]
-        for rest, pairs in grouped(own, lambda pair: without_rate(pair[1].setting)).items():
+        points = [(rate, entry) for entry in table.row(algo) if entry and (rate := rate_of(entry)) is not None]
+        for rest, pairs in grouped(points, lambda pair: without_rate(pair[1].setting)).items():
             pairs.sort(key=lambda pair: pair[0])
             rates, entries = [rate for rate, _ in pairs], [entry for _, entry in pairs]
             if len(rates) > 1:
-                found.setdefault(rest, []).append(Rates(algo, rates, entries, *robustness(rates, entries)))
-    return found
+                panels.setdefault(rest, []).append(Rates(algo, rates, entries, *robustness(rates, entries)))
+    return panels
+
+
+def metric_of(lines: Sequence[Rates]) -> str:
+    """The metric of learners at one setting; empty if no run has one."""
+    return next((line.metric for line in lines if line.metric), "")
 
 
 def rate_of(entry: Entry) -> float | None:
+    """The inner learning rate of an entry; None if its setting names none."""
     return as_number(dict(entry.setting).get("algo.inner_lr"))
 
 
 def without_rate(setting: Setting) -> Setting:
+    """A setting without its inner learning rate."""
     return tuple(pair for pair in setting if pair[0] != "algo.inner_lr")
 
 
 def robustness(rates: Sequence[float], entries: Sequence[Entry]) -> tuple[float | None, float | None]:
-    """Width in decades of the range of rates within `TOLERANCE` of the best, and the best's rate; see the head."""
+    """Width in decades of the range of rates within `TOLERANCE` of the best, and the best rate; see the module."""
     scores = {
         at: goodness(entry)
         for at, entry in enumerate(entries)
@@ -318,7 +340,7 @@ def paired(first: Run, second: Run) -> Paired:
     """Compare two runs task by task.
 
     Raises:
-        ValueError: they do not share their held-out tasks, or one has no episodes.npz; the message says which.
+        ValueError: they do not share their held-out tasks, or one has no episodes.npz.
     """
     values = []
     for run in (first, second):

@@ -1,4 +1,4 @@
-"""What a run shows in the terminal: a progress bar while it trains, a table of its result at the end."""
+"""Terminal output of a run: a progress bar while it trains, tables of its result at the end."""
 
 from __future__ import annotations
 
@@ -14,31 +14,33 @@ from rich.progress import Progress as RichProgress
 from rich.table import Column, Table
 from rich.text import Text
 
-from metarun.report.numbers import decimals_of
+from metarun.report.numbers import duration, estimate, is_percent
 
 REFRESH_SECONDS = 0.2
-MOST_ROWS = 21  # of the table of adaptation steps
+MOST_ROWS = 21  # of the table of adaptation steps, where it is shown in full
+FEW_STEPS = {0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000}  # of a longer one
 
 
 class Speed(ProgressColumn):
     """Outer steps a second, over the last half minute."""
 
     def render(self, task: Task) -> Text:
+        """`5.12 it/s`; empty before the first step."""
         speed = task.finished_speed or task.speed
         return Text("" if speed is None else f"{speed:.3g} it/s" if speed < 100 else f"{speed:.0f} it/s")
 
 
 class Progress:
-    """A progress bar over the outer steps; a context manager. Shows nothing where the output is no terminal.
+    """A progress bar over the outer steps; a context manager. Shows nothing if the output is no terminal.
 
-    `update` may be called at every step: it looks at the clock and, five times a second, at its arguments.
+    `update` may be called at every step: it reads the clock and, five times a second, its arguments.
 
     Args:
         total: outer steps at the end.
         title: what is running, short.
         metric: name of the validation metric.
-        start: outer steps done before, in a resumed run; they do not count as speed.
-        console: where to show it.
+        start: outer steps that a resumed run has done before; they do not count as speed.
+        console: where to show it; None: the standard output.
     """
 
     def __init__(self, total: int, title: str, metric: str, start: int = 0, console: Console | None = None) -> None:
@@ -72,12 +74,12 @@ class Progress:
             self._bar.stop()
 
     def update(self, iteration: int, loss: SupportsFloat | None = None, metric: SupportsFloat | None = None) -> None:
-        """Says how far the run is.
+        """Record how far the run is.
 
         Args:
             iteration: outer steps done.
             loss: of this step; a tensor is read (which waits for an accelerator) only when it is shown.
-            metric: a new value of the validation metric; None: the one before stands.
+            metric: a new value of the validation metric; None: the last one stays.
         """
         if metric is not None:
             self._value = metric
@@ -87,6 +89,7 @@ class Progress:
             self._next = time.perf_counter() + REFRESH_SECONDS
 
     def _paint(self) -> None:
+        """Show the last values."""
         iteration, loss = self._last
         numbers = [] if loss is None else [f"loss {float(loss):.4g}"]
         if self._value is not None:
@@ -95,36 +98,36 @@ class Progress:
 
 
 def shown(metric: str, value: float | None, decimals: int = 1) -> str:
-    """A value as people write it: accuracies in percent, the rest to four digits, a missing one as `-`."""
+    """A value as text: accuracies in percent, the rest to four digits, a missing one as `-`."""
     if value is None:
         return "-"
-    return f"{100 * value:.{decimals}f}%" if metric.startswith(("accuracy", "instance_")) else f"{value:.4g}"
+    return f"{100 * value:.{decimals}f}%" if is_percent(metric) else f"{value:.4g}"
 
 
 def print_result(result: Mapping[str, Any], folder: Path | None = None, console: Console | None = None) -> None:
-    """Prints result.json's content: the headline with its interval, the paper's figure, the curve, the costs.
+    """Print the content of result.json: the headline with its interval, the published figure, the curve, the costs.
 
     Args:
-        result: as in result.json; what is missing is left out. `paper.value` is in the metric's own unit
+        result: as in result.json; missing fields are left out. `paper.value` is in the metric's own unit
             (accuracies between 0 and 1).
-        folder: the run's folder.
-        console: where to print it.
+        folder: the run's folder, printed last.
+        console: where to print it; None: the standard output.
     """
     console = console or Console()
-    # highlight=False: rich would colour every number, and the headline would no longer stand out.
+    # highlight=False: otherwise rich colours every number, and the headline no longer stands out.
     console.print(headline(result, console), highlight=False)
     for table in (curve_table(result, console), metrics_table(result, console)):
         if table.row_count:
             console.print(table, highlight=False)
-    facts = costs(result)
-    if facts:
-        console.print(Text(" · ".join(facts) if unicode(console) else " | ".join(facts), style="dim"))
+    words = costs(result)
+    if words:
+        console.print(Text((" · " if is_unicode(console) else " | ").join(words), style="dim"))
     if folder is not None:
         console.print(Text(str(folder)), soft_wrap=True, highlight=False)
 
 
 def print_line(result: Mapping[str, Any], folder: Path, console: Console | None = None) -> None:
-    """Prints a result in one line, as a cell of a multirun has: `completed  maml_seed=0  mse 0.524 ± 0.032  1:09`."""
+    """Print a result in one line, for a run of a multirun: `completed  maml_seed=0  mse 0.524 ± 0.032  1:09`."""
     console = console or Console()
     status, metric = result.get("status", "completed"), result.get("metric")
     words = [Text(status, "green" if status == "completed" else "bold red"), Text(folder.name, "bold")]
@@ -138,7 +141,7 @@ def print_line(result: Mapping[str, Any], folder: Path, console: Console | None 
 
 
 def headline(result: Mapping[str, Any], console: Console) -> Table:
-    """What ran, and how well: two columns without lines."""
+    """Learner, data and setting, the headline metric, and why a run did not complete: two columns without lines."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
@@ -164,23 +167,22 @@ def headline(result: Mapping[str, Any], console: Console) -> Table:
 
 
 def setting(result: Mapping[str, Any]) -> str:
-    """`5-way 1-shot, 15 queries, split maml, seed 0`, as far as it is known."""
+    """`5-way 1-shot, 15 queries, partition maml, seed 0`, without fields that the result does not have."""
     words = []
     if result.get("ways"):
         words.append(f"{result['ways']}-way {result.get('shots')}-shot")
     elif result.get("shots"):
         words.append(f"{result['shots']} shot{'s' if result['shots'] > 1 else ''}")
-    for key, form in (("queries", "{} queries"), ("pairs", "{} pairs"), ("split", "split {}"), ("seed", "seed {}")):
-        if result.get(key) is not None:
-            words.append(form.format(result[key]))
+    forms = {"queries": "{} queries", "pairs": "{} pairs", "partition": "partition {}", "seed": "seed {}"}
+    words += [form.format(result[key]) for key, form in forms.items() if result.get(key) is not None]
     return ", ".join(words)
 
 
 def curve_table(result: Mapping[str, Any], console: Console) -> Table:
-    """The headline metric after each number of adaptation steps; of a long curve, which has its figure, a few."""
+    """The headline metric after each number of adaptation steps; after a few of them if the curve is long."""
     table = estimates_table("adaptation steps", result.get("metric") or "")
     rows = result.get("steps") or []
-    few = {0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, result.get("step"), len(rows) - 1}
+    few = FEW_STEPS | {result.get("step"), len(rows) - 1}
     for row in rows:
         if len(rows) <= MOST_ROWS or row["step"] in few:
             add_estimate(table, str(row["step"]), result["metric"], row, console)
@@ -188,44 +190,38 @@ def curve_table(result: Mapping[str, Any], console: Console) -> Table:
 
 
 def metrics_table(result: Mapping[str, Any], console: Console) -> Table:
-    """Every other metric."""
+    """Every metric but the headline."""
     table = estimates_table("metric", "mean")
     for metric, row in (result.get("metrics") or {}).items():
         add_estimate(table, metric, metric, row, console)
     return table
 
 
-def estimates_table(what: str, mean: str) -> Table:
+def estimates_table(first: str, mean: str) -> Table:
+    """An empty table of estimates, with the headings of its first two columns."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column(what, justify="right" if what == "adaptation steps" else "left")
+    table.add_column(first, justify="right" if first == "adaptation steps" else "left")
     table.add_column(mean, justify="right")
     table.add_column("median", justify="right")
     return table
 
 
 def add_estimate(table: Table, name: str, metric: str, row: Mapping[str, Any], console: Console) -> None:
+    """Add a row: a name, the mean with its interval, the median."""
     table.add_row(name, interval(metric, row, console), shown(metric, row.get("median"), 2))
 
 
-def interval(metric: str, estimate: Mapping[str, Any], console: Console) -> str:
-    """`95.12% ± 0.34` or `0.235 ± 0.012`: half the width of the 95% interval, where there is one."""
-    value, width = shown(metric, estimate["mean"], 2), estimate.get("ci95")
-    if estimate["mean"] is None or width is None:
-        return value
-    half = f"{width:.2g}"
-    if value.endswith("%"):
-        half = f"{100 * width:.2f}"
-    elif 1e-6 < width < 10:  # as many decimals as the width has with two digits, for both
-        decimals = decimals_of(width)
-        value, half = f"{estimate['mean']:.{decimals}f}", f"{width:.{decimals}f}"
-    return f"{value} {'±' if unicode(console) else '+/-'} {half}"
+def interval(metric: str, row: Mapping[str, Any], console: Console) -> str:
+    """`95.12% ± 0.34` or `0.235 ± 0.012`: half the width of the 95 % interval, if there is one."""
+    text = estimate(metric, row["mean"], row.get("ci95"), shown(metric, row["mean"], 2))
+    return text if is_unicode(console) else text.replace("±", "+/-")
 
 
 def costs(result: Mapping[str, Any]) -> list[str]:
-    """Iterations, time, speed, memory and size, as far as they are known."""
+    """Iterations, time, speed, memory and size, without those that the result does not have."""
     forms = (
         ("iterations", lambda value: f"{value:,} iterations"),
-        ("train_seconds", lambda value: duration(value)),
+        ("train_seconds", duration),
         ("iterations_per_second", lambda value: f"{value:.3g} it/s" if value < 100 else f"{value:.0f} it/s"),
         ("peak_memory_mb", lambda value: f"{value:,.0f} MB"),
         ("parameters", lambda value: f"{value:,} parameters"),
@@ -233,15 +229,6 @@ def costs(result: Mapping[str, Any]) -> list[str]:
     return [form(result[key]) for key, form in forms if result.get(key) is not None]
 
 
-def duration(seconds: float) -> str:
-    """`42.3 s`, `3:05` or `2:03:05`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def unicode(console: Console) -> bool:
-    """Whether the output takes more than ASCII."""
+def is_unicode(console: Console) -> bool:
+    """Whether the output can show more than ASCII."""
     return console.encoding.lower().startswith("utf")

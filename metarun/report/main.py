@@ -1,9 +1,10 @@
-"""`metarun-report PATH...`: what finished runs say together, on the terminal and as a page."""
+"""`metarun-report PATH...`: compare runs on the terminal and as an HTML page."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -15,11 +16,12 @@ from rich.text import Text
 
 from metarun.report import tables
 from metarun.report.compare import METHOD, Paired, over_rates, paired, tabulate
+from metarun.report.numbers import estimate
 from metarun.run_folder import STATUSES, Run, read_runs
 
 ABOUT = """\
 Compares runs: a table of learners by settings (mean over seeds), robustness to the inner learning rate where it was
-varied, and what is missing or broken. PATH is a run's folder, a multirun's, or any folder above them.
+varied, and runs that are missing or broken. PATH is the folder of a run or of a multirun, or any folder above them.
 """
 EXAMPLES = """\
 examples:
@@ -30,28 +32,29 @@ examples:
 
 
 def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(
+    """The command line of `metarun-report`."""
+    arguments = argparse.ArgumentParser(
         "metarun-report", description=ABOUT, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    found.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="folders of runs")
-    found.add_argument(
+    arguments.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="folders of runs")
+    arguments.add_argument(
         "--compare",
         nargs="+",
         metavar="RUN",
-        help="test the first of these runs against each other one, task by task; a RUN is a name of the list, or as "
-        "much of its end or its beginning as tells it from the others",
+        help="test the first of these runs against each of the others, task by task; a RUN is a name in the list, or a "
+        "part of one that no other name has",
     )
-    found.add_argument("--html", type=Path, metavar="FILE", help="write one page that opens without a network")
-    found.add_argument("--list", action="store_true", help="list every run, also those that completed")
-    return found
+    arguments.add_argument("--html", type=Path, metavar="FILE", help="write one page that opens without a network")
+    arguments.add_argument("--list", action="store_true", help="list every run, including those that completed")
+    return arguments
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Entry point of the console script. Exit status 0, or 2 where there is nothing to report or a name is unknown."""
-    given = parser().parse_intermixed_args(arguments)
+    """Entry point of the console script. Exit status 0, or 2 if there is nothing to report or a name is unknown."""
+    options = parser().parse_intermixed_args(arguments)
     try:
-        report(given.paths, given.compare or [], given.html, given.list)
-    except (OSError, LookupError, ValueError) as error:
+        report(options.paths, options.compare or [], options.html, options.list)
+    except (OSError, LookupError, ValueError, ImportError) as error:
         print(f"metarun-report: {error.args[0] if isinstance(error, LookupError) else error}", file=sys.stderr)
         sys.exit(2)
     sys.exit(0)
@@ -60,10 +63,16 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def report(paths: Sequence[Path], compared: Sequence[str], page: Path | None, everything: bool) -> None:
     """Print the comparison; write the page.
 
+    Args:
+        paths: folders of runs.
+        compared: names of the runs to test against the first of them; none: no test.
+        page: the page to write; None: no page.
+        everything: whether to list runs that completed, too.
+
     Raises:
-        OSError: a path without runs, or a page that cannot be written.
-        LookupError: a run to compare that is not there, or not one.
-        ValueError: fewer than two runs to compare.
+        OSError: a path holds no run, or the page cannot be written.
+        LookupError: a name to compare is that of no run, or of several.
+        ValueError: there is a single run to compare.
     """
     runs = read_runs(paths)
     chosen = [find(name, runs) for name in compared]
@@ -87,10 +96,10 @@ def report(paths: Sequence[Path], compared: Sequence[str], page: Path | None, ev
 
 
 def find(name: str, runs: Sequence[Run]) -> Run:
-    """The run of a name.
+    """The run with a name, or with one that ends, starts or else has the name in it.
 
     Raises:
-        LookupError: none, or several.
+        LookupError: there is none, or several.
     """
     name = name.rstrip("/")
     tests = (
@@ -99,31 +108,32 @@ def find(name: str, runs: Sequence[Run]) -> Run:
         lambda run: name in run.name,
     )
     for test in tests:
-        found = [run for run in runs if test(run)]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            raise LookupError(f"{name} is the name of {len(found)} runs: {some(found)}")
+        matches = [run for run in runs if test(run)]
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            raise LookupError(f"{name} is the name of {len(matches)} runs: {some(matches)}")
     raise LookupError(f"there is no run {name}. Runs: {some(runs)}")
 
 
 def some(runs: Sequence[Run]) -> str:
+    """The names of the first five runs."""
     return ", ".join(run.name for run in runs[:5]) + (", ..." if len(runs) > 5 else "")
 
 
 def statuses(runs: Sequence[Run]) -> str:
     """`210 completed, 3 diverged`."""
-    found = [run.status for run in runs]
-    return ", ".join(f"{found.count(status)} {status}" for status in STATUSES if status in found)
+    counts = Counter(run.status for run in runs)
+    return ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
 
 
 def list_of(runs: Sequence[Run]) -> Table:
-    """One line a run: what it came to, or why to nothing."""
+    """One line a run: its result, or why it has none."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for head in ("run", "learner", "data", "seed", "status", "result"):
         table.add_column(head, overflow="fold")
     for run in runs:
-        value = tables.estimate(run.metric, run.mean, run.result.get("ci95")) if run.mean is not None else run.why
+        value = estimate(run.metric, run.mean, run.result.get("ci95")) if run.mean is not None else run.why
         style = "" if run.status == "completed" else "red"
         words = (run.name, run.algo, run.data, "" if run.seed is None else str(run.seed))
         table.add_row(*map(Text, words), Text(run.status, style), Text(f"{run.metric} {value}".strip()))
@@ -131,15 +141,15 @@ def list_of(runs: Sequence[Run]) -> Table:
 
 
 def show_comparison(console: Console, chosen: Sequence[Run]) -> None:
-    """Paired tests of the first run against each other one."""
-    found: list[tuple[Run, Paired | str]] = []
+    """Paired tests of the first run against each of the others."""
+    results: list[tuple[Run, Paired | str]] = []
     for run in chosen[1:]:
         try:
-            found.append((run, paired(chosen[0], run)))
+            results.append((run, paired(chosen[0], run)))
         except ValueError as error:
-            found.append((run, str(error)))
-    console.print(tables.paired_table(chosen[0], found, console))
+            results.append((run, str(error)))
+    console.print(tables.paired_table(chosen[0], results, console))
     about = f"difference: run minus {chosen[0].name}, ± half the 95 % interval; {METHOD}"
     console.print(Text(tables.printable(about, console), "dim"))
-    if len(found) > 1:
+    if len(results) > 1:
         console.print(Text("p is not corrected for the number of comparisons", "dim"))

@@ -1,8 +1,4 @@
-"""Figures, PNG or PDF: a run's metric while adapting and training, its curves, its pairs; a sweep's comparison.
-
-Drawn with matplotlib's Agg canvas, which needs no screen and no global state; matplotlib is imported when the
-first figure is drawn. Colours are Okabe and Ito's, told apart with every common colour blindness.
-"""
+"""Figures of a run: its metric while adapting and training, adapted functions, pairs, calibration, instances."""
 
 from __future__ import annotations
 
@@ -11,6 +7,7 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from metarun.checks import require
 from metarun.report.style import (
     BLUE,
     GREEN,
@@ -34,12 +31,12 @@ STYLES = ((ORANGE, (0, (1, 1.2))), (GREEN, (0, (5, 1.5))), (BLUE, "solid"), (PUR
 
 
 def step_curve(rows: Sequence[Mapping[str, Any]], metric: str, path: Path) -> None:
-    """Draws the mean with its 95% interval, and the median, after 0..S adaptation steps.
+    """Draw the mean with its 95 % interval, and the median, after 0..S adaptation steps.
 
     Args:
         rows: {step, mean, ci95, median}, as `steps` in result.json; a missing number (None) leaves a gap.
         metric: its name; accuracies between 0 and 1 are shown in percent.
-        path: the PNG, written whole or not at all.
+        path: the PNG, written complete or not at all.
     """
     scale = scale_of(metric)
     steps = [row["step"] for row in rows]
@@ -63,12 +60,12 @@ def step_curve(rows: Sequence[Mapping[str, Any]], metric: str, path: Path) -> No
 
 
 def learning_curve(metrics_jsonl_path: Path, metric: str, path: Path) -> None:
-    """Draws `train/METRIC` and `val/METRIC` of a metrics.jsonl against the iteration.
+    """Draw `train/METRIC` and `val/METRIC` of a metrics.jsonl against the iteration.
 
     Args:
-        metrics_jsonl_path: a run's metrics.jsonl; a half-written last line is passed over.
+        metrics_jsonl_path: a run's metrics.jsonl; a half-written last line is skipped.
         metric: its name; accuracies between 0 and 1 are shown in percent.
-        path: the PNG, written whole or not at all.
+        path: the PNG, written complete or not at all.
     """
     rows = read_metrics(metrics_jsonl_path)
     with new_figure(path, (5.0, 3.4)) as figure:
@@ -88,31 +85,31 @@ def learning_curve(metrics_jsonl_path: Path, metric: str, path: Path) -> None:
 
 
 def adapted_curves(examples: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draws, task by task, the curve, its support points and the predictions before and after adapting.
+    """Draw, task by task, the true function, its support points and the predictions before and after adapting.
 
     Args:
-        examples: one a task, arrays: `x_support`, `y_support` [shots], `x`, `y` [points] (the true curve
-            on a dense grid), `predictions` {steps: y [points]} for at most four numbers of steps, `title`; and of a
+        examples: one a task, of arrays: `x_support`, `y_support` [shots]; `x`, `y` [points], the true function on a
+            dense grid; `predictions` {steps: y [points]} for at most four numbers of steps; `title`; and for a
             distribution after the last of them `samples` [S, points] or the standard `deviation` [points].
-        path: the PNG, written whole or not at all.
+        path: the PNG, written complete or not at all.
 
     Raises:
-        ValueError: no example, or more than four numbers of steps.
+        ValueError: there is no example, or more than four numbers of steps.
     """
     if not examples:
         raise ValueError("examples must hold at least one task")
-    if max(len(example["predictions"]) for example in examples) > len(STYLES):
-        raise ValueError(f"predictions may name at most {len(STYLES)} numbers of steps, one a colour")
+    most = max(len(example["predictions"]) for example in examples)
+    require("predictions", most, most <= len(STYLES), f"at most {len(STYLES)} numbers of steps, one a colour")
     columns = min(3, len(examples))
-    lines = ceil(len(examples) / columns)
-    with new_figure(path, (3.1 * columns, 2.3 * lines + 0.5)) as figure:
-        grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+    rows = ceil(len(examples) / columns)
+    with new_figure(path, (3.1 * columns, 2.3 * rows + 0.5)) as figure:
+        grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         for axes, example in zip(grid.flat, examples, strict=False):
             draw_task(axes, example)
         for axes in grid.flat[len(examples) :]:
             axes.remove()
         for axes in grid.flat[: len(examples)][-columns:]:
-            axes.tick_params(labelbottom=True)  # also above an empty place of the last line
+            axes.tick_params(labelbottom=True)  # also above an empty place in the last row
         figure.supxlabel("x", fontsize=9)
         figure.supylabel("y", fontsize=9)
         handles, names = grid[0, 0].get_legend_handles_labels()
@@ -120,12 +117,12 @@ def adapted_curves(examples: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def roc(verification: Mapping[str, Any], auc: float, path: Path) -> None:
-    """Draws the ROC curve of pairs, the point of equal error, and the diagonal, which is chance.
+    """Draw the ROC curve of pairs, the point of equal error, and the diagonal, which is chance.
 
     Args:
         verification: `roc` (false and true positive rates) and `eer`, as in result.json.
         auc: the headline, for the legend.
-        path: the PNG, written whole or not at all.
+        path: the PNG, written complete or not at all.
     """
     curve, eer = verification["roc"], verification["eer"]
     with new_figure(path, (4.0, 3.8)) as figure:
@@ -140,15 +137,15 @@ def roc(verification: Mapping[str, Any], auc: float, path: Path) -> None:
 
 
 def pair_scores(same: Sequence[float], different: Sequence[float], threshold: float, path: Path) -> None:
-    """Draws histograms of the scores of pairs of one class and of two, and the threshold between them.
+    """Draw histograms of the scores of pairs from one class and from two, and the threshold between them.
 
     Args:
         same, different: scores, at least one each.
-        threshold: from which on a pair is said to be of one class.
-        path: the PNG, written whole or not at all.
+        threshold: the least score at which a pair is predicted to be of one class.
+        path: the PNG, written complete or not at all.
 
     Raises:
-        ValueError: no scores of one kind.
+        ValueError: there are no scores of one kind.
     """
     if not len(same) or not len(different):
         raise ValueError("same and different must hold at least one score each")
@@ -163,21 +160,22 @@ def pair_scores(same: Sequence[float], different: Sequence[float], threshold: fl
         axes.legend(frameon=False)
 
 
-def reliability(about: Mapping[str, Sequence[float]], error: str, names: tuple[str, str], path: Path) -> None:
-    """Draws what was found against what was claimed, dots as large as their share, and the diagonal of who is right.
+def reliability(calibration: Mapping[str, Sequence[float]], error: str, names: tuple[str, str], path: Path) -> None:
+    """Draw the observed against the claimed frequency, dots as large as their share, and the diagonal of equality.
 
     Args:
-        about: `claimed`, `found` and `weight`, as `calibration` in result.json.
+        calibration: `claimed`, `found` and `weight`, as `calibration` in result.json.
         error: the calibration error in a few words, for the legend.
         names: of the two axes.
-        path: the PNG, written whole or not at all.
+        path: the PNG, written complete or not at all.
     """
     with new_figure(path, (4.0, 3.8)) as figure:
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color=GREY, linestyle=(0, (4, 2)), linewidth=1.0, label="as claimed")
-        axes.plot(about["claimed"], about["found"], color=BLUE, linewidth=1.4, label=error)
-        areas = [6 + 160 * weight for weight in about["weight"]]
-        axes.scatter(about["claimed"], about["found"], s=areas, color=BLUE, zorder=3, linewidths=0)
+        claimed, observed = calibration["claimed"], calibration["found"]
+        axes.plot(claimed, observed, color=BLUE, linewidth=1.4, label=error)
+        areas = [6 + 160 * weight for weight in calibration["weight"]]
+        axes.scatter(claimed, observed, s=areas, color=BLUE, zorder=3, linewidths=0)
         label(axes, *names)
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1)
@@ -186,12 +184,12 @@ def reliability(about: Mapping[str, Sequence[float]], error: str, names: tuple[s
 
 
 def instances(estimates: Sequence[Mapping[str, Any]], chance: float, path: Path) -> None:
-    """Draws the accuracy where a class is seen for the first time, the second, ..., with its 95% interval.
+    """Draw the accuracy on the first instance of a class, the second, ..., with its 95 % interval.
 
     Args:
         estimates: {mean, ci95}, between 0 and 1, from the first instance on.
         chance: the accuracy of guessing.
-        path: the PNG, written whole or not at all.
+        path: the PNG, written complete or not at all.
     """
     numbers = range(1, len(estimates) + 1)
     mean, width = (scaled([row[key] for row in estimates], 100.0) for key in ("mean", "ci95"))
@@ -209,7 +207,7 @@ def instances(estimates: Sequence[Mapping[str, Any]], chance: float, path: Path)
 
 def draw_task(axes: Axes, example: Mapping[str, Any]) -> None:
     """One task of `adapted_curves`."""
-    # Wide and pale, underneath: a good prediction would hide a thin line.
+    # The truth is wide and pale, underneath: a good prediction would hide a thin line.
     axes.plot(example["x"], example["y"], color=PALE, linewidth=4.5, label="truth")
     for (steps, y), (color, dashes) in zip(sorted(example["predictions"].items()), STYLES, strict=False):
         axes.plot(example["x"], y, color=color, linestyle=dashes, linewidth=1.6, label=steps_name(steps))
@@ -229,7 +227,7 @@ def draw_task(axes: Axes, example: Mapping[str, Any]) -> None:
 
 
 def draw_spread(axes: Axes, example: Mapping[str, Any], mean: Sequence[float], color: str) -> None:
-    """Sampled functions as thin lines, or a band that should hold 95 % of the targets, about a prediction."""
+    """Sampled functions as thin lines, or a band that should hold 95 % of the targets, around a prediction."""
     for number, sample in enumerate(example.get("samples", ())):
         name = None if number else "samples"
         axes.plot(example["x"], sample, color=color, linewidth=0.6, alpha=0.5, label=name)
@@ -239,4 +237,5 @@ def draw_spread(axes: Axes, example: Mapping[str, Any], mean: Sequence[float], c
 
 
 def steps_name(steps: int) -> str:
+    """The name of a prediction after some adaptation steps."""
     return "before adapting" if steps == 0 else "after 1 step" if steps == 1 else f"after {steps} steps"

@@ -1,4 +1,8 @@
-"""TODO."""
+"""The look of all figures: colours, scales and labels of metrics, and a file that is written complete or not at all.
+
+Figures are drawn with matplotlib's Agg canvas, which needs no screen and no global state; matplotlib is imported when
+the first figure is drawn. Colours are Okabe and Ito's, which people with any common colour blindness can tell apart.
+"""
 
 from __future__ import annotations
 
@@ -8,35 +12,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from metarun.files import write_atomically
+from metarun.report.numbers import is_percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-
 DPI = 150
-
-
 PALE, GREY, INK = "#cfcfcf", "#9a9a9a", "#222222"
-
-
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
 
 
 def scale_of(metric: str) -> float:
-    return 100.0 if metric.startswith(("accuracy", "instance_")) else 1.0
+    """The factor from a metric to the unit of its axis."""
+    return 100.0 if is_percent(metric) else 1.0
 
 
 def axis_name(metric: str) -> str:
-    return f"{metric} (%)" if metric.startswith(("accuracy", "instance_")) else metric
+    """The label of a metric's axis."""
+    return f"{metric} (%)" if is_percent(metric) else metric
 
 
 def scaled(values: Sequence[float | None], scale: float) -> list[float]:
-    """Values in the axis's unit; None, JSON's NaN, is NaN again, which matplotlib leaves out."""
+    """Values in the unit of their axis; None, which is JSON's NaN, becomes NaN, which matplotlib leaves out."""
     return [float("nan") if value is None else scale * value for value in values]
 
 
 def label(axes: Axes, x: str, y: str) -> None:
+    """Name the axes, and give them the grid and the spines of all figures."""
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.grid(color="#e6e6e6", linewidth=0.6)
@@ -47,7 +50,11 @@ def label(axes: Axes, x: str, y: str) -> None:
 
 @contextmanager
 def new_figure(path: Path, inches: tuple[float, float]) -> Iterator[Figure]:
-    """A figure (width, height in inches) that is saved to `path` when the block ends without an error."""
+    """A figure that is saved to `path`, PNG or PDF, when the block ends without an error.
+
+    Args:
+        inches: width and height.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Figures of a sweep: sensitivity to the inner learning rate, bars of means over seeds."""
 
 from __future__ import annotations
 
@@ -14,8 +14,19 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+Seeds = Sequence[Sequence[float]]  # the value of each seed, position by position
+LOOKS = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (PURPLE, "D"), (INK, "v"), ("#56B4E9", "P"), ("#D55E00", "X"))
+
+
 class Line(NamedTuple):
-    """One learner over a range: its name, x, and at each x what each seed gave (None: nothing, it did not complete)."""
+    """A learner over a range of x.
+
+    Attributes:
+        name: in the legend.
+        x: ascending.
+        seeds: at each x the value of each seed; None for one that did not complete.
+        published: at each x the published value; None if there is none.
+    """
 
     name: str
     x: Sequence[float]
@@ -23,38 +34,36 @@ class Line(NamedTuple):
     published: Sequence[float | None] = ()
 
 
-LINES = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (PURPLE, "D"), (INK, "v"), ("#56B4E9", "P"), ("#D55E00", "X"))
-
-
 def sensitivity(panels: Mapping[str, Sequence[Line]], metric: str, path: Path) -> None:
-    """Draws a metric against the inner learning rate (log scale): mean over seeds and a band from worst to best.
+    """Draw a metric against the inner learning rate (log scale): mean over seeds and a band from worst to best.
+
+    A line's published values are hollow markers of its colour. Where a seed did not complete, a cross of the learner's
+    colour is at the upper edge, and the line is the mean of the other seeds.
 
     Args:
         panels: title to lines; panels share both axes.
-        metric: its name; accuracies between 0 and 1 are shown in percent, all others on a log scale.
-        path: the PNG or PDF, written whole or not at all.
-
-    A line's published values, where it has any, are hollow marks of its colour. Where a seed did not complete, a cross
-    of the learner's colour stands at the upper edge, and the line is the others' mean.
+        metric: its name; accuracies between 0 and 1 are shown in percent, all other metrics on a log scale.
+        path: the PNG or PDF, written complete or not at all.
     """
     columns = min(3, len(panels))
-    lines_of = ceil(len(panels) / columns)
-    with new_figure(path, (4.2 * columns + 0.6, 3.5 * lines_of + 0.5)) as figure:
-        grid = figure.subplots(lines_of, columns, sharex=True, sharey=True, squeeze=False)
+    rows = ceil(len(panels) / columns)
+    with new_figure(path, (4.2 * columns + 0.6, 3.5 * rows + 0.5)) as figure:
+        grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         for axes in grid.flat[len(panels) :]:
             axes.remove()
         for axes, (title, lines) in zip(grid.flat, panels.items(), strict=False):
-            for line, (color, marker) in zip(lines, cycle(LINES), strict=False):
+            for line, (color, marker) in zip(lines, cycle(LOOKS), strict=False):
                 draw_line(axes, line, color, marker, scale_of(metric))
             axes.set_xscale("log")
             if scale_of(metric) == 1:
                 axes.set_yscale("log")
             label(axes, "inner learning rate", axis_name(metric) if axes in grid[:, 0] else "")
             axes.set_title(title, fontsize=10)
-        add_crosses_to_legend(grid[0, 0], panels)
+        draw_legend(grid[0, 0], panels)
 
 
-def add_crosses_to_legend(axes: Axes, panels: Mapping[str, Sequence[Line]]) -> None:
+def draw_legend(axes: Axes, panels: Mapping[str, Sequence[Line]]) -> None:
+    """The legend of `sensitivity`; it has the crosses if any panel has one."""
     handles, names = axes.get_legend_handles_labels()
     if any(None in values for lines in panels.values() for line in lines for values in line.seeds):
         handles += axes.plot([], [], "x", color=INK, markersize=6)
@@ -63,41 +72,37 @@ def add_crosses_to_legend(axes: Axes, panels: Mapping[str, Sequence[Line]]) -> N
 
 
 def draw_line(axes: Axes, line: Line, color: str, marker: str, scale: float) -> None:
-    """One line of `sensitivity`; a point that no seed reached is left out."""
-    known = [(x, [scale * v for v in values if v is not None]) for x, values in zip(line.x, line.seeds, strict=True)]
+    """One line of `sensitivity`; an x at which no seed completed is left out."""
+    points = [(x, [scale * v for v in values if v is not None]) for x, values in zip(line.x, line.seeds, strict=True)]
     incomplete = [x for x, values in zip(line.x, line.seeds, strict=True) if None in values]
     if incomplete:
         top = [1.0] * len(incomplete)
         axes.plot(incomplete, top, "x", color=color, transform=axes.get_xaxis_transform(), clip_on=False, zorder=5)
-    known = [(x, values) for x, values in known if values]
-    x = [at for at, _ in known]
-    axes.plot(x, [sum(v) / len(v) for _, v in known], color=color, marker=marker, markersize=4.5, label=line.name)
-    axes.fill_between(x, [min(v) for _, v in known], [max(v) for _, v in known], color=color, alpha=0.2, linewidth=0)
+    points = [(x, values) for x, values in points if values]
+    x = [at for at, _ in points]
+    axes.plot(x, [sum(v) / len(v) for _, v in points], color=color, marker=marker, markersize=4.5, label=line.name)
+    axes.fill_between(x, [min(v) for _, v in points], [max(v) for _, v in points], color=color, alpha=0.2, linewidth=0)
     published = [(at, scale * v) for at, v in zip(line.x, line.published, strict=False) if v is not None]
     if published:
         axes.plot(*zip(*published, strict=True), linestyle="none", color=color, marker=marker, markerfacecolor="none")
 
 
-Seeds = Sequence[Sequence[float]]  # what each seed gave, position by position
-
-
 def bars(panels: Mapping[str, Mapping[str, Seeds]], names: Sequence[str], y_name: str, path: Path) -> None:
-    """Draws bars of means over seeds, each seed a dot on them.
+    """Draw bars of means over seeds, with a dot for each seed.
 
     Args:
-        panels: title to the groups of bars, by name; a group has as many positions as `names`.
+        panels: title to the groups of bars, by name; a group has as many positions as `names`. A position without a
+            value has no bar.
         names: of the positions on the x axis.
         y_name: of the y axis.
-        path: the PNG or PDF, written whole or not at all.
-
-    A position without a value has no bar.
+        path: the PNG or PDF, written complete or not at all.
     """
-    wide = max(4.2, 0.35 * len(names) * max(map(len, panels.values())))
-    with new_figure(path, (wide * len(panels) + 0.6, 3.6)) as figure:
+    inches = max(4.2, 0.35 * len(names) * max(map(len, panels.values())))
+    with new_figure(path, (inches * len(panels) + 0.6, 3.6)) as figure:
         grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)
         for axes, (title, groups) in zip(grid.flat, panels.items(), strict=True):
             width = 0.8 / len(groups)
-            for at, ((name, positions), (color, _)) in enumerate(zip(groups.items(), cycle(LINES), strict=False)):
+            for at, ((name, positions), (color, _)) in enumerate(zip(groups.items(), cycle(LOOKS), strict=False)):
                 x = [place - 0.4 + width * (at + 0.5) for place in range(len(names))]
                 heights = [sum(values) / len(values) if values else float("nan") for values in positions]
                 axes.bar(x, heights, 0.92 * width, color=color, label=name)

@@ -1,4 +1,4 @@
-"""The table of a comparison for a terminal, Markdown and LaTeX; how numbers and settings are written."""
+"""The tables of a comparison for a terminal, in Markdown and in LaTeX."""
 
 from __future__ import annotations
 
@@ -11,66 +11,43 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from metarun.report.compare import Entry, Paired, Rates, Setting, Table
-from metarun.report.numbers import decimals_of
+from metarun.report.console import is_unicode
+from metarun.report.numbers import estimate
 from metarun.run_folder import Run
 
 Panels = Mapping[Setting, Sequence[Rates]]
 
 TIE, BAD = "~", "†"
 MOST_COLUMNS = 6
-SHORT = 24  # columns that a name may take of a terminal, whatever the others need
-
-
-def percent(metric: str) -> bool:
-    return metric.startswith(("accuracy", "instance_"))
-
-
-def number(metric: str, value: float | None) -> str:
-    """`95.12%`, or three significant digits."""
-    if value is None:
-        return "-"
-    if percent(metric):
-        return f"{100 * value:.2f}%"
-    return f"{value:.3f}" if 0.001 <= abs(value) < 1 else f"{value:.3g}"
-
-
-def estimate(metric: str, mean: float | None, ci95: float | None) -> str:
-    """`95.12% ± 0.34`, `0.235 ± 0.012`: half the width of the 95 % interval, where there is one."""
-    if mean is None or ci95 is None:
-        return number(metric, mean)
-    if percent(metric):
-        return f"{100 * mean:.2f}% ± {100 * ci95:.2f}"
-    if not 1e-6 < ci95 < 10:
-        return f"{number(metric, mean)} ± {ci95:.2g}"
-    decimals = decimals_of(ci95)
-    return f"{mean:.{decimals}f} ± {ci95:.{decimals}f}"
+SHORT = 24  # characters of a name that is never broken into lines
 
 
 def published(entry: Entry) -> str:
-    """`48.70% ± 1.84`; empty where no figure is named."""
+    """`48.70% ± 1.84`; empty if no figure is named."""
     paper = entry.paper
     return estimate(entry.metric, paper["value"], paper.get("ci95")) if paper else ""
 
 
 def bad(entry: Entry) -> str:
-    """`2 of 3 diverged`; empty where all completed."""
+    """`2 of 3 diverged`; empty if all runs completed."""
     return ", ".join(f"{count} of {len(entry.runs)} {status}" for status, count in entry.bad.items())
 
 
 def setting_names(settings: Sequence[Setting]) -> list[str]:
-    """`data=omniglot, shots=5`: the last word of a key where that tells it from the others."""
+    """`data=omniglot, shots=5`: of a key only the last part, unless another key ends in it."""
     keys = dict.fromkeys(key for setting in settings for key, _ in setting)
     last = [key.rpartition(".")[2] for key in keys]
     short = {key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)}
-    return [", ".join(f"{short[key]}={shown(value)}" for key, value in setting) for setting in settings]
+    return [", ".join(f"{short[key]}={setting_value(value)}" for key, value in setting) for setting in settings]
 
 
-def shown(value: Any) -> str:
+def setting_value(value: Any) -> str:
+    """A value in a setting."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def cell(entry: Entry | None) -> str:
-    """The text of an entry, without what makes it bold."""
+    """The text of an entry, without its typeface."""
     if entry is None:
         return ""
     words = [estimate(entry.metric, entry.mean, entry.ci95)] if entry.mean is not None else []
@@ -82,7 +59,7 @@ def cell(entry: Entry | None) -> str:
 
 
 def legend(table: Table) -> list[str]:
-    """What the table's signs mean, as far as they occur in it."""
+    """The meaning of each sign that occurs in the table."""
     entries = list(table.entries.values())
     lines = []
     counts = {len(entry.values) for entry in entries if entry.mean is not None and entry.over == "seeds"}
@@ -100,15 +77,15 @@ def legend(table: Table) -> list[str]:
     for words in dict.fromkeys(tuple(paper[k] for k in ("source", "status") if paper.get(k)) for paper in papers):
         lines.append(f"published: {', '.join(words)}")
     if table.left_out:
-        lines.append(f"{table.left_out} runs are left out, of which newer ones of the same seed count")
+        lines.append(f"{table.left_out} runs are left out: newer ones of the same seed count")
     return lines
 
 
 def rows(table: Table) -> tuple[str, list[str], list[tuple[str, list[Entry | None]]]]:
-    """Head of the first column, heads of the others, and the rows.
+    """Heading of the first column, headings of the others, and the rows.
 
-    Learners down and settings across; turned where there are more settings than learners, so that the table fits
-    a terminal; with many of both a row is a learner at a setting.
+    Rows are learners and columns settings. It is turned if there are more settings than learners, so that the table
+    fits a terminal; with many of both a row is a learner at a setting.
     """
     names = setting_names(table.settings)
     if len(table.settings) <= min(MOST_COLUMNS, len(table.algos)) or len(table.settings) == 1:
@@ -117,41 +94,42 @@ def rows(table: Table) -> tuple[str, list[str], list[tuple[str, list[Entry | Non
     if len(table.algos) <= MOST_COLUMNS:
         columns = [table.row(algo) for algo in table.algos]
         return "setting", table.algos, [(name, [column[at] for column in columns]) for at, name in enumerate(names)]
-    found: list[tuple[str, list[Entry | None]]] = []
+    entries: list[tuple[str, list[Entry | None]]] = []
     for setting, name in zip(table.settings, names, strict=True):
         for algo in table.algos:
             if entry := table.entries.get((algo, setting)):
-                found.append((f"{algo}, {name}", [entry]))
-    return "learner", [metric_of(table) or "result"], found
+                entries.append((f"{algo}, {name}", [entry]))
+    return "learner", [metric_of(table) or "result"], entries
 
 
 def metric_of(table: Table) -> str:
-    """The one metric of all entries; empty where there are several."""
+    """The metric of all entries; empty if there are several."""
     metrics = {entry.metric for entry in table.entries.values() if entry.metric}
     return metrics.pop() if len(metrics) == 1 else ""
 
 
 def printable(text: str, console: Console) -> str:
-    """The same in ASCII, for a terminal that takes no more."""
-    if console.encoding.lower().startswith("utf"):
+    """A text as a terminal can show it: in ASCII, if that is all."""
+    if is_unicode(console):
         return text
     return text.replace("±", "+/-").replace(BAD, "!").encode("ascii", "replace").decode()
 
 
 def rich_table(table: Table, console: Console) -> RichTable:
-    """For a terminal: the best in bold, the published figure below in grey."""
+    """The table for a terminal: the best in bold, the published figure below in grey."""
     first, heads, lines = rows(table)
-    shown_table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
+    output = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
     short = max((len(name) for name, _ in lines), default=0) <= SHORT
-    shown_table.add_column(first, style="bold", overflow="fold", no_wrap=short)
+    output.add_column(first, style="bold", overflow="fold", no_wrap=short)
     for head in heads:
-        shown_table.add_column(Text(head), justify="right", overflow="fold")
+        output.add_column(Text(head), justify="right", overflow="fold")
     for name, entries in lines:
-        shown_table.add_row(Text(printable(name, console)), *(rich_cell(entry, console) for entry in entries))
-    return shown_table
+        output.add_row(Text(printable(name, console)), *(rich_cell(entry, console) for entry in entries))
+    return output
 
 
 def rich_cell(entry: Entry | None, console: Console) -> Text:
+    """An entry for a terminal."""
     if entry is None:
         return Text("")
     style = "bold green" if entry.best else "red" if entry.bad else ""
@@ -165,6 +143,7 @@ ROBUSTNESS = ("learner", "decades within 10 % of the best", "best rate", "rates"
 
 
 def robustness_table(panels: Panels) -> RichTable:
+    """Robustness of each learner at each setting, for a terminal."""
     table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, title="robustness to the inner learning rate")
     table.title_justify = "left"
     for head in ROBUSTNESS:
@@ -175,7 +154,7 @@ def robustness_table(panels: Panels) -> RichTable:
 
 
 def robustness_rows(panels: Panels) -> list[list[str]]:
-    """The words under `ROBUSTNESS`, a row a learner at a setting."""
+    """The cells under the headings `ROBUSTNESS`, a row a learner at a setting."""
     return [
         [
             f"{line.algo}, {name}" if name else line.algo,
@@ -189,16 +168,17 @@ def robustness_rows(panels: Panels) -> list[list[str]]:
 
 
 def named(panels: Panels) -> list[tuple[str, Sequence[Rates]]]:
-    """Each panel with its setting in words."""
+    """Each panel with the name of its setting."""
     return list(zip(setting_names(list(panels)), panels.values(), strict=True))
 
 
 def number_or_dash(value: float | None) -> str:
+    """A number to three digits; a dash for None."""
     return "-" if value is None else f"{value:.3g}"
 
 
 def print_comparison(table: Table, panels: Panels, console: Console) -> None:
-    """The table, what its signs mean, and robustness."""
+    """Print the table, the meaning of its signs, and robustness."""
     console.print(rich_table(table, console))
     for line in legend(table):
         console.print(Text(printable(line, console), "dim"))
@@ -207,17 +187,17 @@ def print_comparison(table: Table, panels: Panels, console: Console) -> None:
 
 
 def paired_table(first: Run, others: Sequence[tuple[Run, Paired | str]], console: Console) -> RichTable:
-    """Each run against the first: the difference with its interval, or why there is none."""
+    """Each run against the first, for a terminal: the difference with its interval, or why there is none."""
     table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, title=Text(f"against {first.name}", "bold"))
     table.title_justify = "left"
     for head in ("run", "difference", "p", "tasks"):
         table.add_column(head, justify="left" if head == "run" else "right")
-    for run, found in others:
-        if isinstance(found, str):
-            table.add_row(Text(run.name), Text(found, "red"), "", "")
+    for run, result in others:
+        if isinstance(result, str):
+            table.add_row(Text(run.name), Text(result, "red"), "", "")
         else:
-            difference = estimate(first.metric, found.difference, found.ci95)
-            table.add_row(Text(run.name), printable(difference, console), f"{found.p:.2g}", f"{found.tasks:,}")
+            difference = estimate(first.metric, result.difference, result.ci95)
+            table.add_row(Text(run.name), printable(difference, console), f"{result.p:.2g}", f"{result.tasks:,}")
     return table
 
 
@@ -225,7 +205,7 @@ def paired_table(first: Run, others: Sequence[tuple[Run, Paired | str]], console
 
 
 def markdown(table: Table, panels: Panels) -> str:
-    """`table.md`: the table, what its signs mean, and robustness."""
+    """The content of `table.md`: the table, the meaning of its signs, and robustness."""
     first, heads, lines = rows(table)
     text = [row_of([first, *map(escaped_markdown, heads)]), row_of(["---", *["---:"] * len(heads)])]
     text += [row_of([escaped_markdown(name), *map(markdown_cell, entries)]) for name, entries in lines]
@@ -237,14 +217,17 @@ def markdown(table: Table, panels: Panels) -> str:
 
 
 def row_of(words: Sequence[str]) -> str:
+    """A row in Markdown."""
     return "| " + " | ".join(words) + " |"
 
 
 def escaped_markdown(text: str) -> str:
+    """Text that Markdown shows as it is."""
     return "".join(f"\\{letter}" if letter in "\\|*_`<>[]" else letter for letter in text)
 
 
 def markdown_cell(entry: Entry | None) -> str:
+    """An entry in Markdown."""
     text = escaped_markdown(cell(entry))
     if entry is None:
         return text
@@ -264,7 +247,7 @@ LATEX |= {letter: f"\\{letter}" for letter in "&%$#_{}"}
 
 
 def latex(table: Table) -> str:
-    """`table.tex`: a tabular for booktabs."""
+    """The content of `table.tex`: a tabular for booktabs."""
     first, heads, lines = rows(table)
     text = ["% \\usepackage{booktabs}", "\\begin{tabular}{l" + "r" * len(heads) + "}", "\\toprule"]
     text += [latex_row([first, *heads]), "\\midrule"]
@@ -274,14 +257,17 @@ def latex(table: Table) -> str:
 
 
 def latex_row(words: Sequence[str]) -> str:
+    """A row in LaTeX."""
     return " & ".join(map(escaped_latex, words)) + r" \\"
 
 
 def escaped_latex(text: str) -> str:
+    """Text that LaTeX shows as it is."""
     return "".join(LATEX.get(letter, letter) for letter in text)
 
 
 def latex_cell(entry: Entry | None) -> str:
+    """An entry in LaTeX."""
     if entry is None:
         return ""
     text = escaped_latex(cell(entry)).replace(escaped_latex(TIE), r"$\sim$")

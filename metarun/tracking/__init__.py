@@ -1,1 +1,1 @@
-"""Where a run's numbers go: Weights & Biases, a JSON-lines file, the terminal."""
+"""Where the numbers of a run are recorded: a JSON-lines file, Weights & Biases."""

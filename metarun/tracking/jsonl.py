@@ -1,7 +1,7 @@
 """metrics.jsonl: one line of JSON per logged iteration, `{"iteration": 100, "train/loss": 0.31, ...}`.
 
-Every run writes it, whatever its tracker. A process may be killed in the middle of a line: such a tail is
-dropped when the file is next opened, and readers pass over it.
+Every run writes it, whatever its trackers. A process may be killed in the middle of a line: such a half line is
+dropped when the file is next opened for writing, and readers skip it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class MetricsFile:
     """Appends to a run's metrics.jsonl.
 
     Args:
-        path: the file; made where there is none, else continued after its last whole line.
+        path: the file; created, or continued after its last complete line.
 
     Raises:
         OSError: the file cannot be opened or written.
@@ -34,10 +34,10 @@ class MetricsFile:
         self._file = open_unbuffered(path)
 
     def log(self, values: Mapping[str, SupportsFloat], iteration: int) -> None:
-        """Appends one line; NaN and infinity become null. The line is with the system when this returns.
+        """Append one line; NaN and infinity become null. The operating system has the line when this returns.
 
         Raises:
-            OSError: the disk is full; the file then ends in the line before.
+            OSError: the disk is full; the file then ends with the previous line.
         """
         row = {"iteration": iteration, **{key: finite(float(value)) for key, value in values.items()}}
         line = (json.dumps(row, allow_nan=False) + "\n").encode()
@@ -47,9 +47,9 @@ class MetricsFile:
             raise OSError(errno.ENOSPC, "no space for a line of metrics", str(self.path))
 
     def cut(self, iteration: int) -> None:
-        """Drops the lines after `iteration`, as a run does that resumes from a checkpoint taken there.
+        """Drop the lines after `iteration`, for a run that resumes from a checkpoint taken there.
 
-        The file is replaced whole: whoever reads it sees the old or the new one.
+        The file is replaced atomically: a reader sees the old or the new one.
 
         Raises:
             ValueError: a line that is not the last is damaged.
@@ -63,6 +63,7 @@ class MetricsFile:
             self._file = open_unbuffered(self.path)
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
     def __enter__(self) -> MetricsFile:
@@ -76,7 +77,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The rows of a metrics.jsonl, in the order written, without a half-written last line.
 
     Raises:
-        ValueError: a line that is not the last is no JSON object with an iteration.
+        ValueError: a line before the last is not a JSON object with an iteration.
     """
     lines = path.read_bytes().splitlines()
     rows = []
@@ -88,24 +89,24 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             if number == len(lines):
                 break
             raise ValueError(
-                f"{path}, line {number}: wanted a JSON object with an iteration, got {line[:80]!r}"
+                f"{path}, line {number} must be a JSON object with an iteration; got {line[:80]!r}"
             ) from error
         rows.append(row)
     return rows
 
 
 def finite(value: float) -> float | None:
-    """JSON knows neither NaN nor infinity."""
+    """A number that JSON can hold; None for NaN and infinity."""
     return value if math.isfinite(value) else None
 
 
 def drop_half_line(path: Path) -> None:
-    """Cuts off what stands after the last newline."""
+    """Cut off everything after the last newline."""
     with path.open("rb+") as file:
         content = file.read()
         file.truncate(content.rfind(b"\n") + 1)
 
 
 def open_unbuffered(path: Path) -> Any:
-    """A file to which each `write` is one system call at the end of the file."""
+    """A file on which each `write` is one system call that appends."""
     return path.open("ab", buffering=0)

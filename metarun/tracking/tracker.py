@@ -1,8 +1,8 @@
-"""The one interface through which a run reports its numbers, and the tracker that reports to nobody.
+"""The interface through which a run reports its numbers to a service.
 
 Keys never change: `train/loss`, `train/METRIC`, `val/METRIC`, `test/METRIC`, `time/iterations_per_second` and
-`learner/...`, against `iteration`. What a tracker is given also lies in the run's folder (metrics.jsonl,
-result.json, figures), so a tracker may fail without a result being lost.
+`learner/...`, against `iteration`. Everything that a tracker records is in the run's folder as well (metrics.jsonl,
+result.json, figures), so no result is lost when a tracker fails.
 """
 
 from __future__ import annotations
@@ -13,14 +13,17 @@ from typing import Any, Protocol
 
 
 class TrackerError(Exception):
-    """A tracker cannot start; the message says why and what to do. Nothing has been trained yet."""
+    """A tracker cannot start; the message says why and what to do. Raised before anything is trained."""
 
 
 class Tracker(Protocol):
-    """Called in this order: `start`, any of the others in between, `finish`."""
+    """Records one run. `start` is called first, `finish` last, the other methods in between.
+
+    Attributes:
+        run_id: the service's name of this run, kept so that a resumed run continues it; None if it has none.
+    """
 
     run_id: str | None
-    """The service's name of this run, to be kept so that a resumed run continues it; None: no service."""
 
     def start(
         self,
@@ -31,81 +34,40 @@ class Tracker(Protocol):
         tags: Sequence[str],
         run_id: str | None,
     ) -> None:
-        """Opens the record.
+        """Open the record.
 
         Args:
-            folder: the run's folder; a tracker writes in a folder of its own in it.
+            folder: the run's folder; a tracker writes to a subfolder of its own.
             config: the resolved configuration, plain containers only.
-            name: what to call the run.
-            group: runs of one sweep share it.
-            tags: beside the tracker's own.
-            run_id: of the run to continue; None: a new one.
+            name: of the run.
+            group: shared by the runs of a sweep.
+            tags: in addition to the tracker's own.
+            run_id: of the run to continue; None for a new one.
 
         Raises:
-            TrackerError: the service cannot be reached or refuses.
+            TrackerError: the service cannot be reached or refuses the run.
         """
 
     def log(self, values: dict[str, float], iteration: int) -> None:
-        """Records values after outer step `iteration`; may be called several times for one iteration."""
+        """Record values after outer step `iteration`; may be called several times for one iteration."""
 
     def curve(self, metric: str, rows: list[dict[str, Any]]) -> None:
-        """Records `metric` after 0..S adaptation steps, rows {step, mean, ci95, median}: table and plot."""
+        """Record `metric` after 0..S adaptation steps, rows {step, mean, ci95, median}, as a table and a plot."""
 
     def figure(self, name: str, path: Path) -> None:
-        """Records a PNG that is on disk."""
+        """Record a PNG that is on disk."""
 
     def table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
-        """Records a table."""
+        """Record a table."""
 
     def lines(self, name: str, x_name: str, lines: dict[str, list[tuple[float, float | None]]]) -> None:
-        """Records a plot of several lines, each its points (x, y); a point without y is left out."""
+        """Record a plot of several lines, each given by points (x, y); a point whose y is None is left out."""
 
     def summary(self, result: dict[str, Any]) -> None:
-        """Records result.json's content."""
+        """Record the content of result.json."""
 
     def artifact(self, folder: Path) -> None:
-        """Records the checkpoint in `folder`, where the user asked for it."""
+        """Record the checkpoint in `folder`, if the user asked for it."""
 
     def finish(self, exit_code: int) -> None:
-        """Closes the record; `exit_code` is the run's. Does nothing the second time."""
-
-
-class NullTracker:
-    """No service: a run's record is what every run writes to its folder."""
-
-    run_id: str | None = None
-
-    def start(
-        self,
-        folder: Path,
-        config: dict[str, Any],
-        name: str,
-        group: str | None,
-        tags: Sequence[str],
-        run_id: str | None,
-    ) -> None:
-        """Nothing."""
-
-    def log(self, values: dict[str, float], iteration: int) -> None:
-        """Nothing."""
-
-    def curve(self, metric: str, rows: list[dict[str, Any]]) -> None:
-        """Nothing."""
-
-    def figure(self, name: str, path: Path) -> None:
-        """Nothing."""
-
-    def table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
-        """Nothing."""
-
-    def lines(self, name: str, x_name: str, lines: dict[str, list[tuple[float, float | None]]]) -> None:
-        """Nothing."""
-
-    def summary(self, result: dict[str, Any]) -> None:
-        """Nothing."""
-
-    def artifact(self, folder: Path) -> None:
-        """Nothing."""
-
-    def finish(self, exit_code: int) -> None:
-        """Nothing."""
+        """Close the record with the exit code of the run; a second call does nothing."""

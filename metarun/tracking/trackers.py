@@ -1,4 +1,4 @@
-"""All trackers of a run as one: what is recorded goes to each; none is there is no tracker."""
+"""All trackers of a run as one: each of them records everything."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ from metarun.tracking.tracker import Tracker
 
 
 class Trackers:
-    """Trackers side by side, by the name that the configuration gives each (`tracker.wandb`).
-
-    Its methods are `Tracker`'s, which says what they do.
+    """Trackers side by side, by their names in the configuration (`tracker.wandb`); see `Tracker` for the methods.
 
     Args:
-        trackers: by name; none: a run's record is what every run writes to its folder.
+        trackers: by name; none for a run that is recorded in its folder only.
     """
 
     def __init__(self, trackers: Mapping[str, Tracker]) -> None:
@@ -25,7 +23,7 @@ class Trackers:
 
     @property
     def run_ids(self) -> dict[str, str]:
-        """The services' names of this run, by tracker."""
+        """The services' names of this run, by tracker; only trackers whose service has one."""
         return {name: tracker.run_id for name, tracker in self.trackers.items() if tracker.run_id}
 
     def start(
@@ -37,14 +35,14 @@ class Trackers:
         tags: Sequence[str],
         run_ids: Mapping[str, str],
     ) -> None:
-        """Open the record of each.
+        """Open the record of each tracker, in their order.
 
         Args:
             folder, config, name, group, tags: see `Tracker.start`.
-            run_ids: of the run to continue, by tracker; where one is missing, a new one.
+            run_ids: of the run to continue, by tracker; a tracker without one starts a new run.
 
         Raises:
-            TrackerError: a service cannot be reached or refuses.
+            TrackerError: a service cannot be reached or refuses the run.
         """
         for key, tracker in self.trackers.items():
             tracker.start(folder, config, name, group, tags, run_ids.get(key))
@@ -83,6 +81,6 @@ class Trackers:
 
 
 def write_run_ids(file: Path, run_ids: Mapping[str, str]) -> None:
-    """Keep the services' names of a run, for `metarun.run_folder.read_tracker_ids`; nothing where there are none."""
+    """Write the services' names of a run, for `metarun.run_folder.read_tracker_ids`; no file if there are none."""
     if run_ids:
         write_text(file, json.dumps(run_ids) + "\n")

@@ -1,24 +1,24 @@
-"""Weights & Biases: offline by default, and never in the way of a run.
+"""Weights & Biases: offline by default; after its start, no failure of W&B stops a run.
 
-What lies where. Everything goes to `wandb/` in the run's folder, the copies in which tables wait for their
-upload and the service's own log included. A resumed run writes a second `offline-run-*` folder with the
-same run id, marked as a resume: `wandb sync` uploads both, in order, as one run.
+Files. Everything is written to `wandb/` in the run's folder, including the copies of tables that wait for their upload
+and the service's own log. A resumed run writes a second `offline-run-*` folder with the same run id, marked as a
+resume: `wandb sync` uploads both, in order, as one run.
 
-Steps. W&B drops a row whose own step is not above the last one's. So the row's step is the iteration where
-it rises, and one more than the last where it does not (a run that resumes online below what was uploaded
-before it died). The x axis of every plot is the value `iteration`, which is always the true one.
+Steps. W&B drops a row whose own step is not above that of the last row. So the step of a row is the iteration if that
+is higher, else one more than the last step (for a run that resumes online below what was uploaded before it died). The
+x axis of every plot is the value `iteration`, which is always the true one.
 
-A killed process leaves out of W&B's file what it logged in its last FLUSH_SECONDS, and its last row, which
-W&B keeps open for more values of its step; online, what it logged since the last upload, up to 15 s ago. So a
-run that is resumed first records again what W&B may lack of its metrics.jsonl (cut to the checkpoint before
-`start`): offline the last REPLAYED_ROWS, online the rows above the last iteration that the service has. No
-point is lost, and a point recorded twice is the same point.
+Killed processes. W&B's file lacks what a killed process logged in its last FLUSH_SECONDS, and its last row, which W&B
+keeps open for more values of its step; online it lacks what was logged since the last upload, up to 15 s ago. So a
+resumed run first records again what W&B may lack of its metrics.jsonl (cut to the checkpoint before `start`): offline
+the last REPLAYED_ROWS, online the rows above the last iteration that the service has. No point is lost, and a point
+recorded twice is the same point.
 
-Failure. `start` raises TrackerError, after START_SECONDS at most, before anything is trained. After that no
-error of W&B stops a run: the first is logged as a warning that says what is not recorded, the tracker falls
-silent, and the numbers are in metrics.jsonl and result.json as always. A service that goes away during an
-online run is noticed only at its end, which waits UPLOAD_SECONDS for it, and 19 s before that, which W&B allows
-for an answer about a table; the warning says how to upload the rest later.
+Failure. `start` raises TrackerError, after START_SECONDS at most, before anything is trained. After that, the first
+error of W&B is logged as a warning that says what is not recorded, the tracker records nothing more, and the numbers
+are in metrics.jsonl and result.json as always. A service that goes away during an online run is noticed only at the
+end of the run, which waits UPLOAD_SECONDS for it, and before that 19 s, which W&B allows for an answer about a table;
+the warning says how to upload the rest later.
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, cast
 
+from metarun.checks import require_choice
 from metarun.tracking.jsonl import read_metrics
 from metarun.tracking.tracker import TrackerError
 
 log = logging.getLogger(__name__)
 
-START_SECONDS = 20.0  # for the service to answer; WANDB_INIT_TIMEOUT says otherwise
-UPLOAD_SECONDS = 300.0  # for what is left at the end; WANDB_FINISH_TIMEOUT says otherwise
+START_SECONDS = 20.0  # for the service to answer; WANDB_INIT_TIMEOUT overrides it
+UPLOAD_SECONDS = 300.0  # for what is left at the end; WANDB_FINISH_TIMEOUT overrides it
 FLUSH_SECONDS = 1.0
 REPLAYED_ROWS = 100  # more than a run logs in FLUSH_SECONDS
 MODES = ("offline", "online", "disabled")
@@ -48,7 +49,7 @@ P = ParamSpec("P")
 def never_fatal(
     method: Callable[Concatenate[WandbTracker, P], None],
 ) -> Callable[Concatenate[WandbTracker, P], None]:
-    """The method does nothing without a run; an error of W&B becomes a warning and the end of recording."""
+    """Make a method do nothing without a run, and turn an error of W&B into a warning and the end of recording."""
 
     @wraps(method)
     def guarded(self: WandbTracker, *args: P.args, **kwargs: P.kwargs) -> None:
@@ -57,10 +58,10 @@ def never_fatal(
         try:
             with self.environment():
                 method(self, *args, **kwargs)
-        except Exception as error:  # wandb raises its own, OSError, ValueError, ...: none is worth a run
+        except Exception as error:  # wandb raises errors of its own, OSError, ValueError, ...: none may stop a run
             log.log(
                 logging.DEBUG if self.warned else logging.WARNING,
-                "W&B %s (%s: %s). The run is not hurt; its numbers are in metrics.jsonl and result.json.%s",
+                "W&B %s (%s: %s). The run is not affected; its numbers are in metrics.jsonl and result.json.%s",
                 "does not have all of this run"
                 if method.__name__ == "close"
                 else f"records nothing from iteration {self.iteration} on",
@@ -77,15 +78,15 @@ class WandbTracker:
     """A run in Weights & Biases; implements `Tracker`.
 
     Args:
-        mode: `offline`, `online` or `disabled` (nothing is recorded, wandb is not even imported).
+        mode: `offline`, `online` or `disabled` (nothing is recorded, and wandb is not imported).
         project: the W&B project.
-        entity: user or team; None: the account's own.
-        tags: of every run, beside those `start` is given.
-        group: goes before the one `start` is given.
+        entity: user or team; None for the account's own.
+        tags: of every run, in addition to those that `start` gets.
+        group: of every run, instead of the one that `start` gets; None for that one.
         log_model: whether `artifact` records the checkpoint.
 
     Raises:
-        ValueError: an unknown mode.
+        ValueError: `mode` is none of these.
     """
 
     def __init__(
@@ -97,15 +98,14 @@ class WandbTracker:
         group: str | None,
         log_model: bool,
     ) -> None:
-        if mode not in MODES:
-            raise ValueError(f"tracker.wandb.mode must be one of {', '.join(MODES)}; got {mode!r}")
+        require_choice("tracker.wandb.mode", mode, MODES)
         self.mode, self.project, self.entity = mode, project, entity
         self.tags, self.group, self.log_model = list(tags), group, log_model
         self.run_id: str | None = None
         self.run: Any = None
         self.broken = False
         self.warned = False
-        self.tables: dict[str, Callable[[], Any]] = {}  # what makes them, by name
+        self.tables: dict[str, Callable[[], Any]] = {}  # functions that make the tables and plots, by name
         self.iteration: int | None = None  # of the row being filled
         self.step = -1  # W&B's own step of that row
         self.folder = Path()
@@ -133,11 +133,15 @@ class WandbTracker:
     def open_run(
         self, config: dict[str, Any], name: str, group: str | None, tags: Sequence[str], run_id: str | None
     ) -> Any:
-        """`wandb.init`, with every failure turned into a TrackerError."""
+        """Call `wandb.init`.
+
+        Raises:
+            TrackerError: it failed, for whatever reason.
+        """
         try:
             import wandb
 
-            # Before init, which at a terminal would ask for an account, and an unattended run would wait.
+            # Before init, which otherwise asks for an account at a terminal: an unattended run would wait for ever.
             wandb.setup(settings=wandb.Settings(silent=True))
             run = wandb.init(
                 dir=str(self.folder),
@@ -149,9 +153,9 @@ class WandbTracker:
                 tags=list(dict.fromkeys(tags)),
                 id=run_id,
                 resume=None if run_id is None else "allow",
-                reinit="create_new",  # leaves alone a run that a calling program has open
+                reinit="create_new",  # keeps a run open that a calling program has opened
                 config=config,
-                # disable_git: it would record the repository around the working folder, whatever that is;
+                # disable_git: otherwise wandb records the repository around the working folder, which may be any;
                 # the commit of metarun is in result.json.
                 settings=wandb.Settings(
                     silent=True,
@@ -172,16 +176,16 @@ class WandbTracker:
             longer = "; WANDB_INIT_TIMEOUT=SECONDS waits longer" if advice else ""
             raise TrackerError(
                 f"W&B cannot start with tracker.wandb.mode={self.mode}: {why}{longer} "
-                "(tracker.wandb.mode=offline needs no account and no network; tracker=none does without W&B)"
+                "(tracker.wandb.mode=offline needs no account and no network; tracker=none uses no W&B)"
             ) from error
 
     @never_fatal
     def replay(self, metrics: Path) -> None:
-        """Records the rows before the checkpoint that W&B may not have; see the module's head."""
+        """Record the rows before the checkpoint that W&B may lack; see the module."""
         rows = read_metrics(metrics) if metrics.exists() else []
         if self.mode == "offline":
             rows = rows[-REPLAYED_ROWS:]
-        else:  # the service says how far it is
+        else:  # the service knows its last iteration
             uploaded = self.run.summary.get("iteration", -1)
             rows = [row for row in rows if row["iteration"] > uploaded]
         for row in rows:
@@ -201,13 +205,13 @@ class WandbTracker:
 
             columns: list[str | int] = ["step", "mean", "ci95", "median"]
             table = wandb.Table(columns=columns, data=[[row[str(c)] for c in columns] for row in rows])
-            # The plot brings its table along, as curve/METRIC_table.
+            # The plot records its table too, as curve/METRIC_table.
             return wandb.plot.line(table, "step", "mean", title=f"{metric} after adaptation steps")
 
         self.tables[f"curve/{metric}"] = plot
 
     def add_tables(self) -> None:
-        """Last of all: online, W&B asks the service about each table and waits, 19 s where nobody answers."""
+        """Record tables and plots. Called last: online, W&B asks the service about each, and waits 19 s at most."""
         for name, make in self.tables.items():
             self.add_to_row({name: make()})
 
@@ -228,15 +232,15 @@ class WandbTracker:
 
     @never_fatal
     def lines(self, name: str, x_name: str, lines: dict[str, list[tuple[float, float | None]]]) -> None:
-        known = {line: [(x, y) for x, y in points if y is not None] for line, points in lines.items()}
+        drawn = {line: [(x, y) for x, y in points if y is not None] for line, points in lines.items()}
 
         def plot() -> Any:
             import wandb
 
             return wandb.plot.line_series(
-                xs=[[x for x, _ in points] for points in known.values()],
-                ys=[[y for _, y in points] for points in known.values()],
-                keys=list(known),
+                xs=[[x for x, _ in points] for points in drawn.values()],
+                ys=[[y for _, y in points] for points in drawn.values()],
+                keys=list(drawn),
                 title=name,
                 xname=x_name,
             )
@@ -254,45 +258,46 @@ class WandbTracker:
         import wandb
 
         artifact = wandb.Artifact(f"checkpoint-{self.run_id}", type="model")
-        # "immutable": uploaded from where it lies instead of from a second copy on the disk.
+        # "immutable": the files are uploaded from this folder, not from a second copy on the disk.
         artifact.add_dir(str(folder.resolve()), policy="immutable")
         self.run.log_artifact(artifact)
 
     def finish(self, exit_code: int) -> None:
-        self.broken = False  # what W&B has is worth closing, even where an earlier call failed
+        self.broken = False  # also after an earlier call failed: what W&B has so far is closed
         self.close(exit_code)
         self.run = None
 
     @never_fatal
     def close(self, exit_code: int) -> None:
+        """Record the tables and end W&B's run."""
         try:
             self.add_tables()
         finally:
             self.run.finish(exit_code=exit_code)
 
     def upload_later(self) -> str:
-        """How to upload what was recorded and did not reach the service."""
-        place = shlex.quote(str(Path(self.run.dir).parent))
-        return f" To upload it later: wandb sync --include-online {place}" if self.mode == "online" else ""
+        """The command that uploads what was recorded and did not reach the service; empty offline."""
+        folder = shlex.quote(str(Path(self.run.dir).parent))
+        return f" To upload it later: wandb sync --include-online {folder}" if self.mode == "online" else ""
 
     def add_to_row(self, values: Mapping[str, Any]) -> None:
-        """Adds values to the row of the current iteration; W&B merges what is logged at one step."""
+        """Add values to the row of the current iteration; W&B merges what is logged at one step."""
         axis = {} if self.iteration is None else {"iteration": self.iteration}
         self.run.log({**axis, **values}, step=max(self.step, 0))
 
     @contextmanager
     def environment(self) -> Iterator[None]:
-        """What wandb takes from the environment only. The user's own values win; restored afterwards.
+        """Set what wandb reads from the environment only, unless the user has set it; restored afterwards.
 
-        Without them files wait for upload in the home folder, which may be read-only, and even an offline run
-        looks up the host of W&B's error reports.
+        Otherwise files wait for their upload in the home folder, which may be read-only, and even an offline run looks
+        up the host of W&B's error reports.
         """
-        wanted = {
+        variables = {
             "WANDB_DATA_DIR": str(self.folder / "wandb"),
             "WANDB_CACHE_DIR": str(self.folder / "wandb"),
             "WANDB_ERROR_REPORTING": "false",
         }
-        added = {key: value for key, value in wanted.items() if key not in os.environ}
+        added = {key: value for key, value in variables.items() if key not in os.environ}
         os.environ.update(added)
         try:
             yield
@@ -301,10 +306,14 @@ class WandbTracker:
                 os.environ.pop(key, None)
 
 
-def flush_setting(known: Mapping[str, Any]) -> dict[str, Any]:
-    """A killed process loses what waits for a flush, else 15 s. An internal setting: wandb may drop it."""
+def flush_setting(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """How often wandb writes to its file; a killed process loses the rest. Without it that is every 15 s.
+
+    Args:
+        fields: the settings that wandb has; this one is internal, and may be dropped.
+    """
     name = "x_transaction_log_flush_interval"
-    return {name: FLUSH_SECONDS} if name in known else {}
+    return {name: FLUSH_SECONDS} if name in fields else {}
 
 
 def flat_result(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,13 +25,13 @@ def write_run(
     history: Sequence[Mapping[str, Any]] | None = None,
     **result: Any,
 ) -> Path:
-    """A folder as a run leaves it.
+    """Write a folder as a run leaves it.
 
     Args:
         mean: the headline metric; None for a run that has none.
-        config: what replaces or adds to the configuration, by its groups: `{"data": {"shots": 5}}`.
-        history: the rows of metrics.jsonl; None for twenty of them that fall towards the mean.
-        result: what replaces or adds to result.json.
+        config: replaces or extends groups of the configuration: `{"data": {"shots": 5}}`.
+        history: the rows of metrics.jsonl; None for twenty rows that fall towards the mean.
+        result: replaces or extends fields of result.json.
     """
     content = result_of(algo, seed, mean, status) | result
     folder.mkdir(parents=True)
@@ -45,7 +45,7 @@ def write_run(
 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> Path:
-    """Only `.hydra/`, as a run leaves it that is going on."""
+    """Write only `.hydra/`, as a run that is not finished leaves it."""
     (folder / ".hydra").mkdir(parents=True, exist_ok=True)
     (folder / ".hydra" / "config.yaml").write_text(yaml.safe_dump(dict(config)))
     (folder / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump([f"seed={config.get('seed')}"]))
@@ -82,13 +82,13 @@ def config_of(algo: str, seed: Any, inner_lr: float, data: str) -> dict[str, Any
     return {
         "seed": seed,
         "run": {"iterations": 1000, "meta_batch_size": 4},
-        "data": {"_target_": f"metarun.tasks.{data}", "shots": 10},
+        "data": {"_target_": f"metarun.data.{data}", "shots": 10},
         "algo": {"_target_": f"metarun.algos.{algo}", "inner_lr": inner_lr, "eval_steps": "${algo.inner_steps}"},
     }
 
 
 def merged(config: dict[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with the other's groups laid over its own."""
+    """A configuration, with groups that another one replaces or extends."""
     groups = {
         key: config[key] | value if isinstance(value, dict) and isinstance(config.get(key), dict) else value
         for key, value in other.items()
@@ -97,11 +97,11 @@ def merged(config: dict[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def history_of(metric: str, mean: float | None, seed: Any) -> list[dict[str, Any]]:
-    """Noisy training metrics, and validation at every fifth row."""
+    """Random training metrics, and validation at every fifth row."""
     goal = 1.0 if mean is None else mean
-    random_inputs = generator(seed).normal(size=20)
+    noise = generator(seed).normal(size=20)
     rows: list[dict[str, Any]] = []
-    for at, jump in enumerate(random_inputs, 1):
+    for at, jump in enumerate(noise, 1):
         value = goal * (1 + 3 / at) * (1 + 0.2 * abs(float(jump)))
         rows.append({"iteration": 50 * at, "train/loss": 2 * value, f"train/{metric}": value})
         if at % 5 == 0:
@@ -114,7 +114,7 @@ def generator(seed: Any) -> np.random.Generator:
 
 
 def write_episodes(folder: Path, metric: str, mean: float, seed: Any) -> None:
-    """The metric of each task after each step; after the headline's it has the given mean."""
-    random_inputs = generator(seed).normal(scale=0.05, size=TASKS)
-    values = np.outer(mean + random_inputs - random_inputs.mean(), BY_STEP)
+    """Write the metric of each task after each step; after the step of the headline its mean is `mean`."""
+    noise = generator(seed).normal(scale=0.05, size=TASKS)
+    values = np.outer(mean + noise - noise.mean(), BY_STEP)
     np.savez(folder / "episodes.npz", headline_step=np.int64(1), **{metric: values})

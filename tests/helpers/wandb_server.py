@@ -1,13 +1,12 @@
-"""A stand-in for the W&B service: takes what wandb's client sends over HTTP on this machine, and remembers it.
+"""A stand-in for the W&B service: accepts what wandb's client sends over HTTP on this machine, and records it.
 
-What a test against it proves: that the client, the real one, run by the real command, sends these values under
-this entity, project and run id, in answers to the questions it asks; that it asks for the state of the run it
-resumes and numbers its rows on from there; what it and the command do where the service refuses, is absent or
-goes away.
+What a test against it proves: the real client, run by the real command, sends these values under this entity, project
+and run id; it asks for the state of the run that it resumes, and continues the numbers of its rows from there; what it
+and the command do if the service refuses, is absent or goes away.
 
-What it does not prove: that W&B's own service takes any of it. The answers here are written after the queries
-in wandb-core 0.31, not after the service, whose schema, permissions, quotas and limits are not checked; nothing
-is drawn, so neither plots nor panels are seen; the connection is neither encrypted nor slow.
+What it does not prove: that W&B's own service accepts any of it. The answers are written for the queries of wandb-core
+0.31; the schema, permissions, quotas and limits of the service are not checked; nothing is drawn, so neither plots nor
+panels are tested; the connection is neither encrypted nor slow.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-ACCOUNT = "somebody"  # whom every API key belongs to
+ACCOUNT = "somebody"  # the owner of every API key
 OPERATION = re.compile(r"\s*(?:query|mutation)\s+(\w+)")
 STREAM = re.compile(r"/files/([^/]+)/([^/]+)/([^/]+)/file_stream")
 
 
 class Request(NamedTuple):
-    """One request; `body` is parsed where it is JSON. Of GraphQL `operation` is the query's name."""
+    """A request; `body` is parsed if it is JSON, and `operation` is the name of a GraphQL query."""
 
     method: str
     path: str
@@ -41,7 +40,7 @@ class Request(NamedTuple):
 
 @dataclass
 class Artifact:
-    """Files that were uploaded under a name of their own."""
+    """Files that were uploaded as an artifact."""
 
     id: str
     name: str
@@ -52,18 +51,18 @@ class Artifact:
 
 @dataclass
 class Run:
-    """All that was sent of one run, by however many processes."""
+    """Everything that was sent about a run, by one or more processes."""
 
     entity: str
     project: str
     id: str
-    about: dict[str, Any] = field(default_factory=dict)  # UpsertBucket's variables, the last of each that was given
-    asked_to_resume: int = 0  # how often its state was asked for when it already existed
+    about: dict[str, Any] = field(default_factory=dict)  # the last value of each variable of UpsertBucket
+    asked_to_resume: int = 0  # requests for its state when it already existed
     streams: list[dict[str, Any]] = field(default_factory=list)  # the parsed file_stream requests
     lines: dict[str, dict[int, Any]] = field(default_factory=dict)  # of each streamed file, by line number
     files: dict[str, bytes] = field(default_factory=dict)  # uploaded: figures, tables, ...
     artifacts: list[Artifact] = field(default_factory=list)
-    exit_codes: list[int] = field(default_factory=list)  # one for each process that said it is complete
+    exit_codes: list[int] = field(default_factory=list)  # one a process that declared it complete
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -84,6 +83,7 @@ class Run:
         return len(self.lines.get(name, {}))
 
     def take_stream(self, body: dict[str, Any]) -> None:
+        """Record a request of the stream of files."""
         self.streams.append(body)
         for name, chunk in (body.get("files") or {}).items():
             for number, line in enumerate(chunk["content"], chunk.get("offset", 0)):
@@ -94,10 +94,10 @@ class Run:
 
 
 class WandbServer:
-    """Listens from the moment it is made until `close`; a context manager.
+    """A server that listens from its construction until `close`; a context manager.
 
     Args:
-        refusal: the HTTP status that everything is answered with; None: everything is taken.
+        refusal: the HTTP status of every answer; None: everything is accepted.
     """
 
     def __init__(self, refusal: int | None = None) -> None:
@@ -105,7 +105,7 @@ class WandbServer:
         self.requests: list[Request] = []
         self.runs: dict[str, Run] = {}
         self.artifacts: dict[str, Artifact] = {}  # by the id this server gave them
-        self.places: dict[str, Callable[[bytes], None]] = {}  # what to do with an upload, by its path
+        self.places: dict[str, Callable[[bytes], None]] = {}  # a function that accepts an upload, by its path
         self.unknown: list[str] = []  # GraphQL operations that this server has no answer for
         self.lock = threading.RLock()
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
@@ -120,7 +120,7 @@ class WandbServer:
         self.close()
 
     def close(self) -> None:
-        """From now on connections are refused: each is for one request only, so none is left open."""
+        """Refuse connections from now on; none is left open, because each is for one request only."""
         self.http.shutdown()
         self.http.server_close()
 
@@ -130,7 +130,7 @@ class WandbServer:
     # ------------------------------------------------------------------------------------------------- answers
 
     def answer(self, request: Request, raw: bytes) -> tuple[int, Any]:
-        """Status and content for a request."""
+        """Status and content of the answer to a request."""
         self.requests.append(request)
         if self.refusal is not None:
             return self.refusal, {"errors": [{"message": "refused by the test"}]}
@@ -145,10 +145,10 @@ class WandbServer:
         return 404, {}
 
     def run(self, entity: str | None, project: str | None, run: str) -> Run:
-        """The run of that id; made where there is none."""
-        found = self.runs.setdefault(run, Run(entity or ACCOUNT, project or "uncategorized", run))
-        assert (found.entity, found.project) == (entity or ACCOUNT, project or "uncategorized")
-        return found
+        """The run with an id; created if there is none."""
+        received = self.runs.setdefault(run, Run(entity or ACCOUNT, project or "uncategorized", run))
+        assert (received.entity, received.project) == (entity or ACCOUNT, project or "uncategorized")
+        return received
 
     def graphql(self, operation: str, variables: dict[str, Any]) -> dict[str, Any]:
         if answer := getattr(self, f"on_{operation}", None):
@@ -184,7 +184,7 @@ class WandbServer:
         return {"upsertBucket": {"bucket": bucket, "inserted": new}}
 
     def place(self, files: dict[str, bytes], name: str) -> str:
-        """The address of an upload that ends as `files[name]`."""
+        """The address of an upload that is kept as `files[name]`."""
         path = f"/upload/{len(self.places)}"
         self.places[path] = partial(files.__setitem__, name)
         return self.url + path
@@ -253,7 +253,7 @@ def _state(run: Run) -> dict[str, Any]:
 
 def _handler(server: WandbServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
-        """Reads a request, lets `server` answer it."""
+        """Reads a request and sends the answer of `server`."""
 
         def do_POST(self) -> None:
             raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))

@@ -13,19 +13,19 @@ from metarun.learner.learner import slice_tasks
 from metarun.tasks import Examples, Task
 
 
-def numbers(*shape, seed=0):
+def normal(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def test_squared_distances_are_those_of_differences():
-    a, b = numbers(7, 4), numbers(3, 4, seed=1)
+    a, b = normal(7, 4), normal(3, 4, seed=1)
     torch.testing.assert_close(squared_distances(a, b), torch.cdist(a, b) ** 2)
     far = squared_distances((a + 1e4).float(), (b + 1e4).float())  # far from the origin float32 has few digits left
     torch.testing.assert_close(far.double(), torch.cdist(a, b) ** 2, rtol=1e-2, atol=1e-2)
 
 
 def test_class_means_in_any_order_and_of_any_size():
-    z, y = numbers(6, 4), torch.tensor([2, 0, 1, 0, 2, 2])
+    z, y = normal(6, 4), torch.tensor([2, 0, 1, 0, 2, 2])
     expected = torch.stack([z[[1, 3]].mean(0), z[2], z[[0, 4, 5]].mean(0)])
     torch.testing.assert_close(class_means(z, y, 3), expected)
     assert class_means(z, y, 4)[3].isnan().all()  # a class without examples has no mean
@@ -45,7 +45,7 @@ def test_the_width_of_features_and_of_a_last_layer():
 
 
 def batch(tasks=3, n=6, m=10, seed=0):
-    x = numbers(tasks, n + m, 1, 16, 16, seed=seed)
+    x = normal(tasks, n + m, 1, 16, 16, seed=seed)
     y = torch.arange(n + m).remainder(2).expand(tasks, -1)
     return Task(Examples(x[:, :n], y[:, :n]), Examples(x[:, n:], y[:, n:]))
 
@@ -110,8 +110,8 @@ def test_masks_are_inputs_of_training_tasks():
     other = learner.random_inputs(tasks, 0, torch.Generator().manual_seed(2))
     assert random_inputs.masks[0].shape[:2] == (3, 16)
     whole = learner(tasks, random_inputs)
-    parts = torch.cat([learner(slice_tasks(tasks, t, t + 1), slice_tasks(random_inputs, t, t + 1)) for t in range(3)])
-    torch.testing.assert_close(whole, parts)
+    singles = [learner(*slice_tasks((tasks, random_inputs), t, t + 1)) for t in range(3)]
+    torch.testing.assert_close(whole, torch.cat(singles))
     assert not torch.allclose(whole, learner(tasks, other)) and not torch.allclose(whole, learner(tasks))
     learner.eval()
     task = Task(*(Examples(*(leaf[0] for leaf in examples)) for examples in tasks))

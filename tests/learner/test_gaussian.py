@@ -13,8 +13,8 @@ from metarun.learner.gaussian import Variances, count_parameters, divergence, dr
 
 def tensors(seed, positive=False):
     generator = torch.Generator().manual_seed(seed)
-    drawn = {name: torch.randn(shape, generator=generator).double() for name, shape in (("w", (3, 2)), ("b", (3,)))}
-    return {name: t.exp() for name, t in drawn.items()} if positive else drawn
+    normal = {name: torch.randn(shape, generator=generator).double() for name, shape in (("w", (3, 2)), ("b", (3,)))}
+    return {name: t.exp() for name, t in normal.items()} if positive else normal
 
 
 def test_the_divergence_is_torchs_summed():

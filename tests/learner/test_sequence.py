@@ -16,8 +16,8 @@ from metarun.training.loop import TrainState, fit
 
 
 def clusters(**changes):
-    numbers = {"dimension": 8, "noise": 0.3, "ways": 3, "shots": 1, "queries": 4, "instances": 5, "device": "cpu"}
-    return Clusters(**(numbers | changes))
+    kwargs = {"dimension": 8, "noise": 0.3, "ways": 3, "shots": 1, "queries": 4, "instances": 5, "device": "cpu"}
+    return Clusters(**(kwargs | changes))
 
 
 def learner(units=24, seed=0, ways=3):

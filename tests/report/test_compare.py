@@ -15,7 +15,7 @@ from metarun.run_folder import read_run, read_runs
 
 
 def runs_of(folder, *cells):
-    """Runs of the given `write_run` arguments."""
+    """Runs, each written by `write_run` with the arguments of a cell."""
     for number, cell in enumerate(cells):
         write_run(folder / f"run_{number}", **cell)
     return read_runs([folder])
@@ -38,14 +38,14 @@ def test_one_seed_has_its_interval_over_tasks_and_none_has_none(tmp_path):
 
 
 def test_what_one_learner_s_runs_differ_in_is_the_setting_and_the_rest_is_not(tmp_path):
-    five, own = {"data": {"shots": 5}}, {"data": {"shots": 5}, "optimizer": {"schedule": "cosine"}}
+    five, cosine = {"data": {"shots": 5}}, {"data": {"shots": 5}, "optimizer": {"schedule": "cosine"}}
     runs = runs_of(
         tmp_path,
         {"algo": "maml", "inner_lr": 0.1, "config": five},
         {"algo": "maml", "inner_lr": 0.01, "seed": 1, "config": five},
         # what a learner brings along, and what changes no number, makes no setting
-        {"algo": "maml_pp", "inner_lr": 0.1, "config": own},
-        {"algo": "maml_pp", "inner_lr": 0.1, "seed": 1, "config": {**own, "device": {"threads": 7}}},
+        {"algo": "maml_pp", "inner_lr": 0.1, "config": cosine},
+        {"algo": "maml_pp", "inner_lr": 0.1, "seed": 1, "config": {**cosine, "device": {"threads": 7}}},
     )
     assert settings_of(runs) == [(("algo.inner_lr", rate),) for rate in (0.1, 0.01, 0.1, 0.1)]
 
@@ -140,13 +140,13 @@ def test_the_paired_test_is_scipy_s(tmp_path):
     rng = np.random.default_rng(0)
     first = rng.normal(size=600)
     second = first + rng.normal(0.1, 0.5, size=600)
-    found = paired_values(first, second)
+    result = paired_values(first, second)
     referee = stats.ttest_rel(second, first)
     low, high = referee.confidence_interval(0.95)
-    assert found.difference == pytest.approx((second - first).mean())
-    assert found.p == pytest.approx(referee.pvalue)
-    assert (found.difference - found.ci95, found.difference + found.ci95) == pytest.approx((low, high))
-    assert found.tasks == 600
+    assert result.difference == pytest.approx((second - first).mean())
+    assert result.p == pytest.approx(referee.pvalue)
+    assert (result.difference - result.ci95, result.difference + result.ci95) == pytest.approx((low, high))
+    assert result.tasks == 600
 
 
 def test_equal_runs_differ_by_nothing_and_too_few_tasks_are_refused():
@@ -163,10 +163,10 @@ def test_runs_are_paired_by_their_episodes_only_where_those_are_the_same(tmp_pat
     values = np.stack([np.zeros(20), np.arange(20.0)], axis=1)
     np.savez(a / "episodes.npz", headline_step=1, mse=values)
     np.savez(b / "episodes.npz", headline_step=1, mse=values + np.arange(20.0)[:, None])
-    found = paired(read_run(a), read_run(b))
-    assert found.difference == pytest.approx(9.5) and found.tasks == 20
-    result = json.loads((tmp_path / "other" / "result.json").read_text())
-    (tmp_path / "other" / "result.json").write_text(json.dumps(result | {"episodes": "another hash"}))
+    result = paired(read_run(a), read_run(b))
+    assert result.difference == pytest.approx(9.5) and result.tasks == 20
+    other = json.loads((tmp_path / "other" / "result.json").read_text())
+    (tmp_path / "other" / "result.json").write_text(json.dumps(other | {"episodes": "another hash"}))
     (tmp_path / "none" / "episodes.npz").unlink()
     for name, words in (
         ("other", "a and other were tested on different tasks"),

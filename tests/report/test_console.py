@@ -8,7 +8,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from metarun.report.console import Progress, duration, print_result
+from metarun.report.console import Progress, print_line, print_result
 
 RESULT = {
     "status": "completed",
@@ -115,7 +115,7 @@ def test_result_names_everything_within_80_columns(make):
     print_result(RESULT, Path("outputs") / "run", console)
     shown = text(console)
     for words in (
-        "maml on omniglot  5-way 1-shot, 15 queries, split maml, seed 0",
+        "maml on omniglot  5-way 1-shot, 15 queries, partition maml, seed 0",
         "95.12% ± 0.34   600 held-out tasks",
         "98.70% ± 0.40   Finn et al. 2017, table 1",
         "45.00% ± 0.30",
@@ -175,6 +175,19 @@ def test_result_without_paper_interval_or_ways():
     )
 
 
-@pytest.mark.parametrize(("seconds", "shown"), [(4.21, "4.2 s"), (185, "3:05"), (59.99, "60.0 s"), (7385.2, "2:03:05")])
-def test_durations(seconds, shown):
-    assert duration(seconds) == shown
+def test_a_result_of_a_multirun_is_one_line():
+    console = piped()
+    print_line(RESULT, Path("multirun") / "maml_seed=0", console)
+    print_line({**RESULT, "status": "diverged", "mean": None, "error": "the loss is NaN"}, Path("b"), console)
+    assert text(console).splitlines() == [
+        "completed  maml_seed=0  accuracy 95.12% ± 0.34  41:52",
+        "diverged  b  the loss is NaN  41:52",
+    ]
+
+
+def test_a_result_on_pairs_names_them_and_their_partition():
+    console = piped()
+    print_result(
+        {**RESULT, "ways": None, "shots": None, "queries": None, "pairs": 10, "partition": "glyphs"}, None, console
+    )
+    assert "10 pairs, partition glyphs, seed 0" in text(console)

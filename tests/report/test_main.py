@@ -20,7 +20,7 @@ def runs(tmp_path):
 
 
 def report(capsys, *arguments):
-    """Exit status, what was printed and what was complained about."""
+    """Exit status, standard output and standard error."""
     with pytest.raises(SystemExit) as ended:
         main([str(argument) for argument in arguments])
     return ended.value.code, *capsys.readouterr()
@@ -58,6 +58,12 @@ WRONG = {
 }
 
 
+def test_a_package_that_is_missing_is_said_in_one_line(runs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "metarun.report.page.build", None)  # as where plotly is not installed
+    status, _, err = report(capsys, runs, "--html", tmp_path / "page.html")
+    assert status == 2 and err.startswith("metarun-report: ") and err.count("\n") == 1
+
+
 @pytest.mark.parametrize(("arguments", "wanted"), WRONG.values(), ids=WRONG)
 def test_what_is_wrong_is_said_in_one_line(arguments, wanted, runs, capsys):
     status, _, err = report(capsys, *(argument.format(runs=runs) for argument in arguments))
@@ -71,11 +77,12 @@ def test_it_writes_a_page(runs, tmp_path, capsys):
     assert (tmp_path / "page.html").stat().st_size > 1e5 and "page.html" in out.replace("\n", "")
 
 
-def test_it_needs_neither_torch_nor_hydra_nor_wandb(runs):
+def test_without_a_page_it_needs_none_of_the_large_packages(runs):
     script = (
         "import sys; from metarun.report.main import report; from pathlib import Path;"
         "report([Path(sys.argv[1])], ['maml_seed=0', 'mtnet_seed=0'], None, True);"
-        "print(sorted({'torch', 'hydra', 'wandb', 'matplotlib', 'scipy.stats'} & set(sys.modules)))"
+        "large = {'torch', 'hydra', 'wandb', 'matplotlib', 'plotly', 'itables', 'scipy.stats'};"
+        "print(sorted(large & set(sys.modules)))"
     )
-    found = subprocess.run([sys.executable, "-c", script, str(runs)], capture_output=True, text=True, check=True)
-    assert found.stdout.splitlines()[-1] == "[]"
+    ended = subprocess.run([sys.executable, "-c", script, str(runs)], capture_output=True, text=True, check=True)
+    assert ended.stdout.splitlines()[-1] == "[]"

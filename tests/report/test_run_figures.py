@@ -1,4 +1,4 @@
-"""Figures are whole PNGs, show what they are given, and leave nothing behind when they fail."""
+"""Figures of runs are complete PNGs, show the values that they get, and leave nothing behind when they fail."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from PIL import Image
+from pngs import is_png
 
 from metarun.report.run_figures import (
     adapted_curves,
@@ -17,24 +17,9 @@ from metarun.report.run_figures import (
     roc,
     step_curve,
 )
-from metarun.report.sweep_figures import Line, bars, sensitivity
 from metarun.tracking.jsonl import MetricsFile
 
 ROWS = [{"step": step, "mean": 0.2 + 0.1 * step, "ci95": 0.01, "median": None} for step in range(4)]
-
-
-@pytest.fixture
-def drawn(monkeypatch) -> list[Figure]:
-    """The figures that are saved, to look into."""
-    figures: list[Figure] = []
-    savefig = Figure.savefig
-
-    def keep(figure, *args, **kwargs):
-        figures.append(figure)
-        return savefig(figure, *args, **kwargs)
-
-    monkeypatch.setattr(Figure, "savefig", keep)
-    return figures
 
 
 def tasks(count: int) -> list[dict]:
@@ -50,13 +35,6 @@ def tasks(count: int) -> list[dict]:
         }
         for task in range(count)
     ]
-
-
-def is_png(path) -> bool:
-    with Image.open(path) as image:
-        image.load()
-        assert image.size[0] >= 400 and round(image.info["dpi"][0]) == 150
-        return image.format == "PNG"
 
 
 def test_step_curve_in_percent_with_intervals(tmp_path, drawn):
@@ -202,43 +180,3 @@ def test_instances_in_percent_above_chance(tmp_path, drawn):
 def test_matplotlib_is_not_imported_before_a_figure_is_drawn():
     script = "import sys, metarun.report.run_figures; assert 'matplotlib' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True)
-
-
-def test_sensitivity_shows_means_bands_and_published_values_on_log_scales(tmp_path, drawn):
-    lines = [
-        Line("MAML", [0.01, 0.1], [[1.0, 3.0], [4.0, None]], [2.5, None]),
-        Line("T-net", [0.01, 0.1], [[0.5, 0.5], [None, None]]),  # diverged at 0.1: no point there
-    ]
-    sensitivity({"left": lines, "right": lines[:1]}, "MSE", tmp_path / "s.png")
-    (left, right) = drawn[0].axes
-    assert (left.get_xscale(), left.get_yscale(), left.get_title(), right.get_title()) == (
-        "log",
-        "log",
-        "left",
-        "right",
-    )
-    cross, maml, published, cross_of_tnet, tnet, _ = left.lines
-    assert list(cross.get_xdata()) == list(cross_of_tnet.get_xdata()) == [0.1]  # where a seed did not complete
-    assert list(maml.get_xydata().flatten()) == [0.01, 2.0, 0.1, 4.0]
-    assert list(published.get_xydata().flatten()) == [0.01, 2.5] and published.get_markerfacecolor() == "none"
-    assert list(tnet.get_xydata().flatten()) == [0.01, 0.5]
-    assert [text.get_text() for text in left.get_legend().get_texts()] == ["MAML", "T-net", "a seed did not complete"]
-    assert left.collections[0].get_paths()[0].vertices[:, 1].max() == 4.0  # the band reaches the worst seed
-
-
-def test_sensitivity_of_accuracies_is_in_percent_on_a_plain_axis_and_lines_repeat_no_look(tmp_path, drawn):
-    lines = [Line(f"learner {number}", [0.01, 0.1], [[0.5], [0.25]]) for number in range(7)]
-    sensitivity({"": lines}, "accuracy", tmp_path / "s.pdf")
-    (axes,) = drawn[0].axes
-    assert (axes.get_yscale(), axes.get_ylabel()) == ("linear", "accuracy (%)")
-    assert list(axes.lines[0].get_ydata()) == [50.0, 25.0]
-    assert len({(line.get_color(), line.get_marker()) for line in axes.lines}) == 7
-    assert (tmp_path / "s.pdf").read_bytes().startswith(b"%PDF")
-
-
-def test_bars_are_means_with_a_dot_for_each_seed(tmp_path, drawn):
-    bars({"masks": {"layer 1": [[0.2, 0.4], [0.6]]}}, ["order 0", "order 1"], "P", tmp_path / "b.png")
-    (axes,) = drawn[0].axes
-    assert [bar.get_height() for bar in axes.patches] == pytest.approx([0.3, 0.6])
-    assert [len(line.get_ydata()) for line in axes.lines] == [2, 1]
-    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["order 0", "order 1"]

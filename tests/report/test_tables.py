@@ -4,29 +4,12 @@ from __future__ import annotations
 
 import io
 
-import pytest
 from rich.console import Console
 from runs import write_run
 
 from metarun.report import tables
 from metarun.report.compare import over_rates, tabulate
 from metarun.run_folder import read_runs
-
-NUMBERS = {
-    "an accuracy": ("accuracy", 0.9512, 0.0034, "95.12% ± 0.34"),
-    "an error": ("mse", 0.2346, 0.0123, "0.235 ± 0.012"),
-    "a wide interval": ("mse", 4583.2, 4501.0, "4.58e+03 ± 4.5e+03"),
-    "no interval": ("mse", 0.2346, None, "0.235"),
-    "an accuracy alone": ("accuracy_inductive", 0.5, None, "50.00%"),
-    "nothing": ("mse", None, None, "-"),
-    "a difference": ("mse", -0.21, 0.0341, "-0.210 ± 0.034"),
-    "a large number": ("mse", 164.04, 0.8, "164.04 ± 0.80"),
-}
-
-
-@pytest.mark.parametrize(("metric", "mean", "ci95", "wanted"), NUMBERS.values(), ids=NUMBERS)
-def test_numbers_with_their_intervals(metric, mean, ci95, wanted):
-    assert tables.estimate(metric, mean, ci95) == wanted
 
 
 def table_of(folder, *cells):

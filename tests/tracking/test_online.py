@@ -1,6 +1,6 @@
 """`tracker.wandb.mode=online`: what the command really sends to a W&B server, and what it does when there is none.
 
-The client is wandb's own, the server is `tests/wandb_server.py`, whose head says what that proves and what not.
+The client is wandb's own, the server is `tests/helpers/wandb_server.py`, which says what that proves and what not.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from PIL import Image
 from wandb.apis.public import Api
 from wandb_server import ACCOUNT, Run, WandbServer
 
-from metarun.experiment import session as run
-from metarun.run_folder import read_result
+from metarun.experiment.session import Experiment
+from metarun.run_folder import read_result, read_tracker_ids
 from metarun.tracking import weights_and_biases
 from metarun.tracking.jsonl import MetricsFile, read_metrics
 from metarun.tracking.weights_and_biases import WandbTracker
@@ -46,12 +46,12 @@ NAMED = (
 
 
 def settings(url: str, home: Path) -> dict[str, str]:
-    """The environment of a user with an account at `url`."""
+    """The environment variables of a user with an account at `url`."""
     return {"HOME": str(home), "NETRC": os.devnull, "WANDB_BASE_URL": url, "WANDB_API_KEY": KEY}
 
 
 def sync(*words: str, folder: Path) -> None:
-    """`wandb sync`, which by itself would send error reports over the network."""
+    """Run `wandb sync`, without the error reports that it would send over the network."""
     subprocess.run(
         [sys.executable, "-m", "wandb", "sync", *words],
         cwd=folder,
@@ -72,7 +72,7 @@ def no_settings_of_the_user():
 
 @pytest.fixture
 def account(tmp_path, monkeypatch):
-    """Makes this process that of a user with an account at a URL; wandb keeps what it read until torn down."""
+    """Make this process that of a user with an account at a URL; wandb keeps its settings until it is torn down."""
     import wandb
 
     def use(url: str, **environment: str) -> None:
@@ -94,12 +94,12 @@ def iterations(received: Run) -> list[int]:
 
 
 def of_user(row: dict) -> dict:
-    """A row without W&B's own columns and without what is a file."""
+    """A row without W&B's own columns and without files."""
     return {key: value for key, value in row.items() if key[0] != "_" and not isinstance(value, dict)}
 
 
 def logged(folder: Path) -> list[dict]:
-    """metrics.jsonl, lines of one iteration merged: the rows that W&B is to have."""
+    """The rows that W&B should have: those of metrics.jsonl, with the lines of one iteration merged."""
     rows: dict[int, dict] = {}
     for row in read_metrics(folder / "metrics.jsonl"):
         rows.setdefault(row["iteration"], {}).update(row)
@@ -107,15 +107,15 @@ def logged(folder: Path) -> list[dict]:
 
 
 def at_33(monkeypatch, act: Callable[[], None]) -> tuple[str, ...]:
-    """Lets something happen after iteration 33 of the runs of this process, and its checkpoint; the words they need."""
-    save = run.Experiment.save
+    """Act after the checkpoint of iteration 33 in the runs of this process; returns the arguments that they need."""
+    save = Experiment.save
 
     def save_and_act(self, name):
         save(self, name)
-        if self.training.iteration == 33:
+        if self.state.iteration == 33:
             act()
 
-    monkeypatch.setattr(run.Experiment, "save", save_and_act)
+    monkeypatch.setattr(Experiment, "save", save_and_act)
     return (*ONLINE, "run.checkpoint_seconds=0", "hydra.run.dir=run")
 
 
@@ -123,7 +123,7 @@ def at_33(monkeypatch, act: Callable[[], None]) -> tuple[str, ...]:
 
 
 class Sent(NamedTuple):
-    """What a process printed, left and sent."""
+    """The output of a process, its run's folder, and what the server received."""
 
     output: str
     folder: Path
@@ -203,7 +203,7 @@ def test_the_checkpoint_is_uploaded_where_it_is_asked_for(finished):
 
 def test_the_run_is_closed_with_its_exit_status(finished):
     assert finished.received.exit_codes == [0]
-    assert (finished.folder / "checkpoint" / "tracker.json").read_text() == finished.received.id
+    assert read_tracker_ids(finished.folder / "checkpoint" / "tracker.json") == {"wandb": finished.received.id}
 
 
 # ------------------------------------------------------------------------------------------------ stopped and resumed
@@ -289,7 +289,7 @@ def test_a_run_resumed_below_what_was_uploaded_loses_no_row(tmp_path, account):
 
 
 def assert_refused(outcome: Outcome, folder: Path) -> None:
-    """One line that says what to do instead, and nothing trained."""
+    """The command printed one line that says what to do instead, and trained nothing."""
     assert outcome.status == 2
     assert outcome.err.count("\n") == 1 and outcome.err.startswith(
         "metarun: W&B cannot start with tracker.wandb.mode=online"

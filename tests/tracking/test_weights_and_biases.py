@@ -1,8 +1,8 @@
-"""What W&B really recorded, read back from the run's own file; no mock and no network.
+"""What W&B recorded, read back from the file of the run; no mock and no network.
 
-A process of its own writes the runs, as a user's would: with a home folder that cannot be written, no
-account, and its output looked at. `wandb leet inspect --json` prints the records of a `.wandb` file, one
-JSON object a line.
+A separate process writes the runs, as a user's process would: with a home folder that cannot be written, without an
+account, and with its output checked. `wandb leet inspect --json` prints the records of a `.wandb` file, one JSON
+object a line.
 """
 
 import json
@@ -64,9 +64,9 @@ tracker.finish(0)
 
 
 def environment() -> dict[str, str]:
-    """No W&B account or setting of the user's, and a home folder that cannot be made."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
-    return {**kept, "HOME": os.devnull + "/none", "NETRC": os.devnull}
+    """An environment without an account or settings of W&B, and with a home folder that cannot be created."""
+    others = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
+    return {**others, "HOME": os.devnull + "/none", "NETRC": os.devnull}
 
 
 def records(run_folder: Path) -> list[dict]:
@@ -96,7 +96,7 @@ def offline_runs(folder: Path) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A run that stopped after iteration 500 and was resumed from 300, in a folder with a space."""
+    """A run that stopped after iteration 500 and was resumed from 300, in a folder whose name has a space."""
     folder = tmp_path_factory.mktemp("runs") / "a run"
     (folder / "checkpoint").mkdir(parents=True)
     (folder / "checkpoint" / "weights.safetensors").write_bytes(b"weights")

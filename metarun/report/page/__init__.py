@@ -1,1 +1,1 @@
-"""The page of metarun-report: one file that needs no network."""
+"""The HTML page of `metarun-report --html`: one file that needs no network."""

@@ -1,9 +1,9 @@
-"""Outer steps written out by hand for a whole meta-batch: the practical limit that benchmark.py measures against.
+"""Outer steps written out by hand for a whole meta-batch: the practical limit that the benchmark measures against.
 
 MAML: every weight has a leading dimension of tasks; linear layers are batched matrix products, convolutions grouped
 ones. ANIL and ProtoNet: the images of all tasks go through plain convolutions. Batch norm is one scale and one shift
-from `var_mean`, each task's own. No vmap, no modules, no choices: what one would write who needed this one learner on
-this one network, and nothing else.
+from `var_mean`, with each task's own statistics. No vmap, no modules, no options: the code that one would write for
+one learner on one network, and nothing else.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ Forward = Callable[[Weights, Tensor], Tensor]
 
 def mlp(weights: Weights, x: Tensor) -> Tensor:
     """Outputs `[T, n, out]` of a network of ReLUs, inputs `[T, n, in]`."""
-    for number in range(0, len(weights), 2):
-        x = torch.baddbmm(weights[number + 1].unsqueeze(1), x, weights[number].transpose(1, 2))
-        if number + 2 < len(weights):
+    for index in range(0, len(weights), 2):
+        x = torch.baddbmm(weights[index + 1].unsqueeze(1), x, weights[index].transpose(1, 2))
+        if index + 2 < len(weights):
             x = x.relu()
     return x
 
@@ -33,7 +33,7 @@ def conv4(weights: Weights, x: Tensor) -> Tensor:
 
 
 def pooled(weights: Weights, x: Tensor) -> Tensor:
-    """The same of blocks that end in a max pooling, and of features as they are (mini-ImageNet's network)."""
+    """Class scores as `conv4`, of blocks that end in a max pooling and of flattened features (mini-ImageNet)."""
     return linear(weights[-2:], blocks(weights[:-2], x, pool=True).flatten(2))
 
 
@@ -43,13 +43,13 @@ def linear(weights: Weights, z: Tensor) -> Tensor:
 
 
 def blocks(weights: Weights, x: Tensor, pool: bool = False) -> Tensor:
-    """Feature maps `[T, n, filters, h, w]` of images: convolution, norm, ReLU; kernels are each task's own."""
+    """Feature maps `[T, n, filters, h, w]` of images: convolution, norm, ReLU; each task has its own kernels."""
     tasks, n = x.shape[:2]
     x = x.transpose(0, 1).flatten(1, 2)  # [n, T*channels, h, w]
-    for number in range(0, len(weights), 4):
-        kernel, bias, scale, shift = weights[number : number + 4]
+    for index in range(0, len(weights), 4):
+        kernel, bias, scale, shift = weights[index : index + 4]
         x = F.conv2d(x, kernel.flatten(0, 1), bias.flatten(), stride=1 if pool else 2, padding=1, groups=tasks)
-        x = normalised(x.unsqueeze(0), scale.flatten(), shift.flatten()).squeeze(0)
+        x = normalized(x.unsqueeze(0), scale.flatten(), shift.flatten()).squeeze(0)
         if pool:
             x = F.max_pool2d(x, 2)
     return x.unflatten(1, (tasks, -1)).transpose(0, 1)
@@ -59,26 +59,26 @@ def shared_blocks(weights: Weights, x: Tensor) -> Tensor:
     """Features `[T, n, filters]` of images: strided blocks whose kernels all tasks share, mean over positions."""
     tasks, n = x.shape[:2]
     x = x.flatten(0, 1)
-    for number in range(0, len(weights), 4):
-        kernel, bias, scale, shift = weights[number : number + 4]
+    for index in range(0, len(weights), 4):
+        kernel, bias, scale, shift = weights[index : index + 4]
         x = F.conv2d(x, kernel, bias, stride=2, padding=1)
-        x = normalised(x.unflatten(0, (tasks, n)), scale, shift).flatten(0, 1)
+        x = normalized(x.unflatten(0, (tasks, n)), scale, shift).flatten(0, 1)
     return x.mean((2, 3)).unflatten(0, (tasks, n))
 
 
-def normalised(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """x `[T, n, channels, h, w]` with statistics of each task's own, and a ReLU."""
+def normalized(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Batch norm of x `[T, n, channels, h, w]` with each task's own statistics, and a ReLU."""
     var, mean = torch.var_mean(x, dim=(1, 3, 4), correction=0, keepdim=True)
     scale = scale.view(-1, 1, 1) * torch.rsqrt(var + 1e-5)
     return torch.addcmul(shift.view(-1, 1, 1) - mean * scale, x, scale).relu()
 
 
 def task_losses(forward: Forward, weights: Weights, x: Tensor, y: Tensor) -> Tensor:
-    """Losses `[T]`: mean squared error, or cross entropy where y are classes `[T, n]`."""
-    predicted = forward(weights, x)
+    """Losses `[T]`: mean squared error, or cross-entropy where y are classes `[T, n]`."""
+    predictions = forward(weights, x)
     if y.is_floating_point():
-        return (predicted - y).square().mean((1, 2))
-    return F.cross_entropy(predicted.flatten(0, 1), y.flatten(), reduction="none").view_as(y).mean(1)
+        return (predictions - y).square().mean((1, 2))
+    return F.cross_entropy(predictions.flatten(0, 1), y.flatten(), reduction="none").view_as(y).mean(1)
 
 
 def maml_losses(
@@ -90,13 +90,13 @@ def maml_losses(
     steps: int,
     first_order: bool,
 ) -> Tensor:
-    """Query losses `[T]` after so many inner steps."""
+    """Query losses `[T]` after `steps` inner steps."""
     tasks = len(support[0])
     weights = [p.expand(tasks, *p.shape) for p in parameters]
     for _ in range(steps):
         losses = task_losses(forward, weights, *support)
-        slopes = torch.autograd.grad(losses.sum(), weights, create_graph=not first_order)
-        weights = [w - inner_lr * slope for w, slope in zip(weights, slopes, strict=True)]
+        gradients = torch.autograd.grad(losses.sum(), weights, create_graph=not first_order)
+        weights = [w - inner_lr * gradient for w, gradient in zip(weights, gradients, strict=True)]
     return task_losses(forward, weights, *query)
 
 
@@ -107,24 +107,25 @@ def anil_losses(
     inner_lr: float,
     steps: int,
 ) -> Tensor:
-    """Query losses `[T]` after so many steps of the last layer; second order."""
+    """Query losses `[T]` after `steps` inner steps of the last layer; second order."""
     *body, weight, bias = parameters
     tasks = len(support[0])
-    z, known = shared_blocks(body, query[0]), shared_blocks(body, support[0])
+    z_query, z_support = shared_blocks(body, query[0]), shared_blocks(body, support[0])
     head = [p.expand(tasks, *p.shape) for p in (weight, bias)]
     for _ in range(steps):
-        slopes = torch.autograd.grad(task_losses(linear, head, known, support[1]).sum(), head, create_graph=True)
-        head = [w - inner_lr * slope for w, slope in zip(head, slopes, strict=True)]
-    return task_losses(linear, head, z, query[1])
+        losses = task_losses(linear, head, z_support, support[1])
+        gradients = torch.autograd.grad(losses.sum(), head, create_graph=True)
+        head = [w - inner_lr * gradient for w, gradient in zip(head, gradients, strict=True)]
+    return task_losses(linear, head, z_query, query[1])
 
 
 def protonet_losses(
     parameters: Sequence[nn.Parameter], support: tuple[Tensor, Tensor], query: tuple[Tensor, Tensor]
 ) -> Tensor:
-    """Query losses `[T]` by squared distances to class means; classes lie one after the other, as many of each."""
+    """Query losses `[T]` by squared distances to prototypes; support images are sorted by class, equally many each."""
     n = support[0].shape[1]
     z = shared_blocks(parameters, torch.cat([support[0], query[0]], 1))
     ways = int(query[1].max()) + 1
-    means = z[:, :n].unflatten(1, (ways, -1)).mean(2)
-    scores = -torch.cdist(z[:, n:], means).square()
+    prototypes = z[:, :n].unflatten(1, (ways, -1)).mean(2)
+    scores = -torch.cdist(z[:, n:], prototypes).square()
     return F.cross_entropy(scores.flatten(0, 1), query[1].flatten(), reduction="none").view_as(query[1]).mean(1)

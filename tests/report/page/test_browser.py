@@ -1,4 +1,4 @@
-"""The page of `metarun-report --html` in a real browser, opened from disk: what it shows, does and asks for."""
+"""The page of `metarun-report --html` in a real browser, opened from disk: what it shows, does and requests."""
 
 from __future__ import annotations
 
@@ -31,11 +31,12 @@ SCRIPT = "<script>alert(1)</script>"
 IMAGE = '<b>"><img src=x onerror=alert(1)></b>'
 RESULT = "mse ± 95 %"
 NAMES = "#runs-table tbody th"
+INK = "getComputedStyle(document.querySelector('#{plot} .xtitle')).fill"  # of the text in a plot
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory) -> Path:
-    """The page of two learners at three rates, where one diverges, a run named like a script, and two broken ones."""
+    """The page of two learners at three rates, where one diverges, a run named like a script, and two broken runs."""
     folder = tmp_path_factory.mktemp("runs")
     means = {"maml_0.01": 0.5, "maml_0.1": 0.9, "maml_1": None, "tnet_0.1": 0.45, "tnet_1": 12.0}
     for name, mean in means.items():
@@ -62,7 +63,7 @@ def browser():
 
 @contextmanager
 def windows(browser, report: Path) -> Iterator[Callable]:
-    """What opens the page in a window of its own; at the end nothing was asked for, said or left undone."""
+    """A function that opens the page in a new window; fails at the end if any requested, logged or raised something."""
     trouble: list[str] = []
     contexts = []
 
@@ -100,24 +101,24 @@ def open_page(browser, report) -> Iterator[Callable]:
 
 @pytest.fixture(scope="module")
 def still(browser, report) -> Iterator:
-    """A page for all the tests that only look at it."""
+    """A page for all the tests that do not change it."""
     with windows(browser, report) as open_it:
         yield open_it()
 
 
 def names(page) -> list[str]:
-    """Of the rows that are seen, in their order."""
+    """Of the runs in the rows that are shown, in their order."""
     return page.locator(NAMES).all_text_contents()
 
 
 def traces(page, plot: str) -> list[dict]:
-    """The traces of a plot that have an entry of their own: not the faint ones."""
-    found = page.evaluate(
+    """The traces of a plot, without the faint ones."""
+    drawn_traces = page.evaluate(
         "id => document.getElementById(id).data.map(({x, y, name, meta, hoverinfo, marker}) => "
         "({x, y, name, meta, hoverinfo, symbol: marker?.symbol}))",
         plot,
     )
-    return [trace for trace in found if trace["hoverinfo"] != "skip"]
+    return [trace for trace in drawn_traces if trace["hoverinfo"] != "skip"]
 
 
 def drawn(page, plot: str = "learning-plot") -> set[str]:
@@ -299,7 +300,7 @@ def test_sensitivity_is_drawn_with_the_rates_that_diverged(still):
     crosses = [trace for trace in traces(still, "rates-plot") if trace["symbol"] == "x-thin"]
     assert {trace["name"]: trace["y"] for trace in lines} == {"maml": [0.5, 0.9, None], "tnet": [0.6, 0.45, 12]}
     assert [(trace["name"], trace["x"]) for trace in crosses] == [("maml", [1])]
-    assert table(still, "#rates-table")[1:] == [
+    assert table(still, "#rates-tables table:not([hidden])")[1:] == [
         ["maml", "0.01", "0.500", "0 decades"],
         ["tnet", "0.1", "0.450", "0 decades"],
     ]
@@ -328,7 +329,7 @@ def test_the_theme_is_the_systems_until_another_is_chosen_and_kept(system, open_
     page = open_page(color_scheme=system)
     other = {"light": "dark", "dark": "light"}[system]
     background = "getComputedStyle(document.body).backgroundColor"
-    ink = "document.getElementById('learning-plot').layout.font.color"
+    ink = INK.format(plot="learning-plot")
     colours = {"light": ("rgb(255, 255, 255)", "rgb(27, 31, 36)"), "dark": ("rgb(20, 24, 29)", "rgb(230, 233, 237)")}
     assert (page.evaluate(background), page.evaluate(ink)) == colours[system]
     page.get_by_label("Theme").select_option(other)
@@ -344,7 +345,7 @@ def test_the_theme_follows_the_system_while_the_page_is_open(open_page):
     page = open_page(color_scheme="light")
     page.emulate_media(color_scheme="dark")
     sync_api.expect(page.locator("body")).to_have_css("color", "rgb(230, 233, 237)")
-    assert page.evaluate("document.getElementById('rates-plot').layout.font.color") == "rgb(230, 233, 237)"
+    assert page.evaluate(INK.format(plot="rates-plot")) == "rgb(230, 233, 237)"
 
 
 CONTRASTS = """() => {
@@ -371,7 +372,7 @@ CONTRASTS = """() => {
 def test_all_text_stands_out_from_what_is_behind_it(system, open_page):
     contrasts = open_page(color_scheme=system).evaluate(CONTRASTS)
     assert len(contrasts) > 100
-    assert [found for found in contrasts if found[1] < 4.5] == []
+    assert [(text, contrast) for text, contrast in contrasts if contrast < 4.5] == []
 
 
 @pytest.mark.parametrize("width", (360, 390))
@@ -437,3 +438,70 @@ def test_the_picture_of_a_plot_can_be_saved(open_page):
     with page.expect_download() as download:
         page.locator("#steps-plot .modebar-btn").first.click()
     assert Path(download.value.path()).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture(scope="module")
+def two_settings(tmp_path_factory) -> Path:
+    """The page of eight learners at two rates on data sets with different metrics."""
+    folder = tmp_path_factory.mktemp("settings")
+    for number in range(8):
+        for rate in (0.01, 0.1):
+            for data, metric, mean in (("sinusoid", "mse", 0.5 + rate), ("omniglot", "accuracy", 0.9 - rate)):
+                name = f"{data}_{number}_{rate}"
+                write_run(folder / name, f"learner_{number}", 0, rate, mean, data=data, metric=metric)
+    write_page(read_runs([folder]), folder / "page.html")
+    return folder / "page.html"
+
+
+def test_another_setting_has_its_own_sensitivity(browser, two_settings):
+    with windows(browser, two_settings) as open_it:
+        page = open_it()
+        metrics = {"data omniglot": ("accuracy", 80), "data sinusoid": ("mse", 0.6)}
+        for setting, (metric, mean) in metrics.items():
+            page.get_by_label("Setting", exact=True).select_option(setting)
+            head = table(page, "#rates-tables table:not([hidden])")[0]
+            assert head == ["learner", "best rate", f"best {metric}", "robustness"]
+            lines = [trace for trace in traces(page, "rates-plot") if trace["symbol"] != "x-thin"]
+            assert len(lines) == 8 and lines[0]["y"][1] == pytest.approx(mean)
+
+
+def test_groups_differ_in_colour_or_dash_and_keep_their_look(browser, two_settings):
+    looks = (
+        "id => Object.fromEntries(document.getElementById(id).data.filter((trace) => trace.hoverinfo !== 'skip')"
+        ".map((trace) => [trace.name, trace.line.color + trace.line.dash + trace.marker.symbol]))"
+    )
+    with windows(browser, two_settings) as open_it:
+        page = open_it(color_scheme="dark")
+        learners = page.evaluate(looks, "learning-plot")
+        assert len(learners) == len(set(learners.values())) == 8
+        assert learners["learner_6"].startswith("#e6e9ed")  # the ink of the theme
+        box(page, "omniglot_0_0.01").uncheck()
+        assert page.evaluate(looks, "learning-plot") == learners
+        page.locator("#learning").get_by_label("Colours by").select_option("setting")
+        settings = page.evaluate(looks, "learning-plot")
+        assert set(settings) == {f"data omniglot, inner_lr {rate}" for rate in (0.01, 0.1)}
+        page.locator("#learning").get_by_label("Colours by").select_option("run")
+        assert len(page.evaluate(looks, "learning-plot")) == 15
+
+
+def test_of_many_runs_thirty_are_selected_at_first_and_all_can_be(browser, two_settings):
+    with windows(browser, two_settings) as open_it:
+        page = open_it()
+        assert page.locator("#chosen").text_content().startswith("30 of 32 runs selected")
+        page.get_by_role("button", name="all", exact=True).click()
+        assert len(drawn(page)) == len(drawn(page, "steps-plot")) == 16  # of one of the two metrics
+
+
+def test_steps_are_labelled_with_integers_once_each(still):
+    ticks = still.locator("#steps-plot .xtick text").all_text_contents()
+    assert ticks == ["0", "1", "2", "3"]
+
+
+def test_without_scripts_the_tables_can_be_read(browser, report):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(report.as_uri())
+    assert len(names(page)) == 9 and SCRIPT in names(page)
+    assert table(page, "#comparison-table")[0] == ["inner_lr", IMAGE, "maml", "tnet"]
+    assert "scripts are switched off" in page.locator("noscript").inner_text()
+    context.close()

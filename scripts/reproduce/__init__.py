@@ -1,0 +1,1 @@
+"""The project's own measurements: runs, tables and figures that `make reproduce-...` makes again."""
