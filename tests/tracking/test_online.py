@@ -20,7 +20,7 @@ from typing import NamedTuple
 import pytest
 from commands import ROOT, SMALL, Outcome, metarun, start
 from PIL import Image
-from wandb.apis.public import Api
+from referees import Api
 from wandb_server import ACCOUNT, Run, WandbServer
 
 from metarun.experiment.session import Experiment
