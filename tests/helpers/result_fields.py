@@ -1,8 +1,8 @@
 """What `result.json` of every run holds."""
 
 FIELDS = {
-    *("status", "error", "iteration"),
-    *("algo", "data", "backbone", "ways", "shots", "queries", "split", "seed"),
+    *("format", "status", "error", "iteration"),
+    *("algo", "data", "backbone", "ways", "shots", "queries", "partition", "seed"),
     *("metric", "higher_is_better", "mean", "ci95", "median", "tasks"),
     *("step", "steps", "metrics", "episodes", "validation"),
     *("iterations", "train_seconds", "compile_seconds", "iterations_per_second", "peak_memory_mb", "parameters"),
