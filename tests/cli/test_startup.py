@@ -54,9 +54,7 @@ def test_without_wandb_it_is_not_imported(tracker):
     assert imported_for(tracker) == [name for name in imported_for() if not name.startswith("wandb")]
 
 
-@pytest.mark.parametrize(
-    "cfg", [{}, {"tracker": None}, {"tracker": {"_target_": "metarun.tracking.weights_and_biases.W"}}]
-)
+@pytest.mark.parametrize("cfg", [{}, {"tracker": None}, {"tracker": {"wandb": None}}])
 def test_a_configuration_without_sense_is_left_for_the_run_to_refuse(monkeypatch, cfg):
     monkeypatch.delitem(sys.modules, "metarun.experiment.run", raising=False)
     monkeypatch.setattr(gc, "freeze", lambda: None)
