@@ -251,7 +251,7 @@ def test_an_interrupted_sweep_ends_soon_and_says_how_to_go_on(interrupted):
     assert (interrupted.status, interrupted.left) == (130, []), interrupted.err
     done = len(DIVERGED | completed(interrupted.folder))
     assert done < 6
-    assert f"interrupted; {done} of 6 cells are done. Go on: metarun sweep.resume=sweep" in interrupted.err
+    assert f"interrupted; {done} of 6 cells are done. Resume: metarun sweep.resume=sweep" in interrupted.err
     assert "Traceback" not in interrupted.err
 
 
