@@ -341,7 +341,7 @@ def test_a_server_that_dies_does_not_hurt_the_run_and_gets_the_rest_later(tmp_pa
     result = read_result(folder)
     assert (outcome.status, result["status"], outcome.err) == (0, "completed", "")
     assert only_run(server).exit_codes == []
-    assert ended - (folder / "result.json").stat().st_mtime < 30
+    assert ended - (folder / "result.json").stat().st_mtime < 90  # not UPLOAD_SECONDS, five minutes
     (warning,) = [line for line in (folder / "metarun.log").read_text().splitlines() if "WARNING" in line]
     assert "W&B records nothing from iteration 60 on" in warning and "metrics.jsonl and result.json" in warning
 
