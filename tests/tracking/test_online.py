@@ -20,7 +20,6 @@ from typing import NamedTuple
 import pytest
 from commands import ROOT, SMALL, Outcome, metarun, start
 from PIL import Image
-from referees import Api
 from wandb_server import ACCOUNT, Run, WandbServer
 
 from metarun.experiment.session import Experiment
@@ -333,7 +332,7 @@ def test_a_server_that_dies_does_not_hurt_the_run_and_gets_the_rest_later(tmp_pa
     server = WandbServer()
     arguments = at_33(monkeypatch, server.close)
     monkeypatch.setattr(weights_and_biases, "UPLOAD_SECONDS", 1.0)
-    monkeypatch.setattr(Api, "_HTTP_TIMEOUT", 1)  # WANDB_HTTP_TIMEOUT, which wandb reads once, at its import
+    monkeypatch.setattr("wandb.apis.public.Api._HTTP_TIMEOUT", 1)  # WANDB_HTTP_TIMEOUT, which wandb reads once, at its import
     account(server.url)
     outcome = metarun(*arguments, "tracker.wandb.log_model=true", folder=tmp_path, pictures=True)
     ended = time.time()
@@ -341,7 +340,7 @@ def test_a_server_that_dies_does_not_hurt_the_run_and_gets_the_rest_later(tmp_pa
     result = read_result(folder)
     assert (outcome.status, result["status"], outcome.err) == (0, "completed", "")
     assert only_run(server).exit_codes == []
-    assert ended - (folder / "result.json").stat().st_mtime < 90  # not UPLOAD_SECONDS, five minutes
+    assert ended - (folder / "result.json").stat().st_mtime < 30
     (warning,) = [line for line in (folder / "metarun.log").read_text().splitlines() if "WARNING" in line]
     assert "W&B records nothing from iteration 60 on" in warning and "metrics.jsonl and result.json" in warning
 
