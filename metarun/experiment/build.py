@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from metarun import old_names
 from metarun.checks import require, require_choice, require_int, require_non_negative
-from metarun.experiment.choices import describe, names
+from metarun.experiment.choices import describe, names, require_offered_role
 from metarun.experiment.errors import ConfigError
 from metarun.layers.drop_block import drop_blocks
 from metarun.learner.learner import Learner
@@ -84,6 +84,7 @@ def build(cfg: DictConfig, choices: dict[str, str]) -> Components:
         device = Device(**cfg.device)
         data = instantiate(cfg.data, device=device.torch_device, _convert_="all")
         _refuse_mismatch(_class(cfg.algo), data, choices)
+        require_offered_role(choices)
         torch.manual_seed(cfg.seed)
         learner = _build_learner(cfg, data, choices).to(device.torch_device, device.dtype)
         scheduler = instantiate(cfg.scheduler, _convert_="all") if cfg.scheduler else None

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
 
 # A wheel carries conf/ inside the package. A checkout, also an editable install, reads the top-level one.
 _INSIDE = Path(__file__).parents[1] / "conf"
 CONF = _INSIDE if _INSIDE.is_dir() else Path(__file__).parents[2] / "conf"
 
 GROUPS = ("data", "algo", "backbone", "device", "optimizer", "scheduler", "tracker", "experiment", "sweep")
+
+# The backbone of a role that the data set does not offer, the default in conf/config.yaml. It composes, with any
+# `backbone.KEY=VALUE`, because Hydra composes a multirun once without its swept values, for example with the default
+# data set; a run with it is refused. It is registered here and not a file, so that `names` and `--help` do not list it.
+UNOFFERED = "unoffered"
+ConfigStore.instance().store(
+    group="backbone", name=UNOFFERED, node=DictConfig({}, flags={"struct": False}), provider="metarun"
+)
 
 
 def names(group: str) -> list[str]:
@@ -70,3 +80,28 @@ def _bases(group: str, name: str) -> list[str]:
 def _read(group: str, name: str) -> tuple[str, dict[str, Any]]:
     text = (CONF / group / f"{name}.yaml").read_text()
     return text, yaml.safe_load(text) or {}
+
+
+def roles() -> list[str]:
+    """The roles of a backbone, in the order of conf/config.yaml, e.g. `network` and `embedding`."""
+    defaults = yaml.safe_load((CONF / "config.yaml").read_text())["defaults"]
+    entries = (next(iter(entry.items())) for entry in defaults if isinstance(entry, dict))
+    return [key.removeprefix("optional ") for key, name in entries if name == UNOFFERED]
+
+
+def require_offered_role(choices: Mapping[str, str]) -> None:
+    """Refuse an algorithm whose backbone plays a role that the data set does not offer, and name those that it does.
+
+    Args:
+        choices: the chosen name of each group.
+
+    Raises:
+        ValueError: no backbone is chosen, neither by the data set for this role nor by `backbone=NAME`.
+    """
+    if choices.get("backbone") != UNOFFERED:
+        return
+    offers = [f"{role}={choices[role]}" for role in roles() if choices.get(role, UNOFFERED) != UNOFFERED]
+    raise ValueError(
+        f"algo={choices['algo']} needs a backbone in the role {choices['role']}; data={choices['data']} offers "
+        f"{', '.join(offers) or 'none'}. Choose one yourself: backbone=NAME"
+    )
