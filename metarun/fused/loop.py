@@ -1,4 +1,4 @@
-"""TODO."""
+"""Outer steps of replicas, taken together: `metarun.training.loop.fit` for several runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from metarun.training.meta_optimizer import steps_group
 
 
 class Steps(NamedTuple):
-    """One outer step of all replicas: its number, each one's losses by objective `[R]`, batch and noise `[R, T, ...]`.
+    """One outer step of all replicas: its number, each one's losses by objective `[R]`, batch and random
+    inputs `[R, T, ...]`.
 
     `failed` holds the replicas whose loss became NaN or infinite in this step, with that loss. They keep the parameters
     from before it, and what later steps say of them means nothing.
@@ -35,12 +36,12 @@ class Steps(NamedTuple):
 def fit_together(
     replicas: Replicas, iterations: int, meta_batch_size: int, chunk: int | None = None, compiled: bool = False
 ) -> Iterator[Steps]:
-    """`metarun.training.loop.fit` for replicas: until all are at `iterations`, or none is left alive.
+    """`metarun.training.loop.fit` for replicas: until all are at `iterations`, or none is active.
 
     Args:
         replicas: where to start; changed in place.
         iterations: the length of the whole training.
-        meta_batch: T, tasks in an outer step of each replica.
+        meta_batch_size: T, tasks in an outer step of each replica.
         chunk: at most so many tasks of each replica in one forward pass.
         compiled: compile the program.
     """

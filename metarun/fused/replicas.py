@@ -2,15 +2,15 @@
 
 Parameters and buffers are stacked `[R, ...]`; `vmap` over replicas goes around `vmap` over tasks; one element-wise
 optimizer steps the stacks. Each replica keeps a learner, optimizers and generators of its own, whose tensors are
-views of its slot in the stacks: it is saved, resumed and judged like a training of its own, and its numbers are
+views of its slot in the stacks: it is saved, resumed and tested like a training of its own, and its numbers are
 those of one, to rounding.
 
-Each replica's own: initial weights, tasks, noise, numbers, outer learning rate, gradient clipping, NaN guard, running
-statistics. Shared: the program, the iteration, the shapes.
+Each replica's own: initial weights, tasks, random inputs, hyperparameters, outer learning rate, gradient clipping, NaN
+guard, running statistics. Shared: the program, the iteration, the shapes.
 
 Any learner can be fused whose tasks go through `vmap`, whose state is parameters and buffers that change in the outer
-step only, and whose optimizers are element-wise (`why_alone`): any number of inner steps, first or second order, every
-mode of batch norm, networks with convolutions.
+step only, and whose optimizers are element-wise (`fusion_blocker`): any number of inner steps, first or second order,
+every mode of batch norm, networks with convolutions.
 
 Chunks bound memory: of tasks, as everywhere, and of replicas. A forward and backward pass takes one chunk of replicas;
 gradients gather in the stacks, and the optimizer steps all at once. A chunk of one is not mapped over replicas: it
@@ -90,9 +90,10 @@ class Replicas:
     """R trainings in one program. While it lives, the trainings' learners hold views of its stacks.
 
     Args:
-        trainings: of learners of one class and shape, all at the same iteration, none with a reason in `why_alone`.
+        trainings: of learners of one class and shape, all at the same iteration, none with a
+            `fusion_blocker`.
         data: each training's tasks; the same object where they are the same.
-        outer: schedule, clipping and optimizer of all of them.
+        meta_optimizer: scheduler, clipping and optimizer of all of them.
         size: at most so many replicas in one forward and backward pass; None: all.
 
     Raises:
@@ -155,7 +156,7 @@ class Replicas:
         return tensors_of(self.learner)
 
     def active_chunks(self) -> list[Chunk]:
-        """The chunks with a replica that is alive."""
+        """The chunks with a replica that is active."""
         return [chunk for chunk in self._chunks if self.active & set(range(len(self))[chunk.members])]
 
     def _pairs(self, name: str) -> Iterator[tuple[list[nn.Parameter], nn.Parameter]]:
@@ -184,7 +185,7 @@ class Replicas:
                     }
 
     def scatter_optimizer_state(self) -> None:
-        """Give each living replica's optimizers a copy of their part of the state: before it is saved."""
+        """Give each active replica's optimizers a copy of their part of the state: before it is saved."""
         for name, optimizer in self.optimizers.items():
             for own, stack in self._pairs(name):
                 state = optimizer.state.get(stack, {})
@@ -207,7 +208,7 @@ class Replicas:
                     stack.grad[r] = 0
 
     def drop_diverged(self, losses: list[float]) -> dict[int, float]:
-        """Let go of the living replicas whose loss is NaN or infinite; returns them with it."""
+        """Detach the active replicas whose loss is NaN or infinite; returns them with it."""
         failed = {r: losses[r] for r in sorted(self.active) if not math.isfinite(losses[r])}
         for r in failed:
             self.detach(r)
@@ -216,7 +217,8 @@ class Replicas:
     # -------------------------------------------------------------------------------------------- the program
 
     def program(self) -> Program:
-        """What n replicas do with a chunk of tasks, a `Passed` of `(state, batch, noise, objective, tasks in all)`.
+        """What n replicas do with a chunk of tasks: a `BackwardResult` of `(state, batch, random_inputs, objective, tasks)`,
+        where `tasks` counts those of all chunks.
 
         It may be compiled (metarun/training/gradients.py).
         """
@@ -237,7 +239,7 @@ class Replicas:
         return step
 
     def sample(self, stream: str, tasks: int) -> tuple[Batch, Any]:
-        """Each replica's tasks and noise, `[R, T, ...]`, from its own generators."""
+        """Each replica's tasks and random inputs, `[R, T, ...]`, from its own generators."""
         self.learner.ways = self.data[0].outputs("train", stream)
         generators = [training.generators[f"tasks/{stream}"] for training in self.trainings]
         batches, order = [], []
@@ -254,7 +256,7 @@ class Replicas:
     def _random_inputs(self, batch: Batch) -> Any:
         if type(self.learner).random_inputs is Learner.random_inputs:
             return ()
-        shapes = pytree.tree_map(lambda leaf: leaf[0], batch)  # of a batch, noise knows nothing else
+        shapes = pytree.tree_map(lambda leaf: leaf[0], batch)  # random inputs depend on nothing else of a batch
         each = [
             t.learner.random_inputs(shapes, t.learner.inner_steps, t.generators["random_inputs"])
             for t in self.trainings
@@ -280,7 +282,7 @@ class Replicas:
 
         Args:
             program: as `program` gives it.
-            batch, noise: `[R, T, ...]`.
+            batch, random_inputs: `[R, T, ...]`.
             objective: of the stage.
             chunk: at most so many tasks of each replica in one forward pass.
         """
