@@ -217,8 +217,9 @@ class Replicas:
     # -------------------------------------------------------------------------------------------- the program
 
     def program(self) -> Program:
-        """What n replicas do with a chunk of tasks: a `BackwardResult` of `(state, batch, random_inputs, objective, tasks)`,
-        where `tasks` counts those of all chunks.
+        """What n replicas do with a chunk of tasks.
+
+        It makes a `BackwardResult` of `(state, batch, random_inputs, objective, tasks)`; `tasks` counts all chunks'.
 
         It may be compiled (metarun/training/gradients.py).
         """
