@@ -225,16 +225,16 @@ def test_a_run_on_pairs_logs_and_draws_and_prints_plain_numbers(verified):
 
 
 def test_a_tracker_gets_the_curve_and_the_figures_of_pairs(verified, tmp_path, monkeypatch):
-    told: dict[str, list] = {"lines": [], "figure": [], "summary": []}
-    for name, calls in told.items():
-        monkeypatch.setattr(Trackers, name, lambda self, *given, calls=calls: calls.append(given))
+    received: dict[str, list] = {"lines": [], "figure": [], "summary": []}
+    for name, calls in received.items():
+        monkeypatch.setattr(Trackers, name, lambda self, *args, calls=calls: calls.append(args))
     metarun(*PAIRS, f"run.evaluate={verified}", "hydra.run.dir=run", folder=tmp_path, pictures=True)
-    ((name, x_name, lines),) = told["lines"]
+    ((name, x_name, lines),) = received["lines"]
     roc = read_result(verified)["verification"]["roc"]
     assert (name, x_name) == ("curve/roc", "false positive rate") and lines["chance"] == [(0, 0), (1, 1)]
     assert lines["pairs"] == list(zip(roc["false_positive_rate"], roc["true_positive_rate"], strict=True))
-    assert [name for name, _ in told["figure"]] == ["roc", "scores"]
-    summary = flat_result(told["summary"][0][0])
+    assert [name for name, _ in received["figure"]] == ["roc", "scores"]
+    summary = flat_result(received["summary"][0][0])
     assert {"test/auc", "test/auc_ci95", "test/eer", "test/eer_ci95", "test/accuracy"} <= set(summary)
 
 

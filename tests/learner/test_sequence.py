@@ -85,7 +85,7 @@ def test_evaluation_takes_the_headline_after_the_shots():
 
 def test_micro_batches_change_nothing():
     ours = learner().double()
-    whole, sliced = (evaluate(ours, clusters(), "test", 23, 0, chunk=c).values["nll"] for c in (None, 3))
+    whole, sliced = (evaluate(ours, clusters(), "test", 23, 0, task_micro_batch=c).values["nll"] for c in (None, 3))
     assert abs(whole - sliced).max() < 1e-12
 
 
