@@ -178,10 +178,18 @@ def test_the_command_line_goes_before_experiment_algorithm_and_setting(overrides
     assert {key: content[key] for key in content if key not in ("_target_", "_partial_")} == keys
 
 
-@pytest.mark.parametrize("name", names("tracker"))
-def test_a_trackers_keys_are_its_constructors_arguments(name):
-    content = describe("tracker", name)
-    assert set(content) - {"_target_"} == set(signature(get_class(content["_target_"])).parameters)
+TRACKERS = {
+    f"{choice}: {name}": node for choice in names("tracker") for name, node in describe("tracker", choice).items()
+}
+
+
+@pytest.mark.parametrize("node", TRACKERS.values(), ids=TRACKERS)
+def test_a_trackers_keys_are_its_constructors_arguments(node):
+    assert set(node) - {"_target_"} == set(signature(get_class(node["_target_"])).parameters)
+
+
+def test_a_choice_without_trackers_is_empty():
+    assert describe("tracker", "none") == describe("tracker", "jsonl") == {}
 
 
 def test_the_run_group_is_what_the_run_reads():

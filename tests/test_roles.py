@@ -92,7 +92,7 @@ def test_an_unoffered_role_is_refused_by_name_and_a_backbone_that_is_named_is_no
     outcome = metarun("algo=relation", "data=clusters", "tracker=none", folder=tmp_path)
     assert (outcome.status, outcome.err) == (2, f"metarun: {RELATION_ON_CLUSTERS}\n")
     assert not list(tmp_path.rglob("result.json"))
-    with pytest.raises(ConfigError, match="takes images"):
+    with pytest.raises(ConfigError, match="which are not images"):
         build(*composed("algo=relation", "data=clusters", "backbone=conv4_map"))
 
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numbered_images import ODDS, generator
-from scipy.stats import chisquare
+from referees import chisquare
 
 from metarun.sampling import draw_below, draw_distinct, stream_generator, stream_seed
 

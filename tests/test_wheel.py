@@ -76,7 +76,7 @@ def test_an_installed_metarun_runs_from_another_folder_with_the_conf_inside(inst
         installed / "python", "-c", "import metarun.experiment.choices as c; print(c.__file__, c.CONF)", cwd=tmp_path
     )
     assert str(ROOT) not in where.stdout
-    assert where.stdout.split()[1] == str(Path(where.stdout.split()[0]).parent / "conf")
+    assert where.stdout.split()[1] == str(Path(where.stdout.split()[0]).parents[1] / "conf")
     printed = call(installed / "metarun", "--help", cwd=tmp_path).stdout
     assert "learn2learn/maml" in printed
     launchers = call(installed / "metarun", "--info", "plugins", cwd=tmp_path).stdout

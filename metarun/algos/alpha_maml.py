@@ -22,8 +22,8 @@ and at every outer step t, before theta moves:
     S        inner_steps       steps in training; `eval_steps` at test
     L        self.loss         mean over a set's examples
 
-The beta rule holds for plain gradient descent. Of the run's `optimizer` it uses lr (the start), the schedule (a factor
-on beta and h_alpha) and clipping (of the gradients that the rules see).
+The beta rule holds for plain gradient descent: of the run's `optimizer` only `lr` (the start) and clipping (of the
+gradients that the rules see) are used, and its `scheduler` (a factor on beta and h_alpha).
 
 Differences from the paper
     - Written from its equations as others report them; its text was not available.

@@ -4,7 +4,7 @@ Raghu, Raghu, Bengio, Vinyals: Rapid Learning or Feature Reuse? Towards Understa
 ICLR 2020, arXiv 1909.09157, section 4. No official code; learn2learn has a port (github learnables/learn2learn,
 examples/vision/anil_fc100.py).
 
-theta = (theta_1, ..., theta_l): the parameters of layers 1 to l, of which the last is the head. Letters are ours.
+theta = (theta_1, ..., theta_l): the parameters of layers 1 to l; layer l is the head. (a) to (d) are our labels.
 Inner problem, m steps on the support set S_b of task b, of the head alone:
     (theta_l)_0 = theta_l                                                                          (a)
     (theta_l)_m = (theta_l)_{m-1} - alpha grad_{(theta_l)_{m-1}} L_{S_b}(f_theta_{m-1})            (b)
@@ -30,7 +30,7 @@ This file has the inner problem. Of (d), a task's term is `Learner.meta_loss` (t
 step is the outer loop's.
 
 Differences from the paper
-    - The outer optimizer, its schedule and clipping are the run's (`optimizer`).
+    - The outer optimizer, its schedule and clipping are the run's (`optimizer`, `scheduler`).
     - `first_order` is ours, as in MAML: the head's displacement is a constant, for layers 1 to l-1 too.
     - The outer loss is the mean over tasks.
 """

@@ -24,8 +24,8 @@ This file has the inner problem. Of eq. 1, a task's term is `Learner.meta_loss` 
 step is the outer loop's.
 
 Differences from the paper
-    - The outer optimizer, its schedule and clipping are the run's (`optimizer`), by default Adam at 1e-3 as in the
-      paper.
+    - The outer optimizer, its schedule and clipping are the run's (`optimizer`, `scheduler`), by default Adam at 1e-3
+      as in the paper.
     - L is a mean over examples; eq. 2 and 3 have sums. The official classification loss is divided once more by the
       number of shots, so its alpha for 5 shots compares to a fifth of ours.
     - The outer loss is the mean over tasks, as in the official code; eq. 1 has the sum.

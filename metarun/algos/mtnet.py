@@ -3,7 +3,7 @@
 Lee, Choi: Gradient-Based Meta-Learning with Learned Layerwise Metric and Subspace, ICML 2018, arXiv 1801.05558.
 Official code: github yoonholee/MT-net (maml.py, main.py).
 
-Letters are ours; T-net is section 3.1, MT-net section 3.2.
+T-net is section 3.1 of the paper, MT-net section 3.2; (a) to (f) are our labels.
 Every layer computes, before normalisation and activation
     h = T (W x + b)                                                                                (a)
 Inner problem, on the support set D of a task; T stays:

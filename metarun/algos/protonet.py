@@ -24,7 +24,7 @@ Differences from the paper
       is learned). Embeddings of 1,600 numbers start some 400 apart: softmax is saturated, and the first hundreds of
       steps shrink the embedding instead of learning it.
     - `run.meta_batch_size` tasks an outer step; the paper takes one.
-    - The outer optimizer and its schedule are the run's (`optimizer`), training ways `data.train_ways`.
+    - The outer optimizer and its schedule are the run's (`optimizer`, `scheduler`), training ways `data.train_ways`.
     - The official code stops when validation has not improved for 200 epochs; here training has a length, and the best
       weights by validation are tested.
 """

@@ -19,7 +19,7 @@ GROUPS = ("data", "algo", "backbone", "device", "optimizer", "scheduler", "track
 
 # The backbone of a role that the data set does not offer, the default in conf/config.yaml. It composes, with any
 # `backbone.KEY=VALUE`, because Hydra composes a multirun once without its swept values, for example with the default
-# data set; a run with it is refused. It is registered here and not a file, so that nothing lists it as a choice.
+# data set; a run with it is refused. It is registered here and not a file, so that `names` and `--help` do not list it.
 UNOFFERED = "unoffered"
 ConfigStore.instance().store(
     group="backbone", name=UNOFFERED, node=DictConfig({}, flags={"struct": False}), provider="metarun"

@@ -34,7 +34,7 @@ class ScaleShift(nn.Module):
         super().__init__()
         layers = [(name, m) for name, m in net.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
         if not layers:
-            raise ValueError("backbone must have convolution or linear layers to scale and shift; got none")
+            raise ValueError("backbone must have convolutions or linear layers to scale and shift; got none")
         self.scaled = [f"{name}.weight" for name, _ in layers]
         self.scales = nn.ParameterList(torch.ones(_scale_shape(m.weight)) for _, m in layers)
         self.shifted = [f"{name}.bias" for name, m in layers if m.bias is not None]

@@ -8,9 +8,7 @@ import torch
 import torch.nn.functional as F
 import toy
 from clusters import one
-from scipy.stats import multivariate_normal
-from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import DotProduct
+from referees import DotProduct, GaussianProcessRegressor, multivariate_normal
 
 from metarun.algos.alpaca import JITTER, ALPaCA
 from metarun.evaluation.evaluate import evaluate

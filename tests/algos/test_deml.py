@@ -128,10 +128,9 @@ def test_the_discriminator_sees_training_classes_only(glyphs):
     step = next(fit(TrainState.create(learner, meta_optimizer, torch.device("cpu"), 0), glyphs, meta_optimizer, 10, 4))
     batches = step.batch.batch
     x, y = batches.x.flatten(0, 1), batches.y.flatten()
-    images = {
-        split: glyphs._sampler(split).images(torch.arange(len(glyphs._sampler(split).pixels)))
-        for split in ("train", "test")
-    }
+    stores = {split: glyphs._sampler(split).store for split in ("train", "test")}
+    generator = torch.Generator()
+    images = {split: store.take(torch.arange(len(store.pixels)), generator) for split, store in stores.items()}
     same = (x.flatten(1)[:, None] == images["train"].flatten(1)[None]).all(2)
     assert (same.any(1)).all() and torch.equal(same.int().argmax(1) // 12, y)
     assert not (x.flatten(1)[:, None] == images["test"].flatten(1)[None]).all(2).any()

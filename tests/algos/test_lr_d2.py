@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 import toy
 from clusters import one, tasks
-from sklearn.linear_model import LogisticRegression
-from sklearn.multiclass import OneVsRestClassifier
+from referees import LogisticRegression, OneVsRestClassifier
 
 from metarun.algos.lr_d2 import LRD2, logistic
 from metarun.algos.r2d2 import with_ones

@@ -209,7 +209,7 @@ def trained():
     data = clusters(dimension=8, noise=0.1, ways=2, instances=6)
     kwargs = {"rows": 16, "width": 12, "units": 48, "heads": 2, "decay": 0.95, "sharpness": 8.0}
     ours = learner(ways=2, d=8, **kwargs).float()
-    before, _ = toy.score(ours, data, 250, toy.adam(lr=5e-3), meta_batch_size=16, tasks=60)
+    before, _ = toy.score(ours, data, 400, toy.adam(lr=5e-3), meta_batch_size=16, tasks=60)
     scores = evaluate(ours, data, "test", 200, 0)
     return before, {name: scores.values[name].mean() for name in scores.metrics}
 

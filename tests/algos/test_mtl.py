@@ -373,11 +373,11 @@ def test_learns_glyphs(glyphs):
     """Untrained it fails; stage 2 improves on pre-training alone."""
     data = glyphs(queries=10, train_queries=5, batch_size=32)
     kwargs = {"base_classes": 60, "inner_lr": 0.5, "inner_steps": 3, "eval_steps": 3}
-    kwargs |= {"scale_lr": 0.03, "theta_lr": 0.01, "pretrain_share": 1 / 3}
+    kwargs |= {"scale_lr": 0.03, "theta_lr": 0.01, "pretrain_share": 1 / 6}
     learner = mtl(toy.conv4(filters=16, features="flatten", norm="running"), **kwargs).float()
     meta_optimizer = toy.adam(lr=1e-2)
     accuracies = [evaluate(learner, data, "test", 40, 0).estimate().mean]
-    for step in fit(TrainState.create(learner, meta_optimizer, toy.CPU, 0), data, meta_optimizer, 240, 2):
-        if step.iteration in (80, 240):
+    for step in fit(TrainState.create(learner, meta_optimizer, toy.CPU, 0), data, meta_optimizer, 480, 2):
+        if step.iteration in (80, 480):
             accuracies.append(evaluate(learner, data, "test", 40, 0).estimate().mean)
     assert accuracies[0] < 0.3 and accuracies[1] < 0.5 < accuracies[2] - 0.02, accuracies

@@ -267,7 +267,7 @@ def test_pretraining_learns_features_for_new_classes(glyphs):
 
     learner, meta_optimizer = with_head("centroid"), toy.adam(lr=1e-2)
     start = {name: value.clone() for name, value in learner.state_dict().items()}
-    for _ in fit(TrainState.create(learner, meta_optimizer, toy.CPU, 0), data, meta_optimizer, 120, 1):
+    for _ in fit(TrainState.create(learner, meta_optimizer, toy.CPU, 0), data, meta_optimizer, 240, 1):
         pass
     accuracies = {}
     for head in ("centroid", "linear", "cosine"):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from numbered_images import ODDS, Toy, class_of, generator, numbers
-from scipy.stats import chisquare
+from referees import chisquare
 from torch.utils import _pytree as pytree
 
 from metarun.data.class_tasks import ClassTasks

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from sklearn.datasets import load_digits
+from referees import load_digits
 
 from metarun.data.digits import Digits
 from metarun.tasks import DataError

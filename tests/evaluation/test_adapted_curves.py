@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import matplotlib.image
 import numpy as np
 import pytest
 import torch
 import toy
+from referees import imread
 
 from metarun.data.polynomial import Polynomial
 from metarun.evaluation.adapted_curves import adapted_curves
@@ -37,7 +37,7 @@ POLYNOMIAL = Polynomial(
 @pytest.mark.parametrize("data", [toy.sinusoid(), POLYNOMIAL], ids=["sinusoid", "polynomial"])
 def test_they_are_what_a_picture_is_drawn_from(tmp_path, data):
     draw(adapted_curves(toy.maml(), data, tasks=2), tmp_path / "x.png")
-    assert matplotlib.image.imread(tmp_path / "x.png").std() > 0.01
+    assert imread(tmp_path / "x.png").std() > 0.01
 
 
 def test_data_without_curves_have_none():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from sklearn.calibration import calibration_curve
+from referees import calibration_curve
 
 from metarun.evaluation.calibration import calibration
 from metarun.evaluation.metrics import BINS, confidence, inside

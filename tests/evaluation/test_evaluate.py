@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import toy
-from sklearn.metrics import roc_auc_score
+from referees import roc_auc_score
 
 from metarun.algos.baselines.nearest_centroid import NearestCentroid
 from metarun.data.pairs import SyntheticPairs

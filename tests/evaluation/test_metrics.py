@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from scipy import stats
-from sklearn.metrics import roc_auc_score
+from referees import roc_auc_score, stats
 
 from metarun.evaluation.metrics import (
     BINS,

@@ -113,7 +113,7 @@ def test_another_sweep_in_the_same_folder_is_refused_and_nothing_is_lost(fused):
     assert outcome.status == 2
     assert "holds a run of another configuration" in outcome.err
     assert read_result(fused / "0") == before
-    assert "meta_batch: 4" in (fused / "0" / ".hydra" / "config.yaml").read_text()
+    assert "meta_batch_size: 4" in (fused / "0" / ".hydra" / "config.yaml").read_text()
 
 
 def test_missing_data_is_said_once_and_leaves_no_folders(tmp_path):

@@ -32,7 +32,15 @@ def results(folder: Path) -> list[dict]:
     return [read_result(cell) for cell in sorted(folder.iterdir()) if (cell / "result.json").is_file()]
 
 
-TIMES = ("train_seconds", "iterations_per_second", "peak_memory_mb", "compile_seconds", "replicas", "overrides")
+TIMES = (
+    "train_seconds",
+    "iterations_per_second",
+    "peak_memory_mb",
+    "compile_seconds",
+    "replicas",
+    "overrides",
+    "commit",
+)
 
 
 def assert_same_cell(ours: Path, theirs: Path) -> None:

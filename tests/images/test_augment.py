@@ -2,10 +2,13 @@
 
 import pytest
 import torch
-from torchvision.transforms.v2 import functional as tv
+from referees import Referee
+from referees import torchvision_functional as tv
 
-from metarun.images import augment
-from metarun.images.augment import augmentation, crop, flip, jitter
+augment = Referee("metarun.images.augment")  # it imports torchvision
+augmentation, crop, flip, jitter = (
+    Referee("metarun.images.augment", name) for name in ("augmentation", "crop", "flip", "jitter")
+)
 
 
 def images(n=40, channels=3, side=21, seed=0):

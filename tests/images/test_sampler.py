@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from numbered_images import ODDS, class_of, generator, numbers, stored
-from scipy.stats import chisquare
+from referees import chisquare
 
 from metarun.images.sampler import Sampler
 

@@ -93,7 +93,7 @@ def test_how_far_they_have_moved():
 
 
 def test_a_network_without_layers_is_refused():
-    message = "^backbone must have convolution or linear layers to scale and shift; got none$"
+    message = "^backbone must have convolutions or linear layers to scale and shift; got none$"
     with pytest.raises(ValueError, match=message):
         ScaleShift(nn.ReLU())
 

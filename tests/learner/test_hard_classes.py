@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from scipy.stats import chisquare
+from referees import chisquare
 
 from metarun.learner.hard_classes import HardClassMemory
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import minimize
+from referees import minimize
 
 from metarun.learner.embedding import one_hot
 from metarun.numerics import quadratic_program

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
-from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @pytest.fixture
 def drawn(monkeypatch) -> list[Figure]:
     """The figures that are saved, to look into."""
+    from matplotlib.figure import Figure
+
     figures: list[Figure] = []
     savefig = Figure.savefig
 

@@ -7,8 +7,8 @@ import math
 
 import numpy as np
 import pytest
+from referees import stats
 from runs import write_run
-from scipy import stats
 
 from metarun.report.compare import over_rates, over_seeds, paired, paired_values, settings_of, tabulate
 from metarun.run_folder import read_run, read_runs

@@ -5,7 +5,6 @@ import sys
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from pngs import is_png
 
 from metarun.report.run_figures import (
@@ -113,7 +112,7 @@ def test_a_figure_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         file.write(b"half")
         raise OSError("full")
 
-    monkeypatch.setattr(Figure, "savefig", half)
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", half)
     with pytest.raises(OSError, match="full"):
         step_curve(ROWS, "mse", path)
     assert path.read_bytes() == b"the old figure"

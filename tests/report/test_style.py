@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 import pytest
-from matplotlib.figure import Figure
 from pngs import is_png
+from referees import Figure
 
 from metarun.report.style import axis_name, label, new_figure, scale_of, scaled
 

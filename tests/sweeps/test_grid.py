@@ -7,7 +7,8 @@ import yaml
 from commands import metarun
 from sweeps import QUICK, REFUSED, found, sweep
 
-from metarun.experiment import session as run
+from metarun.experiment import run
+from metarun.experiment.trainer import Trainer
 from metarun.run_folder import read_result, read_run
 from metarun.sweeps import grid
 
@@ -55,14 +56,14 @@ def test_a_launcher_gets_at_most_so_many_cells_at_once(tmp_path):
 
 
 def test_a_cell_that_raises_is_recorded_with_its_traceback_and_the_rest_runs(tmp_path, monkeypatch):
-    train = run.Experiment._train
+    train = Trainer.train
 
     def broken(self):
-        if self.seed == 1:
+        if self.experiment.seed == 1:
             raise ZeroDivisionError("one cell's own fault")
         train(self)
 
-    monkeypatch.setattr(run.Experiment, "_train", broken)
+    monkeypatch.setattr(Trainer, "train", broken)
     outcome = sweep("-m", "seed=0,1,2", folder=tmp_path)
     assert outcome.status == 1
     assert found(tmp_path) == {"seed=0": "completed", "seed=1": "failed", "seed=2": "completed"}
@@ -76,10 +77,10 @@ def test_a_cell_that_raises_is_recorded_with_its_traceback_and_the_rest_runs(tmp
 def test_so_is_one_that_raises_before_it_is_a_run(tmp_path, monkeypatch):
     whole = run.run
 
-    def broken(cfg, *rest):
-        if cfg.seed == 0:
+    def broken(spec):
+        if spec.cfg.seed == 0:
             raise KeyError("unforeseen")
-        return whole(cfg, *rest)
+        return whole(spec)
 
     monkeypatch.setattr(run, "run", broken)
     assert sweep("-m", "seed=0,1", folder=tmp_path).status == 1
@@ -95,7 +96,7 @@ def test_a_single_run_that_raises_is_not_a_multirun_s_cell(tmp_path, monkeypatch
 
 
 def test_a_failed_cell_runs_again_when_the_multirun_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(run.Experiment, "_train", lambda self: 1 / 0)
+    monkeypatch.setattr(Trainer, "train", lambda self: 1 / 0)
     assert sweep("-m", "seed=0,1", folder=tmp_path).status == 1
     monkeypatch.undo()
     assert metarun("sweep.resume=sweep", folder=tmp_path).status == 0
@@ -103,7 +104,7 @@ def test_a_failed_cell_runs_again_when_the_multirun_goes_on(tmp_path, monkeypatc
 
 
 def test_a_cell_whose_process_died_is_a_failure(tmp_path, monkeypatch):
-    monkeypatch.setattr("metarun.experiment.cell.settle", lambda *_: None)
+    monkeypatch.setattr("metarun.cli.main.record_exit", lambda *_: None)
     assert sweep("-m", "seed=0,1", folder=tmp_path).status == 0
     (tmp_path / "sweep" / "seed=1" / "result.json").unlink()
     monkeypatch.setattr(grid, "launch", lambda *_: [])

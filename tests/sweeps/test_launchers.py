@@ -26,7 +26,7 @@ from trouble import AT, CELL
 
 from metarun.run_folder import read_result
 
-TESTS = Path(__file__).parent
+HELPERS = Path(__file__).parents[1] / "helpers"
 LAUNCHERS = {
     "joblib": ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
     "submitit_local": ("hydra/launcher=submitit_local",),
@@ -61,7 +61,7 @@ class Swept(NamedTuple):
 
 def begin(*arguments: str, folder: Path, **environment: str) -> subprocess.Popen:
     """The command as a process that leads a session, as in a terminal of its own."""
-    names = {"PYTHONPATH": os.pathsep.join((str(ROOT), str(TESTS))), "OMP_NUM_THREADS": "1"}
+    names = {"PYTHONPATH": os.pathsep.join((str(ROOT), str(HELPERS))), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, "-m", "metarun", *arguments],
         cwd=folder,
@@ -251,7 +251,7 @@ def test_an_interrupted_sweep_ends_soon_and_says_how_to_go_on(interrupted):
     assert (interrupted.status, interrupted.left) == (130, []), interrupted.err
     done = len(DIVERGED | completed(interrupted.folder))
     assert done < 6
-    assert f"interrupted; {done} of 6 cells are done. Go on: metarun sweep.resume=sweep" in interrupted.err
+    assert f"interrupted; {done} of 6 cells are done. Resume: metarun sweep.resume=sweep" in interrupted.err
     assert "Traceback" not in interrupted.err
 
 

@@ -127,7 +127,7 @@ def test_each_metric_has_a_figure_and_a_rate_of_zero_is_no_error(tmp_path):
             write_run(tmp_path / f"{number}_{rate}", inner_lr=rate, data=data, metric=metric)
     table = tabulate(read_runs([tmp_path]))
     for panels in (over_rates(table), {}):
-        names = [path.name for path in sweep.sample(tmp_path, table, panels)]
+        names = [path.name for path in sweep.draw(tmp_path, table, panels)]
         assert names == ["figure.png", "figure.pdf", "figure_mse.png", "figure_mse.pdf"]
     lines = next(iter(over_rates(table).values()))
     assert (lines[0].rates, lines[0].width) == ([0.0, 0.1], 0.0)

@@ -20,7 +20,6 @@ from typing import NamedTuple
 import pytest
 from commands import ROOT, SMALL, Outcome, metarun, start
 from PIL import Image
-from wandb.apis.public import Api
 from wandb_server import ACCOUNT, Run, WandbServer
 
 from metarun.experiment.session import Experiment
@@ -333,7 +332,7 @@ def test_a_server_that_dies_does_not_hurt_the_run_and_gets_the_rest_later(tmp_pa
     server = WandbServer()
     arguments = at_33(monkeypatch, server.close)
     monkeypatch.setattr(weights_and_biases, "UPLOAD_SECONDS", 1.0)
-    monkeypatch.setattr(Api, "_HTTP_TIMEOUT", 1)  # WANDB_HTTP_TIMEOUT, which wandb reads once, at its import
+    monkeypatch.setattr("wandb.apis.public.Api._HTTP_TIMEOUT", 1)  # wandb reads WANDB_HTTP_TIMEOUT at its import
     account(server.url)
     outcome = metarun(*arguments, "tracker.wandb.log_model=true", folder=tmp_path, pictures=True)
     ended = time.time()

@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from sklearn.neighbors import NearestCentroid as Referee
+from referees import NearestCentroid as Referee
 
 from metarun.algos.baselines.nearest_centroid import NearestCentroid
 from metarun.tasks import Examples
