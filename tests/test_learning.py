@@ -12,7 +12,7 @@ def test_maml_learns_the_sinusoid(first_order):
     torch.manual_seed(0)
     learner = toy.maml(toy.mlp(hidden=[40, 40], activation="relu"), eval_steps=1, first_order=first_order)
     before, after = toy.score(learner, toy.sinusoid(), 2500, toy.adam(lr=2e-3))
-    assert before > 2.4  # no adaptation: predicting nearly zero (systems.md, 0.1)
+    assert before > 2.4  # no adaptation: predicting nearly zero
     assert after < 1.3  # the best answer that does not adapt costs 3.1
 
 

@@ -28,6 +28,7 @@ from metarun.cli.startup import import_for
 from metarun.experiment.cell import composed_spec, record_exit, record_failure, refuse
 from metarun.experiment.choices import CONF
 from metarun.experiment.multirun import multirun
+from metarun.experiment.signals import no_interrupt_is_lost
 from metarun.run_folder import read_overrides
 from metarun.sweeps.plan import quoted
 from metarun.training.ranks import ranks
@@ -76,7 +77,7 @@ def main() -> NoReturn:
     terminate = signal.signal(signal.SIGTERM, _terminated)
     try:
         sys.argv[1:] = with_saved_overrides(sys.argv[1:])
-        with _folder_of_this_process():
+        with no_interrupt_is_lost(), _folder_of_this_process():
             run_job()
     except KeyboardInterrupt:
         _say_how_to_resume()

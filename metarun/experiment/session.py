@@ -252,9 +252,9 @@ class Experiment:
                 progress.update(done)
                 self.raise_if_stop_requested()
 
-            chunk = self.device.task_micro_batch
+            size = self.device.task_micro_batch
             return evaluate(
-                self.learner, self.data, split, tasks, steps, chunk, curve=split == "test", on_block=on_block
+                self.learner, self.data, split, tasks, steps, size, curve=split == "test", on_block=on_block
             )
 
     def load_test_weights(self) -> None:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import signal
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+
+RETRY_SECONDS = 0.1
 
 
 @contextmanager
@@ -27,3 +32,22 @@ def signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def no_interrupt_is_lost() -> Iterator[None]:
+    """Inside, a KeyboardInterrupt that Python drops (in a weakref's callback, in `__del__`) comes again."""
+    before = sys.unraisablehook
+
+    def receive(unraisable: Any) -> None:
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):
+            main = threading.main_thread().ident
+            threading.Timer(RETRY_SECONDS, signal.pthread_kill, (main, signal.SIGINT)).start()
+        else:
+            before(unraisable)
+
+    sys.unraisablehook = receive
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before

@@ -36,7 +36,7 @@ def score_replicas(
     random_inputs: Any,
     steps: int,
     curve: bool,
-    chunk: int | None = None,
+    task_micro_batch: int | None = None,
     shared: bool = False,
 ) -> dict[int, dict[str, np.ndarray]]:
     """Metrics of replicas, `[T, columns]` each, as `evaluate_batch` gives them.
@@ -45,7 +45,7 @@ def score_replicas(
         replicas: all of them.
         members: which to score.
         batch, random_inputs: each replica's own, `[R, T, ...]`, of all; or `shared`: the same for all, `[T, ...]`.
-        steps, curve, chunk: as in `evaluate_batch`.
+        steps, curve, task_micro_batch: as in `evaluate_batch`.
         shared: see `batch`.
     """
     learner, kind = replicas.learner, replicas.data[0].kind
@@ -63,15 +63,15 @@ def score_replicas(
         return over_replicas(one, state, *pytree.tree_map(lambda leaf: leaf[some, at], (batch, random_inputs)))
 
     tasks = pytree.tree_leaves(batch)[0].shape[0 if shared else 1]
-    size = chunk or tasks
+    size = task_micro_batch or tasks
     values: dict[int, dict[str, np.ndarray]] = {}
     was_training = learner.training
     learner.eval()
     with torch.no_grad():
         for first in range(0, len(members), replicas.size):
             some = members[first : first + replicas.size]
-            chunks = [of_some(some, slice(at, at + size)) for at in range(0, tasks, size)]
-            joined = {name: torch.cat([c[name] for c in chunks], 1).double().cpu().numpy() for name in chunks[0]}
+            parts = [of_some(some, slice(at, at + size)) for at in range(0, tasks, size)]
+            joined = {name: torch.cat([c[name] for c in parts], 1).double().cpu().numpy() for name in parts[0]}
             values |= {r: {name: v[place] for name, v in joined.items()} for place, r in enumerate(some)}
     learner.train(was_training)
     return values
@@ -84,7 +84,7 @@ def evaluate_replicas(
     steps: int,
     curve: bool = True,
     on_block: Callable[[int], object] = lambda _done: None,
-    chunk: int | None = None,
+    task_micro_batch: int | None = None,
 ) -> dict[int, Evaluation]:
     """`metarun.evaluation.evaluate.evaluate` of every active replica, on held-out tasks.
 
@@ -98,7 +98,7 @@ def evaluate_replicas(
 
         def score(batch: Batch, random_inputs: Any, members: list[int] = members) -> dict[str, np.ndarray]:
             replicas.learner.ways = replicas.trainings[members[0]].learner.ways
-            each = score_replicas(replicas, members, batch, random_inputs, steps, curve, chunk, shared=True)
+            each = score_replicas(replicas, members, batch, random_inputs, steps, curve, task_micro_batch, shared=True)
             return {name: np.stack([each[r][name] for r in members]) for name in each[members[0]]}
 
         # Random inputs are drawn by a learner that knows its own shapes, not by the stack of all.

@@ -34,7 +34,11 @@ class Steps(NamedTuple):
 
 
 def fit_together(
-    replicas: Replicas, iterations: int, meta_batch_size: int, chunk: int | None = None, compiled: bool = False
+    replicas: Replicas,
+    iterations: int,
+    meta_batch_size: int,
+    task_micro_batch: int | None = None,
+    compiled: bool = False,
 ) -> Iterator[Steps]:
     """`metarun.training.loop.fit` for replicas: until all are at `iterations`, or none is active.
 
@@ -42,7 +46,7 @@ def fit_together(
         replicas: where to start; changed in place.
         iterations: the length of the whole training.
         meta_batch_size: T, tasks in an outer step of each replica.
-        chunk: at most so many tasks of each replica in one forward pass.
+        task_micro_batch: at most that many tasks of each replica in one forward pass.
         compiled: compile the program.
     """
     learner, meta_optimizer = replicas.learner, replicas.meta_optimizer
@@ -62,7 +66,7 @@ def fit_together(
         failed: dict[int, float] = {}
         for objective in stage.objectives:
             learner.zero_grad(set_to_none=True)
-            losses[objective] = values = replicas.backward(program, batch, random_inputs, objective, chunk)
+            losses[objective] = values = replicas.backward(program, batch, random_inputs, objective, task_micro_batch)
             failed |= replicas.drop_diverged(values)
             for name in replicas.optimizers:
                 if steps_group(objective, name):

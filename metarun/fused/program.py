@@ -122,7 +122,7 @@ class Program:
                 self.config.eval_tasks,
                 self.config.curve_steps,
                 on_block=on_block,
-                chunk=self.device.task_micro_batch,
+                task_micro_batch=self.device.task_micro_batch,
             )
 
         def report(run: Experiment, r: int) -> None:
@@ -177,7 +177,7 @@ class Program:
             self.first.learner.eval_steps,
             curve=False,
             on_block=lambda _: self.raise_if_stop_requested(),
-            chunk=self.device.task_micro_batch,
+            task_micro_batch=self.device.task_micro_batch,
         )
         self.replicas.scatter_optimizer_state()
         self._each(lambda run, r: run.record_validation(iteration, evaluations[r].estimate().mean))

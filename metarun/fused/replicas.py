@@ -12,10 +12,10 @@ Any learner can be fused whose tasks go through `vmap`, whose state is parameter
 step only, and whose optimizers are element-wise (`fusion_blocker`): any number of inner steps, first or second order,
 every mode of batch norm, networks with convolutions.
 
-Chunks bound memory: of tasks, as everywhere, and of replicas. A forward and backward pass takes one chunk of replicas;
-gradients gather in the stacks, and the optimizer steps all at once. A chunk of one is not mapped over replicas: it
-costs what a training of its own costs, where on a CPU a mapped convolution, which goes in groups, may cost more; so
-`Device.replicas_at_once` has a rule.
+Micro-batches bound memory: of tasks, as everywhere, and of replicas. A forward and backward pass takes one
+micro-batch of replicas; gradients gather in the stacks, and the optimizer steps all at once. A micro-batch of one is
+not mapped over replicas: it costs what a training of its own costs, where on a CPU a mapped convolution, which goes in
+groups, may cost more; so `Device.replicas_at_once` has a rule.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def fusion_blocker(training: TrainState) -> str | None:
 
 
 class BackwardResult(NamedTuple):
-    """What n replicas made of a chunk of tasks: meta-losses `[n, T]`, what their norms gathered, gradients `[n, ...]`.
+    """What n replicas made of a micro-batch of tasks: meta-losses `[n, T]`, norms' statistics, gradients `[n, ...]`.
 
     A gradient is that of each replica's mean over all of its tasks, by name; None: no part in the losses.
     """
@@ -76,10 +76,10 @@ class BackwardResult(NamedTuple):
 Program = Callable[..., BackwardResult]
 
 
-class Chunk(NamedTuple):
+class MicroBatch(NamedTuple):
     """Replicas that go through the program together: which, and a learner whose tensors are their slots of the stacks.
 
-    Its parameters `[members, ...]` are leaves, so that gradients are the chunk's alone; its `after_step` is theirs.
+    Its parameters `[members, ...]` are leaves, so that gradients are their own; its `after_step` is theirs.
     """
 
     members: slice
@@ -120,10 +120,11 @@ class Replicas:
         self.size = min(size or len(trainings), len(trainings))
         self.active = set(range(len(trainings)))
         self.learner = copy.deepcopy(trainings[0].learner)  # its tensors become the stacks
-        self._chunks = [Chunk(slice(0, len(self)), self.learner)]
+        self._micro_batches = [MicroBatch(slice(0, len(self)), self.learner)]
         if self.size < len(self):
-            self._chunks = [
-                Chunk(slice(at, at + self.size), copy.deepcopy(self.learner)) for at in range(0, len(self), self.size)
+            self._micro_batches = [
+                MicroBatch(slice(at, at + self.size), copy.deepcopy(self.learner))
+                for at in range(0, len(self), self.size)
             ]
         self._stack()
         self.optimizers = meta_optimizer.build(self.learner)
@@ -141,9 +142,9 @@ class Replicas:
     # -------------------------------------------------------------------------------------------- the stacks
 
     def _stack(self) -> None:
-        """Stack parameters and buffers, and make the tensors of each learner, and each chunk's, views of the slots."""
+        """Stack parameters and buffers, and make the tensors of each learner and micro-batch views of the slots."""
         own = [tensors_of(training.learner) for training in self.trainings]
-        parts = [(chunk.members, tensors_of(chunk.learner)) for chunk in self._chunks]
+        parts = [(part.members, tensors_of(part.learner)) for part in self._micro_batches]
         for name, tensor in self.state().items():
             tensor.data = stacked([tensors[name].detach() for tensors in own])
             for r, tensors in enumerate(own):
@@ -155,9 +156,9 @@ class Replicas:
         """Parameters and buffers by name, `[R, ...]`."""
         return tensors_of(self.learner)
 
-    def active_chunks(self) -> list[Chunk]:
-        """The chunks with a replica that is active."""
-        return [chunk for chunk in self._chunks if self.active & set(range(len(self))[chunk.members])]
+    def active_micro_batches(self) -> list[MicroBatch]:
+        """The micro-batches with a replica that is active."""
+        return [part for part in self._micro_batches if self.active & set(range(len(self))[part.members])]
 
     def _pairs(self, name: str) -> Iterator[tuple[list[nn.Parameter], nn.Parameter]]:
         """The replicas' parameters and their stack, for each parameter of the optimizer `name`."""
@@ -217,9 +218,9 @@ class Replicas:
     # -------------------------------------------------------------------------------------------- the program
 
     def program(self) -> Program:
-        """What n replicas do with a chunk of tasks.
+        """What n replicas do with a micro-batch of tasks.
 
-        It makes a `BackwardResult` of `(state, batch, random_inputs, objective, tasks)`; `tasks` counts all chunks'.
+        It makes a `BackwardResult` of `(state, batch, random_inputs, objective, tasks)`; `tasks`: of all micro-batches.
 
         It may be compiled (metarun/training/gradients.py).
         """
@@ -277,20 +278,20 @@ class Replicas:
         batch: Batch,
         random_inputs: Any,
         objective: str,
-        chunk: int | None,
+        task_micro_batch: int | None,
     ) -> list[float]:
-        """Accumulate each replica's gradient of its mean loss over tasks, chunk by chunk; returns those means.
+        """Accumulate each replica's gradient of its mean loss over tasks, by micro-batches; returns those means.
 
         Args:
             program: as `program` gives it.
             batch, random_inputs: `[R, T, ...]`.
             objective: of the stage.
-            chunk: at most so many tasks of each replica in one forward pass.
+            task_micro_batch: at most that many tasks of each replica in one forward pass.
         """
         tasks = pytree.tree_leaves(batch)[0].shape[1]
-        size = chunk or tasks
+        size = task_micro_batch or tasks
         total = torch.zeros(len(self), dtype=torch.float64)
-        for members, learner in self.active_chunks():
+        for members, learner in self.active_micro_batches():
             for at in range(0, tasks, size):
                 rows = (members, slice(at, at + size))
                 part, part_random_inputs = pytree.tree_map(lambda leaf, rows=rows: leaf[rows], (batch, random_inputs))
@@ -301,7 +302,7 @@ class Replicas:
         return total.tolist()
 
     def _collect(self, members: slice, gradient: dict[str, Tensor | None]) -> None:
-        """Add a chunk's gradients `[members, ...]` to the stacks'."""
+        """Add a micro-batch's gradients `[members, ...]` to the stacks'."""
         stacks = dict(self.learner.named_parameters())
         for name, value in gradient.items():
             if value is not None:
@@ -311,13 +312,13 @@ class Replicas:
                 stack.grad[members] += value
 
     def after_step(self) -> None:
-        """As `Learner.after_step`, of all replicas: on the slots of a chunk together, element by element."""
+        """As `Learner.after_step`, of all replicas: on the slots of a micro-batch together, element by element."""
         for learner, statistics, tasks in self._gathered:
             for norm, found in zip(running_norms(learner), statistics, strict=True):
                 norm.gathered += [(mean, var, tasks) for mean, var in found]
         self._gathered.clear()
-        for chunk in self._chunks:
-            chunk.learner.after_step()
+        for part in self._micro_batches:
+            part.learner.after_step()
 
     def step(self, name: str, factor: float) -> None:
         """Clip each replica's gradients and step the optimizer `name` at `factor` times the initial rates."""

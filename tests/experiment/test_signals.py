@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
+import time
+import weakref
 
 import pytest
 
-from metarun.experiment.signals import signals
+from metarun.experiment.signals import no_interrupt_is_lost, signals
 
 
 def test_a_signal_is_kept_and_the_handlers_come_back():
@@ -38,3 +41,32 @@ def test_outside_the_main_thread_there_is_nothing_to_hear():
     thread.start()
     thread.join()
     assert heard == [[]]
+
+
+class Thing:
+    pass
+
+
+def interrupt(_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_an_interrupt_that_python_drops_comes_again_and_prints_nothing(capfd):
+    thing = Thing()
+    reference = weakref.ref(thing, interrupt)
+    with no_interrupt_is_lost():
+        del thing  # calls it, where no exception can be raised
+        assert reference() is None
+        with pytest.raises(KeyboardInterrupt):
+            time.sleep(20)
+    assert capfd.readouterr().err == ""
+
+
+def test_other_dropped_exceptions_are_shown_as_ever(monkeypatch):
+    seen = []
+    monkeypatch.setattr(sys, "unraisablehook", seen.append)
+    thing = Thing()
+    reference = weakref.ref(thing, lambda _: 1 / 0)
+    with no_interrupt_is_lost():
+        del thing
+    assert reference() is None and [entry.exc_type for entry in seen] == [ZeroDivisionError]

@@ -7,8 +7,8 @@ import pytest
 import torch
 import toy
 from replica_toys import (
-    CHUNKS,
     LEARNERS,
+    MICRO_BATCHES,
     SGD,
     Pictures,
     assert_same_learner,
@@ -67,13 +67,13 @@ def test_what_each_tells_of_itself():
             torch.testing.assert_close(told[name][r], value.detach())
 
 
-@pytest.mark.parametrize(("size", "chunk"), CHUNKS)
+@pytest.mark.parametrize(("size", "micro_batch"), MICRO_BATCHES)
 @pytest.mark.parametrize("kind", ["maml", "protonet, running statistics"])
-def test_scores_in_chunks_are_those_of_each_alone(kind, size, chunk):
+def test_scores_in_micro_batches_are_those_of_each_alone(kind, size, micro_batch):
     replicas = image_replicas(LEARNERS[kind], meta_optimizer(SGD, 0.05), size)
     *_, last = fit_together(replicas, 3, 3)
-    ours = evaluate_replicas(replicas, "val", 5, 2, chunk=chunk)
-    own_tasks = score_replicas(replicas, [0, 2], last.batch, last.random_inputs, 1, False, chunk)
+    ours = evaluate_replicas(replicas, "val", 5, 2, task_micro_batch=micro_batch)
+    own_tasks = score_replicas(replicas, [0, 2], last.batch, last.random_inputs, 1, False, micro_batch)
     assert list(own_tasks) == [0, 2]
     for r, training in enumerate(replicas.trainings):
         theirs = evaluate(training.learner, Pictures(), "val", 5, 2)

@@ -53,7 +53,7 @@ def test_no_more_than_so_many_in_one(tmp_path):
     assert sorted(r["replicas"] for r in results(tmp_path / "sweep")) == [1, 2, 2]
 
 
-def test_chunks_of_replicas_leave_what_cells_leave_alone(tmp_path, monkeypatch, alone):
+def test_micro_batches_of_replicas_leave_what_cells_leave_alone(tmp_path, monkeypatch, alone):
     seen = spied(monkeypatch)
     assert sweep(*GRID, "hydra.launcher.replica_micro_batch=3", folder=tmp_path).status == 0
     assert seen == [3]
@@ -61,12 +61,12 @@ def test_chunks_of_replicas_leave_what_cells_leave_alone(tmp_path, monkeypatch, 
         assert_same_cell(tmp_path / "sweep" / str(number), alone / str(number))
 
 
-@pytest.mark.parametrize(("chunk", "size"), [("auto", 1), ("null", 2), ("2", 2), ("64", 2)])
-def test_convolutions_go_one_by_one_on_a_cpu_unless_told_otherwise(chunk, size, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("micro_batch", "size"), [("auto", 1), ("null", 2), ("2", 2), ("64", 2)])
+def test_convolutions_go_one_by_one_on_a_cpu_unless_told_otherwise(micro_batch, size, tmp_path, monkeypatch):
     seen, asked = spied(monkeypatch), []
     monkeypatch.setattr(Device, "compiles", lambda _, learner, *how, **fixed_shapes: asked.append(how))
     quick = ("run.iterations=4", "run.eval_tasks=2", "run.val_tasks=2", "run.validate_every=2", "device=cpu")
-    outcome = sweep(*PICTURES, *quick, "seed=0,1", f"hydra.launcher.replica_micro_batch={chunk}", folder=tmp_path)
+    outcome = sweep(*PICTURES, *quick, "seed=0,1", f"hydra.launcher.replica_micro_batch={micro_batch}", folder=tmp_path)
     assert outcome.status == 0, outcome.err
     assert seen == [size] and [r["replicas"] for r in results(tmp_path / "sweep")] == [2, 2]
     assert asked[-1] == (4 * 2 // size, size)  # passes of the program, and replicas in each

@@ -6,9 +6,9 @@ import pytest
 import torch
 import toy
 from replica_toys import (
-    CHUNKS,
     COMPILED,
     LEARNERS,
+    MICRO_BATCHES,
     OPTIMIZERS,
     SGD,
     alone,
@@ -25,11 +25,11 @@ from metarun.fused.loop import fit_together
 from metarun.fused.replicas import Replicas
 
 
-@pytest.mark.parametrize(("kind", "chunk"), [*((kind, None) for kind in OPTIMIZERS), ("adam, clipped", 2)])
-def test_twenty_outer_steps_are_those_of_separate_runs(kind, chunk):
+@pytest.mark.parametrize(("kind", "micro_batch"), [*((kind, None) for kind in OPTIMIZERS), ("adam, clipped", 2)])
+def test_twenty_outer_steps_are_those_of_separate_runs(kind, micro_batch):
     how = meta_optimizer(**OPTIMIZERS[kind])
     replicas = together(how)
-    losses = [[s.loss(r) for r in range(3)] for s in fit_together(replicas, 20, 3, chunk)]
+    losses = [[s.loss(r) for r in range(3)] for s in fit_together(replicas, 20, 3, micro_batch)]
     for r, (training, expected) in enumerate(alone(how)):
         assert [row[r] for row in losses] == pytest.approx(expected, rel=1e-11)
         assert_same_learner(replicas.trainings[r].learner, training.learner)
@@ -64,11 +64,11 @@ def test_compiled_is_eager(kind):
         assert_same_learner(a.learner, b.learner, 1e-9)
 
 
-@pytest.mark.parametrize(("size", "chunk"), CHUNKS)
+@pytest.mark.parametrize(("size", "micro_batch"), MICRO_BATCHES)
 @pytest.mark.parametrize("kind", LEARNERS)
-def test_networks_with_convolutions_are_those_of_separate_runs_in_chunks_or_whole(kind, size, chunk):
+def test_networks_with_convolutions_are_those_of_separate_runs_in_micro_batches_or_whole(kind, size, micro_batch):
     replicas = image_replicas(LEARNERS[kind], meta_optimizer(SGD, 0.05, max_grad_norm=0.2), size)
-    losses = [[s.loss(r) for r in range(3)] for s in fit_together(replicas, 6, 3, chunk)]
+    losses = [[s.loss(r) for r in range(3)] for s in fit_together(replicas, 6, 3, micro_batch)]
     for r, (training, expected) in enumerate(images_alone(kind)):
         assert [row[r] for row in losses] == pytest.approx(expected, rel=1e-12)
         assert_same_learner(replicas.trainings[r].learner, training.learner, 1e-12)

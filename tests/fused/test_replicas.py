@@ -148,7 +148,7 @@ def test_running_statistics_did_move():
 
 
 @pytest.mark.parametrize("size", [None, 2, 1])
-def test_one_that_diverges_keeps_its_statistics_and_hurts_no_other_in_its_chunk(size):
+def test_one_that_diverges_keeps_its_statistics_and_hurts_no_other_in_its_micro_batch(size):
     how, cells = meta_optimizer(SGD, 0.05, max_grad_norm=0.2), [(0, 0.4), (1, 1e300), (2, 0.4)]
     make = image_maml("running")
     replicas = image_replicas(make, how, size, cells)
@@ -166,7 +166,7 @@ def test_one_that_diverges_keeps_its_statistics_and_hurts_no_other_in_its_chunk(
         assert_same_learner(training.learner, own.learner, 1e-12)
 
 
-def test_a_chunk_whose_replicas_are_dead_is_left_out(monkeypatch):
+def test_a_micro_batch_whose_replicas_are_dead_is_left_out(monkeypatch):
     replicas = image_replicas(image_maml(), meta_optimizer(SGD, 0.05), 1, [(0, 0.4), (1, 1e300), (2, 0.4)])
     program, calls = replicas.program(), []
     monkeypatch.setattr(replicas, "program", lambda: lambda *a: calls.append(1) or program(*a))
@@ -207,6 +207,6 @@ def test_what_is_saved_is_a_replicas_own_and_goes_on_in_any_memory_format(size):
     assert_same_learner(first.trainings[1].learner, unbroken.learner)
 
 
-def test_a_chunk_holds_a_replica_at_least():
+def test_a_micro_batch_holds_a_replica_at_least():
     with pytest.raises(ValueError, match="at least one at a time; got 0"):
         image_replicas(image_maml(), meta_optimizer(), 0)
