@@ -135,4 +135,4 @@ def images_alone(kind: str) -> list[tuple[TrainState, list[float]]]:
     return runs
 
 
-CHUNKS = [(None, None), (None, 2), (2, 2), (1, None)]  # of replicas, of tasks
+MICRO_BATCHES = [(None, None), (None, 2), (2, 2), (1, None)]  # of replicas, of tasks
