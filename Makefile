@@ -3,6 +3,9 @@ BIN := .venv/bin
 UV = $(shell command -v uv || echo .uv/bin/uv)
 READY := .venv/.ready
 
+# Without compiled files every process of the tests would compile torch again, which takes seconds.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 # Not reproduce-TARGET: make looks for no pattern rule for what is phony.
 .PHONY: help setup demo test check lint types format benchmark reproduce-mtnet

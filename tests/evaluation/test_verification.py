@@ -12,10 +12,8 @@ import numpy as np
 import pytest
 import torch
 from commands import SMALL, metarun
+from referees import brentq, interp1d, roc_auc_score
 from result_fields import FIELDS
-from scipy.interpolate import interp1d
-from scipy.optimize import brentq
-from sklearn.metrics import roc_auc_score
 
 from metarun.algos.siamese import Siamese
 from metarun.evaluation.evaluate import evaluate

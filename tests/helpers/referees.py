@@ -28,6 +28,8 @@ class Referee:
         return self._load()(*arguments, **keywords)
 
     def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("_") or "pytest" in attribute:  # collecting looks at every name of a test module so
+            raise AttributeError(attribute)
         return getattr(self._load(), attribute)
 
 
