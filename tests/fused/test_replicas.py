@@ -125,7 +125,7 @@ def test_one_that_diverges_stops_and_hurts_no_other():
     ("learner", "how", "reason"),
     [
         (lambda: toy.Recurrent(), meta_optimizer, "task after task"),
-        (lambda: toy.maml(), lambda: meta_optimizer(partial(torch.optim.LBFGS, max_iter=1)), "LBFGS does not step each"),
+        (lambda: toy.maml(), lambda: meta_optimizer(partial(torch.optim.LBFGS, max_iter=1)), "LBFGS does not step"),
     ],
 )
 def test_who_cannot_be_fused_says_why(learner, how, reason):
