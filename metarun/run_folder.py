@@ -304,7 +304,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 def read_choices(folder: Path) -> dict[str, str]:
     """The chosen name of each group."""
     chosen = load_yaml((folder / HYDRA).read_text())["hydra"]["runtime"]["choices"]
-    return old_names.new_choices({str(group): str(name) for group, name in chosen.items()})
+    config = load_yaml((folder / CONFIG).read_text()) if has_config(folder) else {}
+    return old_names.new_choices({str(group): str(name) for group, name in chosen.items()}, config)
 
 
 def read_overrides(folder: Path) -> list[str]:

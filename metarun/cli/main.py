@@ -17,41 +17,35 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-import hydra
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from metarun.cli.command import Command
 from metarun.cli.errors import explain, is_users_fault
-from metarun.cli.help import help_text
-from metarun.cli.resume import is_multirun, with_saved_overrides
+from metarun.cli.help import help_text, version_text
+from metarun.cli.hydra_commands import carry_out
+from metarun.cli.resume import prepared
 from metarun.cli.startup import import_for
-from metarun.experiment.cell import composed_spec, record_exit, record_failure, refuse
-from metarun.experiment.choices import CONF
+from metarun.experiment.cell import RunSpec, composed_spec, record_exit, record_failure, refuse
 from metarun.experiment.multirun import multirun
+from metarun.experiment.overrides import UsageError, is_place, key_of, quoted, read
+from metarun.experiment.plugins import missing_plugins
 from metarun.experiment.signals import no_interrupt_is_lost
 from metarun.run_folder import read_overrides
-from metarun.sweeps.plan import quoted
 from metarun.training.ranks import ranks
 
 OmegaConf.register_new_resolver("metarun_name", lambda name: name.replace("/", "-"), replace=True)
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def run_job(cfg: DictConfig) -> float | None:
     """One run, as Hydra calls it."""
     spec = composed_spec(cfg)
     import_for(cfg)
-    from metarun.experiment.build import saved_config  # these import torch, which --help must not wait for
-    from metarun.experiment.errors import ConfigError
+    from metarun.experiment.errors import ConfigError  # these import torch, which --help must not wait for
     from metarun.experiment.run import run, run_worker
 
     try:
-        if ranks().rank and cfg.run.resume:
-            spec.folder = Path(cfg.run.resume)  # Hydra's is a place of this process's own
-        if (path := cfg.run.resume) and spec.sweep is None:
-            spec.cfg, spec.choices = saved_config(spec.folder)
-            spec.overrides = [entry for entry in read_overrides(spec.folder) if not entry.startswith("run.resume=")]
-            spec.cfg.run.resume = path
+        if cfg.run.resume and spec.sweep is None:
+            take_saved_configuration(spec)
         result = run_worker(spec) if ranks().rank else run(spec)
     except ConfigError as error:
         result = refuse(spec, error, silent=bool(ranks().rank))
@@ -64,6 +58,25 @@ def run_job(cfg: DictConfig) -> float | None:
     return record_exit(spec, result)
 
 
+def take_saved_configuration(spec: RunSpec) -> None:
+    """Make a run that resumes the one in its folder: its configuration, with more iterations or moved data if said.
+
+    Raises:
+        ConfigError: there is no run in that folder.
+    """
+    from metarun.experiment.build import saved_config
+
+    path, said = spec.cfg.run.resume, [read(line) for line in spec.overrides]
+    if ranks().rank:
+        spec.folder = Path(path)  # Hydra's is a place of this process's own
+    spec.cfg, spec.choices = saved_config(spec.folder)
+    spec.overrides = [line for line in read_overrides(spec.folder) if key_of(read(line)) != "run.resume"]
+    for override in said:
+        if is_place(key_of(override)) or key_of(override) == "run.iterations":
+            OmegaConf.update(spec.cfg, key_of(override), override.value(), force_add=True)
+    spec.cfg.run.resume = path
+
+
 def main() -> NoReturn:
     """Entry point of the console script; never returns."""
     show_traceback = "HYDRA_FULL_ERROR" in os.environ
@@ -71,14 +84,18 @@ def main() -> NoReturn:
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its makers
     multirun.clear()
-    if {"-h", "--help"} & set(sys.argv[1:]):  # Hydra would first list every file of conf/, which takes seconds
-        print(help_text())
-        sys.exit(0)
     terminate = signal.signal(signal.SIGTERM, _terminated)
+    command = None
     try:
-        sys.argv[1:] = with_saved_overrides(sys.argv[1:])
-        with no_interrupt_is_lost(), _folder_of_this_process():
-            run_job()
+        command = Command.typed()
+        if command.flags.help or command.flags.version:  # Hydra would first list every file of conf/, for seconds
+            print(help_text() if command.flags.help else version_text())
+            sys.exit(0)
+        for package in missing_plugins():
+            print(f"metarun: the plug-in {package} is named by an installed package, but is not there", file=sys.stderr)
+        command = prepared(command)
+        with no_interrupt_is_lost(), _folder_of_this_process(command) as command:
+            carry_out(command, run_job)
     except KeyboardInterrupt:
         _say_how_to_resume()
         sys.exit(max([130, *multirun.exit_statuses]))
@@ -86,7 +103,7 @@ def main() -> NoReturn:
         if show_traceback or not is_users_fault(error):
             raise
         if not ranks().rank:
-            print(f"metarun: {explain(error, sys.argv[1:])}", file=sys.stderr)
+            print(f"metarun: {explain(error, command)}", file=sys.stderr)
         sys.exit(2)
     finally:
         signal.signal(signal.SIGTERM, terminate)
@@ -97,23 +114,22 @@ def main() -> NoReturn:
 
 
 @contextmanager
-def _folder_of_this_process() -> Iterator[None]:
+def _folder_of_this_process(command: Command) -> Iterator[Command]:
     """Of the processes that torchrun started the first has the run's folder; inside, another has a temporary one.
 
     Raises:
-        HydraException: a multirun.
+        UsageError: a multirun.
     """
-    if ranks().world_size > 1 and is_multirun(sys.argv[1:]):
-        raise HydraException(
+    if ranks().world_size > 1 and command.flags.multirun:
+        raise UsageError(
             "torchrun shares the tasks of one run. Cells of a multirun run side by side with hydra/launcher=joblib"
         )
     if not ranks().rank:
-        yield
+        yield command
         return
     with tempfile.TemporaryDirectory() as folder:
-        others = [entry for entry in sys.argv[1:] if not entry.startswith("hydra.run.dir=")]
-        sys.argv[1:] = [*others, f"hydra.run.dir={quoted(folder)}"]
-        yield
+        others = [str(o.input_line) for o in command.overrides if key_of(o) != "hydra.run.dir"]
+        yield command.with_settings([*others, f"hydra.run.dir={quoted(folder)}"])
 
 
 def _terminated(*_: object) -> None:
