@@ -34,7 +34,7 @@ Differences from the paper
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +68,7 @@ class MAMLPlusPlus(Learner):
     """
 
     init_only_args = ("inner_lr",)
+    uses_progress: ClassVar[bool] = True
     multi_step_share: Tensor
     first_order_share: Tensor
 

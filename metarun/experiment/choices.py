@@ -130,6 +130,36 @@ def _read(group: str, name: str) -> tuple[str, dict[str, Any]]:
     return text, yaml.safe_load(text) or {}
 
 
+def is_of_published_pair(choices: Mapping[str, str]) -> bool:
+    """Whether the published figures of a configuration are of its own data and algorithm.
+
+    They stand in a setting, DATA/ALGO, or in an experiment that chooses both; either can be borrowed for others.
+
+    Args:
+        choices: the chosen name of each group.
+    """
+    chosen = _pair_of_experiment(str(choices.get("experiment", "null")))
+    if chosen is None:
+        data, _, algo = str(choices.get("setting", "null")).partition("/")
+        chosen = {"data": data, "algo": algo} if algo else {}
+    return all(choices.get(group) == name for group, name in chosen.items())
+
+
+def _pair_of_experiment(name: str) -> dict[str, str] | None:
+    """The data and the algorithm that an experiment with published figures chooses; None: it has no figures."""
+    if find("experiment", name) is None:
+        return None
+    _, content = _read("experiment", name)
+    bases = [pair for base in _bases("experiment", name) if (pair := _pair_of_experiment(base)) is not None]
+    if "paper" not in content and not bases:
+        return None
+    entries = [entry for entry in content.get("defaults", []) if isinstance(entry, dict)]
+    chosen = {key: value for pair in bases for key, value in pair.items()}
+    for entry in entries:
+        chosen |= {group: entry[key] for group in ("data", "algo") if (key := f"override /{group}") in entry}
+    return chosen
+
+
 def roles() -> list[str]:
     """The roles of a backbone, in the order of conf/config.yaml, e.g. `network` and `embedding`."""
     defaults = yaml.safe_load((CONF / "config.yaml").read_text())["defaults"]

@@ -158,7 +158,7 @@ def _path(key: str, value: str) -> str:
         path = override.value()
         if isinstance(path, str):
             return quoted(_expanded(path))
-        return quoted(value) if key in FOLDERS else value
+        return quoted(value) if key in FOLDERS or is_place(key) else value
     if key in ONE_FOLDER:
         return quoted(_expanded(value))
     if override is not None:

@@ -16,6 +16,7 @@ from metarun.evaluation.adapted_curves import adapted_curves
 from metarun.evaluation.calibration import Calibration, calibration
 from metarun.evaluation.evaluate import Evaluation
 from metarun.evaluation.verification import VerificationResult, evaluate_verification
+from metarun.experiment.choices import is_of_published_pair
 from metarun.experiment.errors import ConfigError, InterruptedRun
 from metarun.experiment.session import Experiment
 from metarun.files import write_atomically, write_json
@@ -197,7 +198,9 @@ def metadata(run: Experiment) -> dict[str, Any]:
 
 
 def published(run: Experiment) -> dict[str, Any] | None:
-    """The published figure for this run's ways and shots, where setting or experiment names one."""
+    """The published figure for this run's ways and shots, where the setting or experiment of its data names one."""
+    if not is_of_published_pair(run.spec.choices):
+        return None
     task = run.data.describe()
     for entry in run.spec.cfg.paper:
         if all(entry.get(key, task[key]) == task[key] for key in ("ways", "shots")):

@@ -18,6 +18,7 @@ from metarun.evaluation.evaluate import Evaluation, evaluate
 from metarun.experiment.build import Components, tested_weights
 from metarun.experiment.cell import RunSpec
 from metarun.experiment.errors import ConfigError, InterruptedRun
+from metarun.experiment.start import extend, iterations_of, refuse_other_schedule, take_weights
 from metarun.report.console import Progress, print_result
 from metarun.run_folder import read_result, read_tracker_ids, result_or_empty, status_of
 from metarun.tasks import Split
@@ -90,14 +91,16 @@ class Experiment:
         try:
             if self.config.resume and checkpoint.exists(own, "last"):
                 self._restore(checkpoint.load(own, "last"))
+            elif self.config.evaluate:
+                self.learner.load_state_dict(tested_weights(Path(self.config.evaluate)))
             elif source:  # also of a run that was killed before its first checkpoint
-                self.learner.load_state_dict(tested_weights(Path(source)))
-                if not self.config.evaluate:
-                    self.learner.progress.zero_()
+                take_weights(self.learner, tested_weights(Path(source)), Path(source))
         except (RuntimeError, FileNotFoundError) as error:
             raise ConfigError(f"cannot start from {self.config.resume or source}: {error}") from error
 
     def _restore(self, saved: checkpoint.Checkpoint) -> None:
+        if self.iterations > iterations_of(self.folder):
+            refuse_other_schedule(self.learner, self.iterations)
         self.learner.load_state_dict(saved.weights)
         self.state.load_state_dict(saved.state)
         details = saved.details
@@ -114,7 +117,9 @@ class Experiment:
         if not self.config.resume:
             shutil.rmtree(self.folder / "checkpoint", ignore_errors=True)
             (self.folder / "result.json").unlink(missing_ok=True)
-        elif status_of(self.folder) == "completed":
+        elif self.iterations > iterations_of(self.folder):
+            extend(self.folder, self.iterations)
+        elif status_of(self.folder) == "completed" and read_result(self.folder)["iterations"] >= self.iterations:
             result = read_result(self.folder)
             print(f"metarun: the run in {self.folder} is completed, there is nothing to resume")
             print_result(result, self.folder)

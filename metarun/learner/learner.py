@@ -59,6 +59,7 @@ class Learner(nn.Module, ABC):
         fusable: whether several runs can train as one program (metarun/fused/replicas.py). False for a learner with
             state that is neither parameter nor buffer, or that changes its state outside the outer step.
         supports_dropblock: whether it draws masks for the DropBlocks of its backbone (metarun/layers/drop_block.py).
+        uses_progress: whether what it does in training depends on `progress`: such a run cannot be made longer.
         order_sensitive: whether the order of the support set affects its predictions.
         hyperparameters: names of the 0-dim buffers made by `register_hyperparameter`. Fused runs may differ in them.
         init_only_args: constructor arguments that only set initial values of parameters. Fused runs may differ in
@@ -78,6 +79,7 @@ class Learner(nn.Module, ABC):
     vectorized: bool = True
     fusable: bool = True
     supports_dropblock: ClassVar[bool] = False
+    uses_progress: ClassVar[bool] = False
     order_sensitive: ClassVar[bool] = False
     hyperparameters: tuple[str, ...] = ()
     init_only_args: ClassVar[tuple[str, ...]] = ()
