@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from metarun import old_names
 from metarun.cli.command import Command
 from metarun.experiment.choices import GROUPS, names
-from metarun.experiment.overrides import UsageError, key_of
+from metarun.experiment.overrides import UsageError, first_choice, key_of
 from metarun.sweeps.plan import CellError
 
 # What of Hydra's launchers is a package of its own.
@@ -71,7 +71,7 @@ def _no_such_key(key: str, command: Command | None) -> str:
 
 def _with(command: Command | None) -> str:
     """The choices on which it depends which settings there are."""
-    chosen = [str(o.input_line) for o in command.overrides if key_of(o) in ("algo", "data")] if command else []
+    chosen = [first_choice(o) for o in command.overrides if key_of(o) in ("algo", "data")] if command else []
     return f" with {' '.join(chosen)}" if chosen else ""
 
 
@@ -83,7 +83,7 @@ def _in_one_line(error: BaseException, text: str) -> str:
         return f"{there.group(1)} is there already: write it without +"
     cause = error.__cause__
     if merged := re.search(r"Error merging override (.*)", text):
-        return f"{merged.group(1)} does not go: {_first_line(cause)}"
+        return f"{merged.group(1)} is refused: {_first_line(cause)}"
     if isinstance(cause, OmegaConfBaseException | yaml.YAMLError) or not text.strip():
         return f"{_first_line(error)}: {_first_line(cause)}" if text.strip() else _first_line(cause)
     if isinstance(error, yaml.YAMLError):
@@ -102,10 +102,10 @@ def _nearest(name: str, choices: list[str]) -> str:
 
 def _all_keys(command: Command | None) -> list[str]:
     """Dotted keys of the configuration that the command's valid choices compose."""
-    groups = [o for o in command.overrides if key_of(o) in GROUPS and not o.is_sweep_override()] if command else []
+    groups = [first_choice(o) for o in command.overrides if key_of(o) in GROUPS] if command else []
     try:
         started = command or Command.parse([])
-        config = started.compose([str(o.input_line) for o in groups])
+        config = started.compose(groups)
     except (HydraException, OmegaConfBaseException):
         return list(GROUPS)
     content: Any = OmegaConf.to_container(config, resolve=False)

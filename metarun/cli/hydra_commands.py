@@ -56,7 +56,7 @@ def run_cells(hydra: Any, command: Command, run_job: TaskFunction) -> None:
     """
     config = hydra.compose_config(
         config_name=command.config_name,
-        overrides=command.first_cell,
+        overrides=[*command.first_cell, "hydra.mode=MULTIRUN"],  # which its cells are composed with, too
         with_log_configuration=True,
         run_mode=RunMode.MULTIRUN,
     )

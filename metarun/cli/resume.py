@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from metarun.cli.command import Command
 from metarun.cli.saved import CHOSEN, checked, choice_lines, difference_lines
-from metarun.experiment.choices import find
+from metarun.experiment.choices import GROUPS, find
 from metarun.experiment.overrides import UsageError, choices_of, is_place, key_of, quoted, read, same_value
 from metarun.run_folder import (
     CONFIG,
@@ -164,7 +164,7 @@ def _on_resume(
         return [str(override.input_line)]
     if override.is_sweep_override():
         raise UsageError(f"{override.input_line} is a sweep: run.resume resumes one run (sweep.resume a multirun)")
-    if is_place(key) and not override.is_delete():
+    if is_place(key) and key in dict(leaves(dict(config))) and not override.is_delete():
         return [f"++{key}={override.get_value_element_as_str()}"]
     if key == "run.iterations" and _is_longer(override.value(), config):
         _refuse_other_schedule(override.value(), config)
@@ -268,7 +268,7 @@ def _require_choices(lines: Sequence[str], file: Path) -> None:
     """
     for override in map(read, lines):
         group = key_of(override)
-        if group not in CHOSEN:
+        if group not in GROUPS or override.value() is None:
             continue
         for name in choices_of(override):
             if find(group, str(read(f"{group}={name}").value())) is None:

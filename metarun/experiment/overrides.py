@@ -138,6 +138,8 @@ def quote_where_needed(argument: str) -> str:
     if match is None:
         return argument
     key, value = match["key"], match["value"]
+    if key in (*GROUPS, "hydra/launcher", "hydra/sweeper") and match["prefix"] != "~":
+        argument = f"{key}={value}"  # these groups have a choice in any case, and Hydra knows no `++` for groups
     if key in FOLDERS or key.rpartition(".")[2] in PATH_NAMES:
         return f"{match['prefix']}{key}={_path(key, value)}"
     if value.isascii() or "\\" in value:

@@ -96,7 +96,8 @@ class Experiment:
             elif source:  # also of a run that was killed before its first checkpoint
                 take_weights(self.learner, tested_weights(Path(source)), Path(source))
         except (RuntimeError, FileNotFoundError) as error:
-            raise ConfigError(f"cannot start from {self.config.resume or source}: {error}") from error
+            reason = " ".join(str(error).split())  # torch has a line for each tensor
+            raise ConfigError(f"cannot start from {self.config.resume or source}: {reason}") from error
 
     def _restore(self, saved: checkpoint.Checkpoint) -> None:
         if self.iterations > iterations_of(self.folder):
