@@ -31,7 +31,7 @@ from metarun.run_folder import (
     read_config,
     read_multirun,
 )
-from metarun.sweeps.plan import resolved_name
+from metarun.sweeps.plan import require_values, resolved_name
 from metarun.training.ranks import ranks
 
 NAMED = {"run.resume": "run", "run.evaluate": "run", "run.init_from": "run", "sweep.resume": "multirun"}
@@ -76,6 +76,7 @@ def _as_run_or_multirun(command: Command, config: DictConfig) -> Command:
         raise UsageError(f"{sweeps[0]} are several values: -m runs each; as one value it needs quotes")
     if command.prints_only:
         return command.with_settings(command.first_cell).with_flags(multirun=False)
+    require_values(config)
     if several:
         return command.with_flags(multirun=True, run=False)
     _refuse_used_folder(config)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,6 +48,7 @@ def assign_folders(context: HydraContext, config: DictConfig, jobs: list[SweepJo
         if named_by_us:
             job.overrides.append(f"hydra.sweep.subdir={quoted(name)}")
         composed = compose(context, config, job.overrides, job.number)
+        require_values(composed)
         subdir = folder_name(composed)
         job.folder = job.sweep / subdir
         if job.sweep.absolute() not in Path(os.path.normpath(job.folder.absolute())).parents:
@@ -93,12 +95,34 @@ def resolved_name(composed: DictConfig, key: str) -> str:
     Raises:
         UsageError: it cannot be made.
     """
+    with _current(composed):
+        return str(OmegaConf.select(composed, key))
+
+
+def require_values(composed: DictConfig) -> None:
+    """Resolve every interpolation once, so that one that leads nowhere ends the command before anything starts.
+
+    Raises:
+        UsageError: a value cannot be made.
+    """
+    with _current(composed):
+        for node in composed:
+            if node != "hydra" and OmegaConf.is_config(composed._get_node(node)):
+                OmegaConf.to_container(composed[node], resolve=True)
+            elif node != "hydra":
+                _ = composed[node]
+
+
+@contextmanager
+def _current(composed: DictConfig) -> Iterator[None]:
+    """Inside, this configuration is the one that `${hydra:...}` means, and what cannot be resolved is refused by name."""
     before = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(composed)
     try:
-        return str(OmegaConf.select(composed, key))
+        yield
     except OmegaConfBaseException as error:
-        raise UsageError(f"{key} must be a folder's name: {str(error).splitlines()[0]}") from error
+        reason = " ".join(str(error.msg or error).split())
+        raise UsageError(f"{error.full_key or 'a value'} cannot be resolved: {reason}") from error
     finally:
         HydraConfig.instance().cfg = before
 

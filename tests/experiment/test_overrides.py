@@ -65,7 +65,7 @@ def test_letters_outside_ascii_need_no_quotes_where_they_are_one_word():
     [
         (
             "algo.x=a;b",
-            "cannot read this value from the mark on; in quotes it is text: \"algo.x='a;b'\"\n  algo.x=a;b\n          ^",
+            "from the mark on; in quotes it is text: \"algo.x='a;b'\"\n  algo.x=a;b\n          ^",
         ),
         ("a.b..c=1", "cannot read this key from the mark on\n  a.b..c=1\n     ^"),
         ("x=é,b", "x='é,b'"),

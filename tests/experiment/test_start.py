@@ -84,12 +84,10 @@ def test_a_finished_run_made_longer_equals_one_that_was_as_long_at_once(tmp_path
 
 def test_another_learner_starts_from_a_cell_of_a_multirun(tmp_path):
     sizes = ["run.iterations=2" if word.startswith("run.iterations") else word for word in SMALL]
-    assert (
-        metarun("-m", *sizes, "algo=maml", "seed=0", "sweep.seed=[0]", "hydra.sweep.dir=sw", folder=tmp_path).status
-        == 0
-    )
+    start = [*sizes, "algo=maml", "sweep.seed=[0]", "hydra.sweep.dir=sw"]
+    assert metarun("-m", *start, folder=tmp_path).status == 0
     (tmp_path / "sw" / "maml").rename(tmp_path / "sw" / "seed=0, a")
-    outcome = metarun(*sizes, "algo=mtnet", "run.init_from=sw/seed=0, a", "hydra.run.dir=run", folder=tmp_path)
+    outcome = metarun(*sizes, "algo=meta_sgd", "run.init_from=sw/seed=0, a", "hydra.run.dir=run", folder=tmp_path)
     assert outcome.status == 0, outcome.err
     log = (tmp_path / "run" / "metarun.log").read_text()
     assert "run.init_from=sw/seed=0, a" in log and "initial values keep" in log
