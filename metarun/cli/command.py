@@ -21,7 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from metarun.experiment.choices import CONF, own_folders
-from metarun.experiment.overrides import UsageError, first_choice, key_of, printable, read
+from metarun.experiment.overrides import UsageError, expanded, first_choice, in_our_words, key_of, printable, read
 from metarun.experiment.plugins import package_folder
 
 INFORMATION = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")  # of --info
@@ -124,7 +124,7 @@ class Command:
         Raises:
             UsageError: there is no such folder.
         """
-        config_dir = self.flags.config_dir and Path(self.flags.config_dir).expanduser().absolute()
+        config_dir = self.flags.config_dir and Path(expanded(self.flags.config_dir)).absolute()
         if config_dir and not config_dir.is_dir():
             raise UsageError(f"--config-dir must be a folder of configurations; got {config_dir}")
         paths = self.value("hydra.searchpath")
@@ -141,12 +141,10 @@ class Command:
         Raises:
             HydraException: it cannot be composed.
         """
-        with started_hydra() as started:
+        lines = self.first_cell if overrides is None else list(overrides)
+        with started_hydra() as started, in_our_words(lines):
             return started.compose_config(
-                config_name=self.config_name,
-                overrides=self.first_cell if overrides is None else list(overrides),
-                run_mode=RunMode.RUN,
-                with_log_configuration=False,
+                config_name=self.config_name, overrides=lines, run_mode=RunMode.RUN, with_log_configuration=False
             )
 
 

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from metarun import old_names
 from metarun.cli.command import Command
 from metarun.experiment.choices import GROUPS, names
-from metarun.experiment.overrides import UsageError, first_choice, key_of
+from metarun.experiment.overrides import UsageError, first_choice, key_of, printable
 from metarun.sweeps.plan import CellError
 
 # What of Hydra's launchers is a package of its own.
@@ -29,8 +29,12 @@ def is_users_fault(error: BaseException) -> bool:
 
 def explain(error: BaseException, command: Command | None) -> str:
     """One message for a refused command: what came, and what there is to choose from."""
+    return "\n".join(map(printable, _explained(error, command).splitlines()))
+
+
+def _explained(error: BaseException, command: Command | None) -> str:
     if isinstance(error, CellError) and error.__cause__ is not None:
-        return explain(error.__cause__, command and command.with_settings(error.lines))
+        return _explained(error.__cause__, command and command.with_settings(error.lines))
     if isinstance(error, UsageError):
         return str(error)
     text = str(error)
@@ -92,7 +96,8 @@ def _in_one_line(error: BaseException, text: str) -> str:
 
 
 def _first_line(error: BaseException | None) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return re.sub(r"\w+ raised while resolving interpolation: ", "", line)
 
 
 def _nearest(name: str, choices: list[str]) -> str:

@@ -8,7 +8,8 @@ cell, `sw1/inner_lr=0.1_seed=0`, is a value like any other.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, IntervalSweep, Override, Quote, QuotedString, ValueType
 from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 
 from metarun.experiment.choices import GROUPS, names
 
@@ -124,6 +126,25 @@ def _with_quotes(value: Any) -> Any:
     return [_with_quotes(entry) for entry in value] if isinstance(value, list) else value
 
 
+@contextmanager
+def in_our_words(lines: Iterable[str]) -> Iterator[None]:
+    """Inside, Hydra composes these settings; what it chokes on is refused as what it says is.
+
+    Raises:
+        UsageError: a choice that cannot be one, or anything else that is no error of Hydra's own.
+    """
+    for override in map(read, lines):
+        key, value = key_of(override), override.value()
+        if not isinstance(value, str | list | dict | None) and not override.is_hydra_override() and names(key):
+            raise UsageError(f"{key} must be one of {', '.join(names(key))}; got {shortened(str(value))}")
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, AttributeError, AssertionError, OSError, RecursionError) as error:
+        if isinstance(error, OmegaConfBaseException):
+            raise
+        raise UsageError(f"{shortened(' '.join(lines))} cannot be composed: {shortened(str(error))}") from error
+
+
 def printable(text: str) -> str:
     """Without control characters, which a terminal would obey."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
@@ -141,7 +162,8 @@ def quote_where_needed(argument: str) -> str:
     if key in (*GROUPS, "hydra/launcher", "hydra/sweeper") and match["prefix"] != "~":
         argument = f"{key}={value}"  # these groups have a choice in any case, and Hydra knows no `++` for groups
     if key in FOLDERS or key.rpartition(".")[2] in PATH_NAMES:
-        return f"{match['prefix']}{key}={_path(key, value)}"
+        prefix = "++" if match["prefix"] == "+" and key in FOLDERS else match["prefix"]  # it is there already
+        return f"{prefix}{key}={_path(key, value)}"
     if value.isascii() or "\\" in value:
         return argument
     plain = _understood(f"{key}=" + re.sub(r"[^\x00-\x7f]", "a", value))  # would it be one word in ASCII?
@@ -154,31 +176,31 @@ def _path(key: str, value: str) -> str:
     if value.strip().lower() == "null":
         return value
     if _exists(value):
-        return quoted(_expanded(value))
+        return quoted(expanded(value))
     override = _understood(f"{key}={value}")
     if override is not None and override.value_type == ValueType.ELEMENT:
         path = override.value()
         if isinstance(path, str):
-            return quoted(_expanded(path))
+            return quoted(expanded(path))
         return quoted(value) if key in FOLDERS or is_place(key) else value
     if key in ONE_FOLDER:
-        return quoted(_expanded(value))
+        return quoted(expanded(value))
     if override is not None:
         return value
     parts = value.split(",")  # the grammar knows no list of cells, `sw1/seed=0,sw1/seed=1`
     if len(parts) > 1 and all(map(_exists, parts)):
-        return ",".join(quoted(_expanded(part)) for part in parts)
-    return quoted(_expanded(value))
+        return ",".join(quoted(expanded(part)) for part in parts)
+    return quoted(expanded(value))
 
 
 def _exists(path: str) -> bool:
     try:
-        return bool(path) and Path(_expanded(path)).exists()
+        return bool(path) and Path(expanded(path)).exists()
     except (OSError, ValueError):  # a name too long, a zero byte
         return False
 
 
-def _expanded(path: str) -> str:
+def expanded(path: str) -> str:
     """`~/x` as the shell would have it, which leaves it alone behind a `=`."""
     try:
         return str(Path(path).expanduser()) if path.startswith("~") else path

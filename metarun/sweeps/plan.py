@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from metarun.experiment.multirun import SweepJob
-from metarun.experiment.overrides import UsageError, is_place, key_of, quoted, read, value_text
+from metarun.experiment.overrides import UsageError, in_our_words, is_place, key_of, quoted, read, value_text
 from metarun.run_folder import can_resume, has_config, holds_checkpoint, leaves, read_config, status_of
 
 LONGEST_NAME = 150
@@ -76,7 +76,8 @@ def compose(context: HydraContext, config: DictConfig, lines: list[str], number:
         CellError: it cannot be composed.
     """
     try:
-        composed = context.config_loader.load_sweep_config(config, lines)
+        with in_our_words(lines):
+            composed = context.config_loader.load_sweep_config(config, lines)
     except HydraException as error:
         raise CellError(lines) from error
     with open_dict(composed):
@@ -115,13 +116,13 @@ def require_values(composed: DictConfig) -> None:
 
 @contextmanager
 def _current(composed: DictConfig) -> Iterator[None]:
-    """Inside, this configuration is the one that `${hydra:...}` means, and what cannot be resolved is refused by name."""
+    """Inside, this configuration is what `${hydra:...}` means; what cannot be resolved is refused by name."""
     before = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(composed)
     try:
         yield
     except OmegaConfBaseException as error:
-        reason = " ".join(str(error.msg or error).split())
+        reason = str(error.msg or error).splitlines()[0]
         raise UsageError(f"{error.full_key or 'a value'} cannot be resolved: {reason}") from error
     finally:
         HydraConfig.instance().cfg = before
