@@ -84,9 +84,9 @@ class Embedding(Learner):
 
     def embedded(self, batch: Task, masks: Sequence[Tensor] = ()) -> Task:
         """The same tasks with embeddings in place of images; each task has its own batch statistics."""
-        n = batch.support.y.shape[1]
+        tasks, n = batch.support.y.shape
         reference = statistics_of_first(self.net, n) if uses_support_statistics(self.net) else nullcontext()
-        with reference, dropping(self.net, [mask.flatten(0, 1) for mask in masks]):
+        with reference, dropping(self.net, [mask.flatten(0, 1) for mask in masks], tasks):
             z = self.embed(torch.cat([batch.support.x, batch.query.x], 1))
         return Task(Examples(z[:, :n], batch.support.y), Examples(z[:, n:], batch.query.y))
 

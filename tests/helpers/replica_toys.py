@@ -107,6 +107,9 @@ LEARNERS = {
     ),
     "protonet": protonet("batch"),
     "protonet, running statistics": protonet("running"),
+    "protonet, squares dropped": lambda rate: ProtoNet(
+        toy.dropping((1, 12, 12)), 3, nn.functional.cross_entropy, temperature=rate
+    ),
 }
 
 
