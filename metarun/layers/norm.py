@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from metarun.checks import require_choice
 
 MODES = ("batch", "support", "running")
+STATELESS = ("layer", "group", "none")  # the other kinds of `make_norm`, which treat each example alone
 
 
 class BatchNorm(nn.Module):
@@ -222,7 +223,7 @@ def make_norm(kind: str, channels: int) -> nn.Module:
     Raises:
         ValueError: an unknown kind.
     """
-    require_choice("backbone.norm", kind, (*MODES, "layer", "group", "none"))
+    require_choice("backbone.norm", kind, (*MODES, *STATELESS))
     if kind in MODES:
         return BatchNorm(channels, mode=kind)
     if kind == "layer":

@@ -22,7 +22,14 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from metarun.layers.drop_block import draw_masks, drop_blocks, dropping
-from metarun.layers.norm import last_statistics, recording, rows_of_tasks, statistics_of_first, uses_support_statistics
+from metarun.layers.norm import (
+    MODES,
+    last_statistics,
+    recording,
+    rows_of_tasks,
+    statistics_of_first,
+    uses_support_statistics,
+)
 from metarun.learner.learner import Backbone, Learner
 from metarun.learner.prediction import Prediction, Predictor
 from metarun.tasks import Batch, Examples, Kind, Task, TaskLoss
@@ -52,6 +59,7 @@ class Embedding(Learner):
     """
 
     task_types: ClassVar[tuple[Kind, ...]] = ("classification",)
+    batch_norm_modes: ClassVar[tuple[str, ...]] = MODES
     supports_dropblock: ClassVar[bool] = True
 
     def __init__(self, backbone: Backbone, ways: int, loss: TaskLoss) -> None:

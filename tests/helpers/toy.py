@@ -86,7 +86,7 @@ def conv4(in_shape: tuple[int, ...] = (1, 28, 28), **changes: Any) -> partial:
 
 
 class Dropping(nn.Module):
-    """One convolution and a DropBlock; the features are means over positions."""
+    """One convolution and a DropBlock; the features are ten times the means over positions."""
 
     def __init__(self, in_shape: tuple[int, int, int], outputs: int | None, rate: float, size: int) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class Dropping(nn.Module):
         self.drop = DropBlock((4, *in_shape[1:]), rate, size)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.drop(self.conv(x)).mean((-2, -1))
+        return 10 * self.drop(self.conv(x)).mean((-2, -1))
 
 
 def dropping(in_shape: tuple[int, int, int] = (1, 28, 28), rate: float = 0.3, size: int = 3) -> partial:

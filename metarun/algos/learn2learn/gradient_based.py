@@ -28,13 +28,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from metarun.checks import require_int
+from metarun.layers.norm import MODES
 from metarun.learner.learner import Backbone, Learner
 from metarun.learner.prediction import Predictor
 from metarun.tasks import Examples, TaskLoss
@@ -129,6 +130,8 @@ class Learn2LearnANIL(Learn2LearnMAML):
 
     Constructor and weights (`state_dict`) are those of `metarun.algos.anil.ANIL`; arguments as in `Learn2LearnMAML`.
     """
+
+    batch_norm_modes: ClassVar[tuple[str, ...]] = MODES
 
     def __init__(
         self,
