@@ -129,7 +129,7 @@ def test_cosines_are_cosines_and_zero_for_rows_of_zeros():
 
 
 def test_a_blank_row_resembles_no_key():
-    """The reference's cosine, k . M / sqrt(|k|^2 |M|^2 + 1e-6), in numpy: nearly 0 for a blank row, whatever the key."""
+    """The reference's cosine, k . M / sqrt(|k|^2 |M|^2 + 1e-6), in numpy: nearly 0 for a blank row."""
     keys = np.random.default_rng(0).uniform(-1, 1, (1, 3, 40))
     memory = np.full((1, 2, 40), BLANK)
     memory[0, 1] = keys[0, 0]
