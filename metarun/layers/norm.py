@@ -99,12 +99,9 @@ class BatchNorm(nn.Module):
         return mean, var
 
     def per_step(self, steps: int) -> None:
-        """Give parameters and running statistics a leading dimension `steps`; callers pass the entry of one step."""
-        for values in (self._parameters, self._buffers):
-            for name, value in values.items():
-                assert value is not None
-                repeated = value.detach().repeat(steps, 1)
-                setattr(self, name, nn.Parameter(repeated) if isinstance(value, nn.Parameter) else repeated)
+        """Give scale and shift a leading dimension `steps`; callers pass the entry of one step."""
+        for name, value in list(self.named_parameters()):
+            setattr(self, name, nn.Parameter(value.detach().repeat(steps, 1)))
 
     def collect_stats(self, mean: Tensor, var: Tensor) -> None:
         """Collect the statistics `[T, channels]` of a micro-batch of tasks, until the outer step ends."""
