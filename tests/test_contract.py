@@ -23,7 +23,10 @@ from torch.utils import _pytree as pytree
 
 from metarun.evaluation.evaluate import evaluate_batch
 from metarun.evaluation.metrics import METRICS
+from metarun.experiment.build import build
 from metarun.experiment.choices import describe, names
+from metarun.experiment.errors import ConfigError
+from metarun.layers.norm import MODES, BatchNorm, batch_norms
 from metarun.learner.learner import Learner, Stage, slice_tasks
 from metarun.sampling import stream_generator
 from metarun.tasks import TaskSet
@@ -79,6 +82,10 @@ every_one_with_diagnostics = pytest.mark.parametrize(
 every_one_of_sequences = pytest.mark.parametrize(
     "algo", algorithms_where(lambda cls: cls.evaluation_stream == "sequences")
 )
+every_one_that_takes_running_statistics = pytest.mark.parametrize(
+    "algo", algorithms_where(lambda cls: cls.stages and "running" in cls.batch_norm_modes)
+)
+every_mode_of_batch_norm = pytest.mark.parametrize("mode", MODES)
 every_init_only_argument = pytest.mark.parametrize(
     ("algo", "argument"), [(algo, argument) for algo, cls in ALGOS.items() for argument in cls.init_only_args]
 )
@@ -103,6 +110,12 @@ def make(algo: str, seed: int = 0, *overrides: str) -> Case:
     steps = max(learner.eval_steps, learner.inner_steps)
     batch, random_inputs = sampled(learner, data, stream, steps)
     return Case(learner, data, batch, random_inputs, steps, learner.ways)
+
+
+def normalised(algo: str, mode: str) -> Learner:
+    """The learner of an algorithm whose network has batch norms of that mode."""
+    config, choices = configured(algo)
+    return build(OmegaConf.merge(config, {"backbone": {"norm": mode}}), choices).learner  # type: ignore[arg-type]
 
 
 def sampled(learner: Learner, data: TaskSet, stream: str, steps: int) -> tuple[Any, Any]:
@@ -265,6 +278,69 @@ def test_a_label_changes_no_earlier_score(algo):
         other = learner.predict_sequence(later)
         torch.testing.assert_close(other[:, : at + 1], scores[:, : at + 1])
         assert (other[:, at + 1] - scores[:, at + 1]).abs().max() > 1e-6
+
+
+# ------------------------------------------------------------------------------------------------- normalisation
+
+
+@every_mode_of_batch_norm
+@every_algorithm
+def test_a_batch_norm_that_it_cannot_use_is_refused_with_those_that_it_can(algo, mode):
+    allowed = ALGOS[algo].batch_norm_modes
+    if mode in allowed:
+        normalised(algo, mode)
+        return
+    names = ", ".join([*(name for name in MODES if name in allowed), "layer", "group"])
+    message = rf"^backbone.norm must be {names} or none for algo={algo}, (which|in which) .*; got '{mode}'$"
+    with pytest.raises(ConfigError, match=message):
+        normalised(algo, mode)
+
+
+@every_one_that_takes_running_statistics
+def test_with_running_statistics_it_is_evaluated_as_it_is_trained(algo, monkeypatch):
+    """For a task whose queries are its support set, and statistics that are that task's.
+
+    Where an inner loop moves weights below a norm it cannot be: the statistics of its passes differ.
+    """
+    monkeypatch.setattr(BatchNorm, "_statistics", recording_as_used(BatchNorm._statistics))
+    case = make(algo, 0, "backbone.norm=running")
+    for _, batch, random_inputs in training(case):
+        batch, random_inputs = slice_tasks((batch, random_inputs), 0, 1)
+        if hasattr(batch, "support"):
+            batch = batch._replace(query=batch.support)
+        trained, evaluated = in_both_modes(case.learner, batch, random_inputs)
+        torch.testing.assert_close(evaluated, trained, **CLOSE)
+
+
+def recording_as_used(statistics: Any) -> Any:
+    """Batch norm's statistics, which records the variance that it uses, in place of the unbiased one."""
+
+    def recorded(norm: BatchNorm, x: Tensor) -> tuple[Tensor, Tensor]:
+        used = statistics(norm, x)
+        if norm.recorded is not None:
+            norm.recorded[-1] = used
+        return used
+
+    return recorded
+
+
+def in_both_modes(learner: Learner, batch: Any, random_inputs: Any) -> tuple[Tensor, Tensor]:
+    """Predictions of the one task's queries, or the loss of what has none, in training and in evaluation mode."""
+    learner.eval_steps = learner.inner_steps
+    for norm in batch_norms(learner):
+        norm.momentum = 1.0
+    results = []
+    for mode in (True, False):
+        learner.train(mode)
+        if hasattr(batch, "support"):
+            predicted = learner.adapt(one(batch).support, one(random_inputs))(one(batch).query.x)
+            results.append(torch.cat([tensor.flatten() for tensor in tensors(predicted)]).detach())
+        else:
+            results.append(learner(batch, random_inputs).detach())
+        if mode:
+            learner(batch, random_inputs)
+            learner.after_step()
+    return results[0], results[1]
 
 
 # ---------------------------------------------------------------------------------------------------- training

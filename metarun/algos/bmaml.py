@@ -48,7 +48,6 @@ from metarun.learner.ensemble import (
     descend_all,
     for_each,
     predict_by_all,
-    refuse_running_norms,
     stack_parameters,
 )
 from metarun.learner.learner import Backbone, Learner
@@ -71,8 +70,7 @@ class BMAML(Learner):
         precision_rate: step size of log gamma and log lambda, relative to alpha; 0: they do not adapt.
 
     Raises:
-        ValueError: a count out of range, a precision that is not three numbers above 0, or a backbone whose norms
-            keep running statistics.
+        ValueError: a count out of range, or a precision that is not three numbers above 0.
     """
 
     inner_lr: Tensor
@@ -100,7 +98,6 @@ class BMAML(Learner):
         require_int("algo", inner_steps=inner_steps, eval_steps=eval_steps, leader_steps=leader_steps)
         require_int("algo", minimum=1, particles=particles)
         self.net = stack_parameters([backbone(outputs=outputs) for _ in range(particles)])
-        refuse_running_norms(self.net, "bmaml")
         priors = {"log_lambda": weight_precision}
         if loss is LOSSES["regression"]:
             priors["log_gamma"] = noise_precision

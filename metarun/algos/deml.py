@@ -29,12 +29,13 @@ Differences from the paper
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 
 from metarun.algos.meta_sgd import draw_rates, rates_by_name
 from metarun.checks import require_int, require_non_negative
+from metarun.layers.norm import MODES
 from metarun.learner.gradient_descent import descend
 from metarun.learner.learner import Backbone, Learner, Stage
 from metarun.learner.prediction import Predictor
@@ -59,6 +60,7 @@ class DEML(Learner):
         IndexError: in training, the data has more classes than `base_classes`.
     """
 
+    batch_norm_modes: ClassVar[tuple[str, ...]] = MODES
     stages = (Stage("episodes_and_batches"),)
     task_types = ("classification",)
     init_only_args = ("initial_rates",)

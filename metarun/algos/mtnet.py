@@ -21,7 +21,8 @@ Outer problem, over tasks i with query sets D':
     W, b      net...layer.weight, .bias `W` by name: the weights and biases of all layers
     T         net...transform           [d_out, d_out], starts as the identity; absent in M-net
     zeta      self.logits               `mask=row`: [d_out] a layer, start at 0, for the bias too (MT-net, M-net)
-                                        `mask=weight`: one a weight and bias (MT-net-full, M-net-full)
+                                        `mask=weight`: one a weight and bias (MT-net-full, M-net-full), start normal
+                                        of standard deviation .1 (in a network with convolutions .01), truncated at two
     g         random_inputs             the difference of the official code's two Gumbel draws
     m         m                         of the shape of zeta, 0 or 1
     alpha M   alpha_M                   by name; broadcasts to its parameter
@@ -34,7 +35,16 @@ This file has all but (a), which is `layers/transform.py`. Of (e), a task's term
 after `adapt`), with one draw of M.
 
 Differences from the paper
-    - Batch norm's own scale and shift, where the backbone has them, follow its paper's code: they do not adapt.
+    - L is a mean over examples, in classification too. The official loss is ways times as large, with MAML's code
+      (maml.py says why): its alphas of .4 and .1 on Omniglot and .01 on mini-ImageNet are 2, 2 and .05 here, and its
+      clipping of the meta-gradient's entries to 10 is to 10 / 75 for 1 shot and 15 queries. The experiments of the
+      paper (`experiment=mtnet/...`) have these values.
+    - Batch norm's own scale and shift, where the backbone has them, do not adapt, as in the official code; that has a
+      shift but no scale, and eps 1e-3 where here it is 1e-5.
+    - The official last layer of the Omniglot network starts normal of standard deviation 1, all other layers by
+      Glorot's uniform rule; so do the experiments (`backbone.init=xavier backbone.head_std=1`), not the settings.
+    - The official code has no logits for biases in the Omniglot network, where per-weight masks thus fail; here they
+      are as those of mini-ImageNet's.
     - Per-weight masks (the code's `use_M` without `share_M`) are drawn at every inner step, as the code does.
     - The initialisation of W is the backbone's (`backbone.init`), and part of the claim: with torch's own, robustness
       at small alpha is lost (REPLICATION.md). Held-out tasks are evaluated with drawn masks too, as in the code.
@@ -117,9 +127,10 @@ class MTNet(Learner):
     def _initial_logits(self) -> Iterator[Tensor]:
         if self.mask == "row":
             yield from (torch.zeros(shapes[0][0]) for *_, shapes in self.masked)
-        elif self.mask == "weight":  # as the official code: 0.1 in linear layers, 0.01 in convolutions
+        elif self.mask == "weight":  # as the official code, by the kind of the network
+            convolutional = any(isinstance(module.layer, nn.Conv2d) for _, module in transformed(self.net))
+            spread = 0.01 if convolutional else 0.1
             for *_, ((*shape,),) in self.masked:
-                spread = 0.01 if len(shape) == 4 else 0.1
                 yield nn.init.trunc_normal_(torch.empty(shape), std=spread, a=-2 * spread, b=2 * spread)
 
     def random_inputs(self, batch: Batch, steps: int, generator: torch.Generator) -> Any:

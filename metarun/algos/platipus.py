@@ -50,7 +50,6 @@ from metarun.learner.ensemble import (
     descend_all,
     log_likelihood,
     predict_by_all,
-    refuse_running_norms,
 )
 from metarun.learner.gaussian import Variances, count_parameters, divergence, draw
 from metarun.learner.learner import Backbone, Learner, count_tasks
@@ -70,8 +69,7 @@ class PLATIPUS(Learner):
         train_samples, samples: number of samples of theta in training and at test.
 
     Raises:
-        ValueError: a count out of range, a number that is not above 0, a range that is not (lowest, highest), or a
-            backbone whose norms keep running statistics.
+        ValueError: a count out of range, a number that is not above 0, or a range that is not (lowest, highest).
     """
 
     init_only_args = ("gamma",)
@@ -100,7 +98,6 @@ class PLATIPUS(Learner):
         require_int("algo", minimum=1, train_samples=train_samples, samples=samples)
         require_positive("algo", gamma=gamma, kl_weight=kl_weight, likelihood_std=likelihood_std)
         self.net = backbone(outputs=outputs)
-        refuse_running_norms(self.net, "platipus")
         self.prior_variance = Variances(self.net, log_variance)
         self.posterior_variance = Variances(self.net, log_variance)
         self.log_gamma_p = nn.Parameter(torch.tensor(log(gamma)))

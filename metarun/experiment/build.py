@@ -20,6 +20,7 @@ from metarun.checks import require, require_choice, require_int, require_non_neg
 from metarun.experiment.choices import describe, names, require_offered_role
 from metarun.experiment.errors import ConfigError
 from metarun.layers.drop_block import drop_blocks
+from metarun.layers.norm import MODES, STATELESS, batch_norms
 from metarun.learner.learner import Learner
 from metarun.run_folder import read_choices, read_config
 from metarun.tasks import TaskSet
@@ -119,12 +120,27 @@ def _build_learner(cfg: DictConfig, data: TaskSet, choices: dict[str, str]) -> L
         train_outputs = data.outputs("train", learner.stages[-1].stream)
         wanted = f"data.ways={outputs} for algo={choices['algo']}, whose last layer has one unit for each way"
         require("data.train_ways", train_outputs, train_outputs == outputs, wanted)
+    _refuse_norms(learner, choices["algo"])
     if drop_blocks(learner) and not learner.supports_dropblock:
         raise ValueError(
             f"backbone.drop_rate must be 0 for algo={choices['algo']}, which draws no masks to drop by; "
             f"got {cfg.backbone.drop_rate}"
         )
     return learner
+
+
+def _refuse_norms(learner: Learner, algo: str) -> None:
+    """Refuse batch norms of a mode with which this learner's predictions would be wrong, and name those that work."""
+    allowed = learner.batch_norm_modes
+    *names, last = [*(mode for mode in MODES if mode in allowed), *STATELESS]
+    reason = (
+        "which adapts layers whose running statistics would be those of other weights"
+        if "running" not in allowed
+        else "in which no example may see later ones of its sequence"
+    )
+    for norm in batch_norms(learner):
+        what = f"{', '.join(names)} or {last} for algo={algo}, {reason}"
+        require("backbone.norm", norm.mode, norm.mode in allowed, what)
 
 
 def _class(config: Mapping[str, Any]) -> Any:

@@ -58,6 +58,9 @@ class Learner(nn.Module, ABC):
             that fail under vmap (`nn.LSTM`).
         fusable: whether several runs can train as one program (metarun/fused/replicas.py). False for a learner with
             state that is neither parameter nor buffer, or that changes its state outside the outer step.
+        batch_norm_modes: the modes of batch norm (metarun/layers/norm.py) that its networks may have. By default not
+            `running`: where an inner loop moves weights below a norm, evaluation's inner loop would meet statistics
+            that training's never saw. Learners that only embed with such a network allow it.
         supports_dropblock: whether it draws masks for the DropBlocks of its backbone (metarun/layers/drop_block.py).
         order_sensitive: whether the order of the support set affects its predictions.
         hyperparameters: names of the 0-dim buffers made by `register_hyperparameter`. Fused runs may differ in them.
@@ -77,6 +80,7 @@ class Learner(nn.Module, ABC):
     eval_steps: int = 0
     vectorized: bool = True
     fusable: bool = True
+    batch_norm_modes: ClassVar[tuple[str, ...]] = ("batch", "support")
     supports_dropblock: ClassVar[bool] = False
     order_sensitive: ClassVar[bool] = False
     hyperparameters: tuple[str, ...] = ()

@@ -309,3 +309,14 @@ def test_random_inputs_depend_on_their_generator_alone(build, draw):
     learner, batch = build("mtnet"), draw("mlp")
     one, again, other = (learner.random_inputs(batch, 1, stream_generator("cpu", s)) for s in (1, 1, 2))
     assert torch.equal(one, again) and not torch.equal(one, other)
+
+
+@pytest.mark.parametrize(("kind", "spread"), [("mlp", 0.1), ("conv4", 0.01)])
+@pytest.mark.parametrize("variant", ["mtnet_full", "mnet_full"])
+def test_logits_of_single_weights_start_as_the_official_codes(build, variant, kind, spread):
+    """truncated_normal of .1 in its fully connected network, of .01 in its convolutional one, head and biases too."""
+    logits = torch.cat([zeta.detach().flatten() for zeta in build(variant, kind, shake=0.0).logits])
+    assert logits.abs().max() <= 2 * spread
+    assert float(logits.std()) == pytest.approx(0.88 * spread, rel=0.1)  # of a normal cut off at two deviations
+    for zeta in build(variant, kind, shake=0.0).logits:
+        assert zeta.abs().max() <= 2 * spread

@@ -24,6 +24,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from metarun.layers.norm import MODES
 from metarun.learner.embedding import class_means, squared_distances
 from metarun.learner.learner import Backbone, Learner, Stage
 from metarun.learner.prediction import Predictor
@@ -41,6 +42,7 @@ class NearestCentroid(Learner):
         loss: the task loss, for reporting.
     """
 
+    batch_norm_modes: ClassVar[tuple[str, ...]] = MODES
     stages: tuple[Stage, ...] = ()
     task_types: ClassVar[tuple[Kind, ...]] = ("classification", "verification")
 
