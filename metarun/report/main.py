@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -41,8 +42,8 @@ def parser() -> argparse.ArgumentParser:
         "--compare",
         nargs="+",
         metavar="RUN",
-        help="test the first of these runs against each of the others, task by task; a RUN is a name in the list, or a "
-        "part of one that no other name has",
+        help="test the first of these runs against each of the others, task by task; a RUN is a name in the list, or "
+        "its end, or another part of it that no other name has",
     )
     arguments.add_argument("--html", type=Path, metavar="FILE", help="write one page that opens without a network")
     arguments.add_argument("--list", action="store_true", help="list every run, including those that completed")
@@ -96,15 +97,20 @@ def report(paths: Sequence[Path], compared: Sequence[str], page: Path | None, ev
 
 
 def find(name: str, runs: Sequence[Run]) -> Run:
-    """The run with a name, or with one that ends, starts or else has the name in it.
+    """The run with a name; else the one whose name ends in it, at the beginning of a word if possible; else starts
+    with it, or else has it in it.
 
     Raises:
         LookupError: there is none, or several.
     """
     name = name.rstrip("/")
-    tests = (
+    word = re.compile(rf"(?<![^\W_]){re.escape(name)}\Z")
+    tests: tuple[Callable[[Run], object], ...] = (
         lambda run: run.name == name or str(run.folder) == name,
-        lambda run: run.name.endswith(name) or run.name.startswith(name),
+        lambda run: f"/{run.name}".endswith(f"/{name}") or run.folder.resolve() == Path(name).resolve(),
+        lambda run: word.search(run.name),
+        lambda run: run.name.endswith(name),
+        lambda run: run.name.startswith(name),
         lambda run: name in run.name,
     )
     for test in tests:

@@ -77,7 +77,7 @@ def legend(table: Table) -> list[str]:
     for words in dict.fromkeys(tuple(paper[k] for k in ("source", "status") if paper.get(k)) for paper in papers):
         lines.append(f"published: {', '.join(words)}")
     if table.left_out:
-        lines.append(f"{table.left_out} runs are left out: newer ones of the same seed count")
+        lines.append(f"{table.left_out} runs are left out: newer ones of the same configuration and seed count")
     return lines
 
 

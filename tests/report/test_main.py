@@ -8,7 +8,8 @@ import sys
 import pytest
 from runs import write_config, write_run
 
-from metarun.report.main import main
+from metarun.report.main import find, main
+from metarun.run_folder import read_runs
 
 
 @pytest.fixture
@@ -56,6 +57,34 @@ WRONG = {
     "no such run": (["{runs}", "--compare", "foo", "maml_seed=0"], "there is no run foo. Runs: maml_seed=0, "),
     "several runs": (["{runs}", "--compare", "seed=0", "maml_seed=0"], "seed=0 is the name of 2 runs"),
 }
+
+
+def names_of(folder, *names):
+    for name in names:
+        write_run(folder / name, mean=0.5)
+    return folder
+
+
+EXACT = {
+    "another name ends in it": (("maml_seed=0", "fomaml_seed=0"), "maml_seed=0", "maml_seed=0"),
+    "so does the last folder of another": (("a/maml", "a/fomaml"), "maml", "a/maml"),
+    "after a number": (("0_sinusoid_maml_seed0", "1_sinusoid_fomaml_seed0"), "maml_seed0", "0_sinusoid_maml_seed0"),
+    "it begins another": (("lr=0.1", "lr=0.10"), "lr=0.1", "lr=0.1"),
+    "it is inside another": (("1_maml_x", "2_mtnet_x"), "maml", "1_maml_x"),
+    "a blank and a sign": (("my run (1)", "my run"), "run (1)", "my run (1)"),
+}
+
+
+@pytest.mark.parametrize(("names", "asked", "wanted"), EXACT.values(), ids=EXACT)
+def test_an_exact_name_wins_then_an_end_that_no_other_has(names, asked, wanted, tmp_path):
+    runs = read_runs([names_of(tmp_path, *names)])
+    assert find(asked, runs).name == wanted
+    assert find(str(tmp_path / wanted), runs).name == wanted
+
+
+def test_runs_of_several_paths_whose_folders_share_a_name_are_told_apart(tmp_path):
+    paths = [names_of(tmp_path / place / "runs", "maml") for place in ("one", "two")]
+    assert [run.name for run in read_runs(paths)] == ["one/runs/maml", "two/runs/maml"]
 
 
 def test_a_package_that_is_missing_is_said_in_one_line(runs, tmp_path, capsys, monkeypatch):
