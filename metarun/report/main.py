@@ -15,8 +15,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from metarun.plain_text import one_line
 from metarun.report import tables
 from metarun.report.compare import METHOD, Paired, over_rates, paired, tabulate
+from metarun.report.console import PlainConsole
 from metarun.report.numbers import estimate
 from metarun.run_folder import STATUSES, Run, read_runs
 
@@ -56,7 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         report(options.paths, options.compare or [], options.html, options.list)
     except (OSError, LookupError, ValueError, ImportError) as error:
-        print(f"metarun-report: {error.args[0] if isinstance(error, LookupError) else error}", file=sys.stderr)
+        why = error.args[0] if isinstance(error, LookupError) else error
+        print(f"metarun-report: {one_line(str(why))}", file=sys.stderr)
         sys.exit(2)
     sys.exit(0)
 
@@ -79,7 +82,7 @@ def report(paths: Sequence[Path], compared: Sequence[str], page: Path | None, ev
     chosen = [find(name, runs) for name in compared]
     if len(chosen) == 1:
         raise ValueError("--compare needs at least two runs")
-    console = Console(soft_wrap=False)
+    console = PlainConsole(soft_wrap=False)
     table = tabulate(runs)
     if table.entries:
         tables.print_comparison(table, over_rates(table), console)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 
@@ -104,6 +106,31 @@ def test_it_writes_a_page(runs, tmp_path, capsys):
     status, out, _ = report(capsys, runs, "--html", tmp_path / "page.html")
     assert status == 0
     assert (tmp_path / "page.html").stat().st_size > 1e5 and "page.html" in out.replace("\n", "")
+
+
+def test_a_page_replaces_files_only_and_not_the_link_to_one(runs, tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "to a device").symlink_to(os.devnull)
+    for name in ("pipe", "to a device", "runs"):
+        before = os.lstat(tmp_path / name)[:2]
+        status, _, err = report(capsys, runs, "--html", tmp_path / name)
+        assert (status, err.count("\n")) == (2, 1) and "is not a regular file, and is not replaced" in err
+        assert os.lstat(tmp_path / name)[:2] == before
+    (tmp_path / "page.html").write_text("old")
+    (tmp_path / "link.html").symlink_to(tmp_path / "page.html")
+    assert report(capsys, runs, "--html", tmp_path / "link.html")[0] == 0
+    assert (tmp_path / "link.html").is_symlink() and (tmp_path / "page.html").stat().st_size > 1e5
+
+
+def test_names_of_folders_act_on_nothing(tmp_path, capsys):
+    name = "\x1b[2J\x1b]0;title\a[red]x[/red]\n" + os.fsdecode(b"\xff")
+    for seed, text in enumerate((name, "other")):
+        write_run(tmp_path / "runs" / text, seed=seed, algo=name, data=name, error=name, status="failed", mean=None)
+    status, out, err = report(capsys, tmp_path / "runs", "--list", "--compare", name, "other")
+    assert status == 0 and not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\udc80-\udcff]", out + err)
+    assert "[red]x[/red]" in out
+    status, out, err = report(capsys, tmp_path / "runs", "--compare", "\x1b[31m", "other")
+    assert status == 2 and err.count("\n") == 1 and "\x1b" not in err
 
 
 def test_without_a_page_it_needs_none_of_the_large_packages(runs):

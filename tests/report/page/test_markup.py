@@ -89,11 +89,11 @@ def test_broken_and_running_runs_are_listed_with_what_is_wrong(tmp_path):
 def test_folders_of_images_have_a_column_that_tells_them_apart(tmp_path):
     cells = {
         name: {"data": "imagefolder", "config": {"data": {"root": f"/home/me/{name}"}}, "episodes": name}
-        for name in ("flowers", "birds")
+        for name in ("birds", "flowers")
     }
     content = content_of(tmp_path, **cells)
-    assert Tables(runs_table(content)).column("root") == ["flowers", "birds"]
-    assert Tables(comparison_table(content)).column("root") == ["flowers", "birds"]
+    assert Tables(runs_table(content)).column("root") == ["birds", "flowers"]
+    assert Tables(comparison_table(content)).column("root") == ["birds", "flowers"]
 
 
 def test_each_run_has_a_box_of_its_name_that_is_checked_where_it_is_selected(tmp_path):
