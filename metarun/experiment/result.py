@@ -191,6 +191,7 @@ def metadata(run: Experiment) -> dict[str, Any]:
         "vectorized": run.learner.vectorized,
         "replicas": run.replicas,
         "processes": run.processes.size,
+        "trackers": run.tracker.describe(),
         "versions": {name: version(name) for name in PACKAGES},
         "commit": commit(),
     }
