@@ -144,7 +144,9 @@ class WandbTracker:
             name = f"{self.settings.name}/{folder.name}" if self.several else self.settings.name
         with self.environment():
             known = run_id or agents_run_id(os.environ, self.several)
-            self.run = self.open_run(config, name, self.settings.group or group, tags, known, resumes=run_id is not None)
+            self.run = self.open_run(
+                config, name, self.settings.group or group, tags, known, resumes=run_id is not None
+            )
             self.run_id = self.run.id
             self.step = self.run.starting_step - 1  # `run.step` is 0 until the first row, of a resumed run too
         write_begun(begun, self.settings)

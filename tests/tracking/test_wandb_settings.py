@@ -55,7 +55,11 @@ def test_tags_are_a_list_or_words_with_commas():
 
 
 WRONG = {
-    "a mode": ({"mode": "ofline"}, NOTHING, "tracker.wandb.mode must be one of online, offline, disabled; got 'ofline'"),
+    "a mode": (
+        {"mode": "ofline"},
+        NOTHING,
+        "tracker.wandb.mode must be one of online, offline, disabled; got 'ofline'",
+    ),
     "a mode that is none": ({"mode": True}, NOTHING, "tracker.wandb.mode must be one of"),
     "the environment's": ({}, {"WANDB_MODE": "sometimes"}, "WANDB_MODE must be one of online, offline, disabled; got"),
     "a project": ({"project": 3}, NOTHING, "tracker.wandb.project must be null or a text; got 3"),

@@ -342,8 +342,17 @@ def test_the_environment_names_a_run_and_what_is_typed_wins(tmp_path, monkeypatc
         assert run["project"] == ("typed" if name == "typed" else "theirs")
         assert (run["display_name"], run["run_group"], run["notes"]) == ("their name", "their group", "their notes")
         assert run["run_id"] == tracker.run_id == "theirid1" and sorted(run["tags"]) == ["maml", "one", "two"]
-        assert run["config"]["update"]["tracker"]["wandb"] == {"mode": "offline", "project": run["project"], "entity": None}
-        assert tracker.describe() == {"mode": "offline", "project": run["project"], "entity": None, "run_id": "theirid1"}
+        assert run["config"]["update"]["tracker"]["wandb"] == {
+            "mode": "offline",
+            "project": run["project"],
+            "entity": None,
+        }
+        assert tracker.describe() == {
+            "mode": "offline",
+            "project": run["project"],
+            "entity": None,
+            "run_id": "theirid1",
+        }
     cells = [WandbTracker(None, None, None, None, None, False) for _ in range(2)]
     for number, tracker in enumerate(cells):
         tracker.start(tmp_path / f"cell_{number}", {}, "ours", "sweep", [], None)
