@@ -178,7 +178,7 @@ def read_run(folder: Path, name: str | None = None) -> Run:
             content = bounded(parse(read_bytes(path).decode("utf-8")))
             if not isinstance(content, kind):
                 raise ValueError(f"it holds no {'mapping' if kind is dict else 'list'}")
-            setattr(run, attribute, translate(content))
+            setattr(run, attribute, translate(content))  # type: ignore[arg-type]
         except FileNotFoundError:
             if attribute == "result":
                 problems.append("no result.json: it is running, or its process was killed")

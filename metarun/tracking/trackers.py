@@ -28,7 +28,9 @@ class Trackers:
 
     def describe(self) -> dict[str, Any]:
         """How each tracker records the run, for `result.json`; only trackers that have anything to say."""
-        described = {name: getattr(tracker, "describe", dict)() for name, tracker in self.trackers.items()}
+        described: dict[str, dict[str, Any]] = {
+            name: getattr(tracker, "describe", dict)() for name, tracker in self.trackers.items()
+        }
         return {name: fields for name, fields in described.items() if fields}
 
     def start(
