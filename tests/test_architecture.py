@@ -48,6 +48,7 @@ ROOMS = {
     "learner": Room(3),
     "images": Room(3),
     "run_folder": Room(3, torch=False),
+    "run_files": Room(1, torch=False),
     "backbones": Room(2),
     "tasks": Room(2),
     "tracking": Room(2, torch=False),
@@ -57,6 +58,7 @@ ROOMS = {
     "checks": Room(0, torch=False),
     "files": Room(0, torch=False),
     "old_names": Room(0, torch=False),
+    "plain_text": Room(0, torch=False),
 }
 # In a room that loads torch: what the command line imports before it knows that there is anything to run.
 LIGHT = ("experiment/cell", "experiment/choices", "experiment/errors", "experiment/multirun", "training/ranks")

@@ -193,6 +193,7 @@ def metadata(run: Experiment) -> dict[str, Any]:
         "vectorized": run.learner.vectorized,
         "replicas": run.replicas,
         "processes": run.processes.size,
+        "trackers": run.tracker.describe(),
         "versions": versions(),
         "commit": commit(),
     }

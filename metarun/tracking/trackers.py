@@ -26,6 +26,13 @@ class Trackers:
         """The services' names of this run, by tracker; only trackers whose service has one."""
         return {name: tracker.run_id for name, tracker in self.trackers.items() if tracker.run_id}
 
+    def describe(self) -> dict[str, Any]:
+        """How each tracker records the run, for `result.json`; only trackers that have anything to say."""
+        described: dict[str, dict[str, Any]] = {
+            name: getattr(tracker, "describe", dict)() for name, tracker in self.trackers.items()
+        }
+        return {name: fields for name, fields in described.items() if fields}
+
     def start(
         self,
         folder: Path,
