@@ -14,6 +14,8 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
+from metarun.training.compiler_cache import cache_problem
+
 
 def import_for(cfg: Mapping[str, Any]) -> None:
     """Import what a run needs, the first time in a process only; never fails: whoever needs it says what is wrong.
@@ -23,6 +25,7 @@ def import_for(cfg: Mapping[str, Any]) -> None:
     """
     if "metarun.experiment.run" in sys.modules:
         return
+    cache_problem()  # before torch is there, which dies of a folder that it cannot make
     collects = gc.isenabled()
     gc.disable()
     try:

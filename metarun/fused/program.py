@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from metarun.evaluation.evaluate import has_headline_metric
+from metarun.evaluation.evaluate import Evaluation, has_headline_metric
 from metarun.experiment.cadence import between_steps
 from metarun.experiment.errors import ConfigError
 from metarun.experiment.result import close, failure
@@ -16,6 +16,8 @@ from metarun.fused.evaluate import diagnostics, evaluate_replicas, score_replica
 from metarun.fused.loop import Steps, fit_together
 from metarun.fused.replicas import Replicas
 from metarun.report.console import Progress
+from metarun.tasks import Split
+from metarun.training.compilation import CompilationError
 from metarun.training.loop import DivergenceError
 
 
@@ -56,6 +58,10 @@ class Program:
         """The runs that have not ended."""
         return [r for r in range(len(self.runs)) if r not in self.results]
 
+    @property
+    def title(self) -> str:
+        return f"{self.first.title}, {len(self.runs)} replicas"
+
     def run(self) -> list[dict[str, Any]]:
         """Each run's result with its exit status.
 
@@ -67,9 +73,8 @@ class Program:
                 run.open()
             states, data = [run.state for run in self.runs], [run.data for run in self.runs]
             self.replicas = Replicas(states, data, self.first.meta_optimizer, self.micro_batch)
-            title = f"{self.first.title}, {len(self.runs)} replicas"
             start, metric = self.first.state.iteration, self.first.data.metric
-            between_steps(self.steps(), self, self.config, self.iterations, start, title, metric)
+            between_steps(self.steps(), self, self.config, self.iterations, start, self.title, metric)
             self.test()
         except FusionError:
             raise
@@ -85,10 +90,17 @@ class Program:
             FusionError: the first one failed.
         """
         steps = fit_together(
-            self.replicas, self.iterations, self.config.meta_batch_size, self.device.task_micro_batch, self.compiled
+            self.replicas,
+            self.iterations,
+            self.config.meta_batch_size,
+            self.device.task_micro_batch,
+            self.compiled,
+            self.go_on_uncompiled if self.device.compile == "auto" else None,
         )
         try:
             first = next(steps, None)
+        except CompilationError:  # no fault of the program's: alone they fail as well
+            raise
         except RuntimeError as error:  # an operation that has no batched form
             if self.replicas.iteration:
                 raise
@@ -101,6 +113,12 @@ class Program:
             yield first
             yield from steps
 
+    def go_on_uncompiled(self, error: CompilationError) -> None:
+        """Torch cannot compile the program: say so, and keep that no run is compiled."""
+        self.compiled = False
+        for run in self.runs:
+            run.go_on_uncompiled(error)
+
     def test(self) -> None:
         """Evaluate all on the test tasks; each run's result is written.
 
@@ -109,26 +127,27 @@ class Program:
         self._each(lambda run, _: run.load_test_weights())
         if not self.active:
             return
-        title = f"test, {self.first.title}, {len(self.runs)} replicas"
-        with Progress(self.config.eval_tasks, title, self.first.data.metric) as progress:
-
-            def on_block(done: int) -> None:
-                progress.update(done)
-                self.raise_if_stop_requested()
-
-            evaluations = evaluate_replicas(
-                self.replicas,
-                "test",
-                self.config.eval_tasks,
-                self.config.curve_steps,
-                on_block=on_block,
-                task_micro_batch=self.device.task_micro_batch,
-            )
+        evaluations = self.evaluate("test", "test", self.config.eval_tasks, self.config.curve_steps)
 
         def report(run: Experiment, r: int) -> None:
             self.results[r] = close(run, finish(run, evaluations[r]), 0)
 
         self._each(report)
+
+    def evaluate(self, split: Split, what: str, tasks: int, steps: int) -> dict[int, Evaluation]:
+        """Evaluate all on held-out tasks, with a progress bar: `Experiment.evaluate` of each.
+
+        Raises:
+            InterruptedRun: a signal came.
+        """
+        with Progress(tasks, f"{what}, {self.title}", self.first.data.metric) as progress:
+
+            def on_block(done: int) -> None:
+                progress.update(done)
+                self.raise_if_stop_requested()
+
+            size = self.device.task_micro_batch
+            return evaluate_replicas(self.replicas, split, tasks, steps, split == "test", on_block, size)
 
     # ------------------------------------------------------------------------------------- between two steps
 
@@ -170,15 +189,7 @@ class Program:
         self._each(line)
 
     def validate(self, iteration: int) -> None:
-        evaluations = evaluate_replicas(
-            self.replicas,
-            "val",
-            self.config.val_tasks,
-            self.first.learner.eval_steps,
-            curve=False,
-            on_block=lambda _: self.raise_if_stop_requested(),
-            task_micro_batch=self.device.task_micro_batch,
-        )
+        evaluations = self.evaluate("val", "validation", self.config.val_tasks, self.first.learner.eval_steps)
         self.replicas.scatter_optimizer_state()
         self._each(lambda run, r: run.record_validation(iteration, evaluations[r].estimate().mean))
         self.validation = median_validation([self.runs[r] for r in self.active])
