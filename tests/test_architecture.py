@@ -59,9 +59,17 @@ ROOMS = {
     "files": Room(0, torch=False),
     "old_names": Room(0, torch=False),
     "plain_text": Room(0, torch=False),
+    "version": Room(0, torch=False),
 }
 # In a room that loads torch: what the command line imports before it knows that there is anything to run.
-LIGHT = ("experiment/cell", "experiment/choices", "experiment/errors", "experiment/multirun", "training/ranks")
+LIGHT = (
+    "experiment/cell",
+    "experiment/choices",
+    "experiment/errors",
+    "experiment/multirun",
+    "training/compiler_cache",
+    "training/ranks",
+)
 TORCH = ("torch", "torchvision", "wandb", "learn2learn", "sklearn", "matplotlib")
 HYDRA = ("hydra", "omegaconf")
 

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from metarun import old_names
-from metarun.checks import require, require_choice, require_int, require_non_negative
+from metarun.checks import is_int, require, require_choice, require_int, require_non_negative
 from metarun.experiment.choices import describe, names, require_offered_role
 from metarun.experiment.errors import ConfigError
 from metarun.layers.drop_block import drop_blocks
@@ -29,10 +29,15 @@ from metarun.training import checkpoint
 from metarun.training.device import Device
 from metarun.training.meta_optimizer import MetaOptimizer
 
+VAL_TASKS = 200  # of a validation, where nobody says how many
+
 
 @dataclass
 class RunConfig:
-    """The `run` group, checked. Units and meanings stand in conf/config.yaml."""
+    """The `run` group, checked. Units and meanings stand in conf/config.yaml.
+
+    `val_tasks` may be given as None: `VAL_TASKS`, or `eval_tasks` if these are fewer.
+    """
 
     iterations: int
     meta_batch_size: int
@@ -49,6 +54,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         at_least_one = ("iterations", "meta_batch_size", "eval_tasks", "val_tasks", "validate_every", "log_every")
+        if self.val_tasks is None:
+            self.val_tasks = min(VAL_TASKS, self.eval_tasks) if is_int(self.eval_tasks) else VAL_TASKS
         require_int("run", minimum=1, **{name: getattr(self, name) for name in at_least_one})
         require_int("run", curve_steps=self.curve_steps)
         require_non_negative("run", checkpoint_seconds=self.checkpoint_seconds)

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-import metarun
 from metarun.evaluation.adapted_curves import adapted_curves
 from metarun.evaluation.calibration import Calibration, calibration
 from metarun.evaluation.evaluate import Evaluation
@@ -27,6 +26,7 @@ from metarun.tasks import DataError
 from metarun.tracking.tracker import TrackerError
 from metarun.training.device import peak_memory_mb
 from metarun.training.loop import DivergenceError
+from metarun.version import __version__
 
 PACKAGES = ("torch", "learn2learn", "hydra-core", "numpy")
 
@@ -210,7 +210,7 @@ def published(run: Experiment) -> dict[str, Any] | None:
 
 def versions() -> dict[str, str]:
     """Versions of metarun, and of those packages that are installed."""
-    found = {"metarun": metarun.__version__}
+    found = {"metarun": __version__}
     for name in PACKAGES:
         with suppress(PackageNotFoundError):
             found[name] = version(name)

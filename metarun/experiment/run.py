@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from metarun.evaluation.evaluate import Evaluation
@@ -16,15 +16,17 @@ from metarun.experiment.result import close, compute_result, failure
 from metarun.experiment.session import Experiment
 from metarun.experiment.signals import signals
 from metarun.experiment.trainer import Trainer
-from metarun.training.distributed import process_group
+from metarun.run_folder import status_of
+from metarun.training.distributed import MissingProcessError, process_group
 from metarun.training.loop import DivergenceError
+from metarun.training.ranks import ranks
 
 
 def run(spec: RunSpec) -> dict[str, Any]:
     """Train, test, and leave a folder that says everything about it.
 
     Returns:
-        The content of `result.json`, with `exit_status` beside it (0, 1, 3, 130 or 143; see metarun/cli/main.py).
+        The content of `result.json`, with `exit_status` beside it (0, 1, 3, 129, 130 or 143; see metarun/cli/main.py).
 
     Raises:
         ConfigError: before anything started.
@@ -78,6 +80,8 @@ def run_worker(spec: RunSpec) -> dict[str, Any]:
         ConfigError: before anything started.
     """
     with open_experiment(spec) as experiment:
+        if experiment.config.resume and status_of(experiment.folder) == "completed":
+            return {"exit_status": 0, "mean": None}  # process 0 says so
         try:
             Trainer(experiment).work()
         except (DivergenceError, InterruptedRun):
@@ -96,7 +100,14 @@ def open_experiment(spec: RunSpec) -> Iterator[Experiment]:
         ConfigError: the configuration makes no sense.
     """
     components = build(spec.cfg, spec.choices)
-    with process_group(components.device.torch_device) as processes, signals() as received_signals:
+    with ExitStack() as stack:
+        try:
+            processes = stack.enter_context(process_group(components.device.torch_device))
+        except MissingProcessError as error:
+            if error.first_missing and ranks().rank:  # which would say so
+                print(f"metarun: {error}", file=sys.stderr)
+            raise ConfigError(str(error)) from error
+        received_signals = stack.enter_context(signals())
         experiment = Experiment(components, spec, processes, received_signals)
         if components.config.meta_batch_size < processes.size:
             raise ConfigError(

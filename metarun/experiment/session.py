@@ -24,6 +24,7 @@ from metarun.tasks import Split
 from metarun.tracking.jsonl import MetricsFile
 from metarun.tracking.trackers import Trackers, write_run_ids
 from metarun.training import checkpoint
+from metarun.training.compilation import CompilationError, OnFailure, warn_uncompiled
 from metarun.training.distributed import SingleProcess
 from metarun.training.loop import DivergenceError, TrainState
 
@@ -70,7 +71,10 @@ class Experiment:
         self.validation: float | None = None
         self.train_seconds = 0.0
         self.compile_seconds = 0.0
-        self.compiled = self.device.compiles(self.learner, self.iterations, fixed_shapes=self.data.fixed_shapes)
+        try:
+            self.compiled = self.device.compiles(self.learner, self.iterations, fixed_shapes=self.data.fixed_shapes)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
         self.step_seconds: deque[float] = deque(maxlen=5000)
         self.tracker: Trackers = components.tracker
         self.metrics: MetricsFile | None = None
@@ -146,6 +150,16 @@ class Experiment:
             write_run_ids(file, self.tracker.run_ids)
 
     # --------------------------------------------------------------------------------------- between two steps
+
+    def go_on_uncompiled(self, error: CompilationError) -> None:
+        """Torch cannot compile the step: say so, and keep that the run is not compiled."""
+        warn_uncompiled(str(error).removeprefix("torch cannot compile: "))
+        self.compiled = False
+
+    @property
+    def on_compilation_failure(self) -> OnFailure | None:
+        """What to do where torch cannot compile; None: end the run, since the user asked for it by name."""
+        return self.go_on_uncompiled if self.device.compile == "auto" else None
 
     def record_step(self, index: int, seconds: float, loss: float) -> None:
         """Record a step: its index in this process, duration, loss."""

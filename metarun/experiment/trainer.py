@@ -26,6 +26,7 @@ class Trainer:
         """Take the outer steps that are left, with logging, validation and checkpoints between two of them.
 
         Raises:
+            CompilationError: torch cannot compile, and is told to.
             DivergenceError: a loss or a meta-parameter is NaN or infinite.
             InterruptedRun: a signal came.
         """
@@ -44,6 +45,7 @@ class Trainer:
             run.device.task_micro_batch,
             run.compiled,
             run.processes,
+            run.on_compilation_failure,
         )
 
     def work(self) -> None:
@@ -71,6 +73,10 @@ class Trainer:
     @property
     def validation(self) -> float | None:
         return self.experiment.validation
+
+    @property
+    def compiled(self) -> bool:
+        return self.experiment.compiled
 
     def record_step(self, index: int, step: Step) -> None:
         self.experiment.record_step(index, step.seconds, step.loss)

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 from commands import SMALL, metarun, small
+from hydra import compose, initialize_config_dir
 from hydra.utils import get_class
 from PIL import Image
 from run_checks import weights
 
 import metarun as package
-from metarun.experiment.build import build, saved_config
+from metarun.experiment.build import RunConfig, build, saved_config
+from metarun.experiment.choices import CONF
 from metarun.run_folder import read_result
 from metarun.tasks import Examples, Task
 
@@ -91,3 +93,25 @@ def test_weights_of_another_shape_are_refused(finished, tmp_path):
 
 def test_the_learners_class_is_the_configured_one(finished):
     assert isinstance(package.load(finished), get_class("metarun.algos.maml.MAML"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "tasks"),
+    [
+        ([], 200),
+        (["run.eval_tasks=20"], 20),
+        (["run.eval_tasks=200"], 200),
+        (["run.eval_tasks=20", "run.val_tasks=50"], 50),
+    ],
+)
+def test_validation_has_no_more_tasks_than_the_test_unless_told_to(overrides, tasks):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        run = compose("config", overrides).run
+    assert RunConfig(**run).val_tasks == tasks
+
+
+def test_a_number_of_tasks_that_is_none_is_refused_as_such():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        run = compose("config", ["run.eval_tasks=many"]).run
+    with pytest.raises(ValueError, match=r"^run\.eval_tasks must be an integer of at least 1; got 'many'$"):
+        RunConfig(**run)

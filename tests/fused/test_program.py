@@ -65,7 +65,7 @@ def test_a_cell_of_an_interrupted_sweep_goes_on_alone(tmp_path, monkeypatch, fus
     outcome = sweep(*GRID, folder=tmp_path)
     assert outcome.status == 0
     assert "1 are done, 3 resume" in outcome.out
-    assert read_result(tmp_path / "sweep" / "3")["replicas"] == 3
+    assert read_result(tmp_path / "sweep" / "3")["replicas"] == 4  # the place of what went on alone is kept
     assert_same_cell(tmp_path / "sweep" / "3", fused / "3")
 
 
