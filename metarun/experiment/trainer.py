@@ -81,7 +81,7 @@ class Trainer:
     def validate(self, iteration: int) -> None:
         run = self.experiment
         evaluation = run.evaluate("val", run.config.val_tasks, run.learner.eval_steps, "validation")
-        run.record_validation(iteration, evaluation.estimate().mean)
+        run.record_validation(iteration, evaluation.estimate())
 
     def loss(self, step: Step) -> float:
         return step.loss

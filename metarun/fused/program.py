@@ -126,7 +126,7 @@ class Program:
             )
 
         def report(run: Experiment, r: int) -> None:
-            self.results[r] = close(run, finish(run, evaluations[r]), 0)
+            self.results[r] = close(run, *finish(run, evaluations[r]))
 
         self._each(report)
 
@@ -180,7 +180,7 @@ class Program:
             task_micro_batch=self.device.task_micro_batch,
         )
         self.replicas.scatter_optimizer_state()
-        self._each(lambda run, r: run.record_validation(iteration, evaluations[r].estimate().mean))
+        self._each(lambda run, r: run.record_validation(iteration, evaluations[r].estimate()))
         self.validation = median_validation([self.runs[r] for r in self.active])
 
     def loss(self, step: Steps) -> float | None:
@@ -215,6 +215,6 @@ class Program:
 
 
 def median_validation(runs: list[Experiment]) -> float | None:
-    """The middle one of the runs' last validations; None before the first."""
-    values = sorted(run.validation for run in runs if run.validation is not None)
+    """The middle one of the runs' last validations, of those that are finite; None: there is none."""
+    values = sorted(run.validation for run in runs if run.validation is not None and math.isfinite(run.validation))
     return values[len(values) // 2] if values else None

@@ -347,6 +347,8 @@ def paired(first: Run, second: Run) -> Paired:
         episodes = run.episodes()
         if episodes is None:
             raise ValueError(f"{run.name} has no held-out tasks to compare (no episodes.npz, or none of {run.metric})")
+        if count := int((~np.isfinite(episodes)).sum()):
+            raise ValueError(f"{run.name} has {count} held-out tasks whose {run.metric} is not finite")
         values.append(episodes)
     if first.metric != second.metric:
         raise ValueError(f"{first.name} measures {first.metric}, {second.name} {second.metric}")
