@@ -39,7 +39,7 @@ from torch import Tensor, nn
 
 from metarun.checks import require_positive
 from metarun.learner.embedding import Embedding, one_hot
-from metarun.learner.learner import Backbone
+from metarun.learner.learner import Backbone, exact
 from metarun.learner.prediction import Predictor
 from metarun.tasks import Examples, TaskLoss
 
@@ -73,10 +73,10 @@ class R2D2(Embedding):
         require_positive("algo", regularization=regularization, scale=scale)
         self.log_lambda: nn.Parameter | None = None
         if learn_lambda:
-            self.log_lambda = nn.Parameter(torch.tensor([float(regularization)]).log())
+            self.log_lambda = nn.Parameter(exact([float(regularization)]).log())
         else:
             self.register_hyperparameter("regularization", regularization)
-        self.scale = nn.Parameter(torch.tensor([float(scale)]))
+        self.scale = nn.Parameter(exact([float(scale)]))
 
     @property
     def lambda_(self) -> Tensor:

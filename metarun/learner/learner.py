@@ -266,7 +266,7 @@ class Learner(nn.Module, ABC):
         A Python float would be a constant of the compiled program, and could not differ between fused runs. The
         buffer is not saved: a learner that loads the weights of another run keeps its own `inner_lr`.
         """
-        self.register_buffer(name, torch.tensor(float(value)), persistent=False)
+        self.register_buffer(name, exact(float(value)), persistent=False)
         self.hyperparameters = (*self.hyperparameters, name)
 
     def functional_predictor(self, net: nn.Module, params: dict[str, Tensor], support: Examples) -> Predictor:
@@ -285,6 +285,11 @@ class Learner(nn.Module, ABC):
             return functional_call(net, params, (x,))
 
         return predict
+
+
+def exact(values: Any) -> Tensor:
+    """Numbers of the configuration as float64, until the learner is converted to its precision and rounds them once."""
+    return torch.tensor(values, dtype=torch.float64)
 
 
 def count_tasks(batch: Any) -> int:
