@@ -100,7 +100,7 @@ class BMAML(Learner):
         require_int("algo", inner_steps=inner_steps, eval_steps=eval_steps, leader_steps=leader_steps)
         require_int("algo", minimum=1, particles=particles)
         self.net = stack_parameters([backbone(outputs=outputs) for _ in range(particles)])
-        refuse_running_norms(self.net, "bmaml")
+        refuse_running_norms(self.net, "emaml" if ensemble else "bmaml")
         priors = {"log_lambda": weight_precision}
         if loss is LOSSES["regression"]:
             priors["log_gamma"] = noise_precision

@@ -129,6 +129,8 @@ class Experiment:
             DataError, TrackerError: nothing can start.
         """
         self.data.prepare()
+        if self.iterations:
+            self.learner.check_data(self.data)
         self.metrics = MetricsFile(self.folder / "metrics.jsonl")
         self.metrics.cut(self.state.iteration)  # before the tracker starts, which reads it on resume
         self._start_tracker()

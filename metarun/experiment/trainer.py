@@ -54,6 +54,7 @@ class Trainer:
             RuntimeError: another process is gone.
         """
         self.experiment.data.prepare()
+        self.experiment.learner.check_data(self.experiment.data)
         for _ in self.steps():
             if self.stop_requested():
                 self.raise_if_stop_requested()

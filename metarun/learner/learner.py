@@ -177,6 +177,14 @@ class Learner(nn.Module, ABC):
         del tasks, generator
         return None
 
+    def check_data(self, data: TaskSet) -> None:
+        """Refuse training data that the weights do not fit. Called once, when it is loaded, before the first step.
+
+        Raises:
+            DataError: they do not.
+        """
+        del data
+
     def after_step(self) -> None:
         """Update state after each outer step: running statistics, from what its forward passes collected.
 
@@ -295,6 +303,11 @@ def exact(values: Any) -> Tensor:
 def count_tasks(batch: Any) -> int:
     """T, the leading dimension of every leaf of a batch."""
     return pytree.tree_leaves(batch)[0].shape[0]
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """The same batch on a device."""
+    return pytree.tree_map(lambda leaf: leaf.to(device), batch)
 
 
 def slice_tasks(batch: Any, start: int, stop: int) -> Any:
