@@ -33,13 +33,14 @@ class Room(NamedTuple):
 
 
 ROOMS = {
+    "__init__": Room(9, torch=False),
     "__main__": Room(8, torch=False),
+    "api": Room(8, hydra=True, torch=False),
     "cli": Room(7, hydra=True, torch=False),
     "sweeps": Room(6, hydra=True, torch=False),
     "fused": Room(6),
     "fused/launcher": Room(6, hydra=True),
     "experiment": Room(5, hydra=True),
-    "__init__": Room(6, torch=False),
     "algos": Room(4),
     "training": Room(4),
     "evaluation": Room(4),

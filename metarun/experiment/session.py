@@ -206,6 +206,7 @@ class Experiment:
         details = {
             "best": self.best,
             "last_metric": self.validation,
+            "residual_variance": self._validation_error() if self.data.kind == "regression" else None,
             "train_seconds": self.train_seconds,
             "compiled": self.compiled,
             "losses": self.losses,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Callable, Iterator, Sequence
+from inspect import signature
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -149,6 +150,11 @@ class Learner(nn.Module, ABC):
     def evaluation_stream_for(cls, data: TaskSet | type[TaskSet]) -> str:
         """The stream of this data set that validation and test use."""
         return cls.evaluation_stream or data.evaluation_stream
+
+    @classmethod
+    def any_ways(cls) -> bool:
+        """Whether its weights do not depend on the number of classes: its constructor takes `ways`, not `outputs`."""
+        return "outputs" not in signature(cls).parameters
 
     def random_inputs(self, batch: Batch, steps: int, generator: torch.Generator) -> Any:
         """Draw all random numbers of one outer step or evaluation: noise, masks, indices of mini-batches.

@@ -55,7 +55,7 @@ def test_a_learner_without_parameters_runs(tmp_path):
     result = small("algo=nearest_centroid", "data=synthetic", "backbone.filters=4", folder=tmp_path)
     assert (result["parameters"], result["iterations"], result["status"]) == (0, 0, "completed")
     assert result["mean"] > 0.25
-    assert isinstance(package.load(tmp_path / "run"), Learner)
+    assert isinstance(package.load(tmp_path / "run").learner, Learner)
 
 
 @pytest.mark.parametrize("cause", ["algo.inner_lr=1e20", "optimizer.lr=1e10"])
