@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
+__version__ = "0.1.0"
+
 if TYPE_CHECKING:
     from metarun.api import ConfigError, FinishedRun, evaluate, load, preparation, train
 

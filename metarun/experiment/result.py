@@ -5,13 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 import traceback
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+import metarun
 from metarun.evaluation.adapted_curves import adapted_curves
 from metarun.evaluation.calibration import Calibration, calibration
 from metarun.evaluation.evaluate import Evaluation
@@ -26,7 +28,7 @@ from metarun.tracking.tracker import TrackerError
 from metarun.training.device import peak_memory_mb
 from metarun.training.loop import DivergenceError
 
-PACKAGES = ("metarun", "torch", "learn2learn", "hydra-core", "numpy")
+PACKAGES = ("torch", "learn2learn", "hydra-core", "numpy")
 
 
 class Outcome(NamedTuple):
@@ -204,7 +206,7 @@ def metadata(run: Experiment) -> dict[str, Any]:
         "vectorized": run.learner.vectorized,
         "replicas": run.replicas,
         "processes": run.processes.size,
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": versions(),
         "commit": commit(),
     }
 
@@ -216,6 +218,15 @@ def published(run: Experiment) -> dict[str, Any] | None:
         if all(entry.get(key, task[key]) == task[key] for key in ("ways", "shots")):
             return {key: entry[key] for key in ("source", "value", "ci95", "status") if key in entry}
     return None
+
+
+def versions() -> dict[str, str]:
+    """Versions of metarun, and of those packages that are installed."""
+    found = {"metarun": metarun.__version__}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def commit() -> str | None:
