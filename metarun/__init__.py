@@ -7,24 +7,18 @@ prepares images for it. What is refused is a `metarun.ConfigError`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
 
-__version__ = "0.1.0"
-
-if TYPE_CHECKING:
-    from metarun.api import ConfigError, FinishedRun, evaluate, load, preparation, train
-
-__all__ = ["ConfigError", "FinishedRun", "evaluate", "load", "preparation", "train"]
+__all__ = ["ConfigError", "FinishedRun", "evaluate", "load", "preparation", "train"]  # types: __init__.pyi
 
 
 def __getattr__(name: str) -> Any:
     """What Python programs use, imported when it is asked for: the command line must not wait for it."""
     if name in __all__:
-        from metarun import api
-
-        return getattr(api, name)
+        return getattr(import_module("metarun.api"), name)
     raise AttributeError(f"module 'metarun' has no attribute {name!r}")
 
 

@@ -90,7 +90,7 @@ def train(*overrides: str, **settings: Any) -> FinishedRun:
     return _run([*overrides, *overrides_of(settings)])
 
 
-def evaluate(run: FinishedRun | str | Path, *overrides: str, **settings: Any) -> FinishedRun:
+def evaluate(run: FinishedRun | str | Path, /, *overrides: str, **settings: Any) -> FinishedRun:
     """Test a finished run again, as `metarun run.evaluate=RUN OVERRIDES` does, in a folder of its own.
 
     Args:
@@ -213,9 +213,9 @@ def _composed(overrides: list[str]) -> tuple[RunSpec, DictConfig | None]:
 
 def _write_config(spec: RunSpec, hydra: DictConfig) -> None:
     """Leave the configuration in the folder as Hydra does, so that the command line can resume and test the run."""
-    with open_dict(hydra):
-        hydra.runtime.output_dir = str(spec.folder)
-    whole = OmegaConf.create({"hydra": OmegaConf.to_container(hydra)})
+    content: Any = OmegaConf.to_container(hydra)
+    content["runtime"]["output_dir"] = str(spec.folder)
+    whole = OmegaConf.create({"hydra": content})
     for name, content in ((HYDRA, whole), (OVERRIDES, spec.overrides), (CONFIG, spec.cfg)):
         write_text(spec.folder / name, OmegaConf.to_yaml(content))
 
@@ -223,16 +223,14 @@ def _write_config(spec: RunSpec, hydra: DictConfig) -> None:
 @contextmanager
 def _own_hydra() -> Iterator[None]:
     """Inside, Hydra is not initialised; afterwards it is as the calling program had it."""
-    instances = Singleton.get_state()["instances"]
-    _set_instances({kind: one for kind, one in instances.items() if kind not in (GlobalHydra, HydraConfig, VersionBase)})
+    instances, kinds = Singleton._instances, (GlobalHydra, HydraConfig, VersionBase)
+    callers = {kind: instances.pop(kind) for kind in kinds if kind in instances}
     try:
         yield
     finally:
-        _set_instances(instances)
-
-
-def _set_instances(instances: dict[Any, Any]) -> None:
-    Singleton.set_state({**Singleton.get_state(), "instances": instances})
+        for kind in kinds:
+            instances.pop(kind, None)
+        instances.update(callers)
 
 
 @contextmanager

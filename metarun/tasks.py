@@ -180,8 +180,8 @@ class TaskSet(ABC):
         """Sample one block of a split's held-out tasks, the same for every algorithm, run and seed.
 
         A block has `BLOCK` tasks and its own seed, so that the first 100 of 600 tasks are the same as the first 100 of
-        100. Streams share the seed, so that the oracle is tested on the tasks that MAML is tested on. They are sampled on
-        the CPU, and stay there: a GPU's generator would draw others from the same seed.
+        100. Streams share the seed, so that the oracle is tested on the tasks that MAML is tested on. They are sampled
+        on the CPU, and stay there: a GPU's generator would draw others from the same seed.
         """
         return self.sample(split, stream, BLOCK, stream_generator("cpu", "held-out", split, block))
 

@@ -42,7 +42,7 @@ from torch.func import grad
 
 from metarun.checks import require_int, require_positive
 from metarun.layers.norm import BatchNorm, batch_norms, last_statistics
-from metarun.learner.learner import Backbone, Learner, exact
+from metarun.learner.learner import Backbone, Learner
 from metarun.learner.prediction import Predictor
 from metarun.tasks import Examples, Task, TaskLoss
 
@@ -100,7 +100,8 @@ class MAMLPlusPlus(Learner):
             for name in module.state_dict()
         ]
         self.adapted_names = [name for name, _ in self.net.named_parameters() if name not in self.per_step_names]
-        self.rates = nn.Parameter(exact([[float(inner_lr)] * len(self.adapted_names)] * inner_steps))
+        self.rates = nn.Parameter(torch.full((inner_steps, len(self.adapted_names)), float(inner_lr)))
+        self.start_exactly("rates", inner_lr)
 
     def trajectory(self, support: Examples, steps: int, random_inputs: Any = ()) -> Iterator[Predictor]:
         del random_inputs  # draws nothing

@@ -47,7 +47,7 @@ from torch import Tensor, nn
 from metarun.algos.r2d2 import solve
 from metarun.checks import is_number, require, require_choice, require_non_negative, require_positive
 from metarun.learner.embedding import Embedding, one_hot
-from metarun.learner.learner import Backbone, exact
+from metarun.learner.learner import Backbone
 from metarun.learner.prediction import Prediction, Predictor
 from metarun.numerics.quadratic_program import crammer_singer
 from metarun.tasks import Examples, TaskLoss
@@ -100,7 +100,8 @@ class MetaOptNet(Embedding):
         self.register_hyperparameter("kernel_ridge", kernel_ridge)
         self.register_hyperparameter("regularization", regularization)
         self.register_hyperparameter("label_smoothing", label_smoothing)
-        self.scale = nn.Parameter(exact([float(scale)]))
+        self.scale = nn.Parameter(torch.tensor([float(scale)]))
+        self.start_exactly("scale", scale)
 
     def head(self, support: Examples, random_inputs: Any = ()) -> Predictor:
         del random_inputs  # draws nothing

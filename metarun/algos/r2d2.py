@@ -32,6 +32,7 @@ Differences from the paper
 
 from __future__ import annotations
 
+from math import log
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ from torch import Tensor, nn
 
 from metarun.checks import require_positive
 from metarun.learner.embedding import Embedding, one_hot
-from metarun.learner.learner import Backbone, exact
+from metarun.learner.learner import Backbone
 from metarun.learner.prediction import Predictor
 from metarun.tasks import Examples, TaskLoss
 
@@ -73,10 +74,12 @@ class R2D2(Embedding):
         require_positive("algo", regularization=regularization, scale=scale)
         self.log_lambda: nn.Parameter | None = None
         if learn_lambda:
-            self.log_lambda = nn.Parameter(exact([float(regularization)]).log())
+            self.log_lambda = nn.Parameter(torch.tensor([float(regularization)]).log())
+            self.start_exactly("log_lambda", log(regularization))
         else:
             self.register_hyperparameter("regularization", regularization)
-        self.scale = nn.Parameter(exact([float(scale)]))
+        self.scale = nn.Parameter(torch.tensor([float(scale)]))
+        self.start_exactly("scale", scale)
 
     @property
     def lambda_(self) -> Tensor:

@@ -81,5 +81,7 @@ class Clusters(TaskSet):
         return Task(*sets)
 
     def _points(self, tasks: int, per_class: int, generator: torch.Generator) -> Tensor:
-        normal = torch.randn(tasks, self.ways, 1 + per_class, self.dimension, generator=generator, device=generator.device)
+        normal = torch.randn(
+            tasks, self.ways, 1 + per_class, self.dimension, generator=generator, device=generator.device
+        )
         return normal[:, :, :1] + self.noise * normal[:, :, 1:]

@@ -110,7 +110,9 @@ class Curves(TaskSet):
         # One call to a generator for everything: the fixed overhead of a call is most of a meta-batch's cost.
         shape = (tasks, count + points, 1)
         uniform = torch.cat([torch.rand(shape, device=g.device, generator=g) for g in generators])
-        edges = torch.tensor([list(bounds) for bounds in self.ranges.values()], dtype=torch.float32, device=uniform.device)
+        edges = torch.tensor(
+            [list(bounds) for bounds in self.ranges.values()], dtype=torch.float32, device=uniform.device
+        )
         low, high = edges[:, :1], edges[:, 1:]
         parameters = low[:count] + uniform[:, :count] * (high - low)[:count]
         return parameters, low[count] + uniform[:, count:] * (high - low)[count]

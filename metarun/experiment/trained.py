@@ -99,29 +99,30 @@ class TrainedLearner:
         return self._finite("x", tensor)
 
     def _finite(self, key: str, tensor: Tensor) -> Tensor:
-        require(key, "NaN or infinity", bool(tensor.isfinite().all()), "finite")
+        infinite = tensor[~tensor.isfinite()]
+        require(key, infinite[:1].tolist(), not len(infinite), "finite")
         return tensor.to(self.learner.progress.device, self.learner.progress.dtype)
 
     def _targets(self, y: Any, n: int) -> tuple[Tensor, bool]:
         """Targets of a regression `[n, d]`, and whether they came as `[n]`."""
         targets, width = as_tensor("y", y), self.data.outputs("test")
         flat = width == 1 and targets.dim() == 1
-        targets = targets.unsqueeze(1) if flat else targets
-        require("y", list(targets.shape), targets.shape == (n, width), f"of shape {[n, width]}, a target of each input")
-        return self._finite("y", targets), flat
+        fits = targets.shape == (n,) if flat else targets.shape == (n, width)
+        require("y", list(targets.shape), fits, f"of shape {[n, width]}, a target of each input")
+        return self._finite("y", targets.unsqueeze(1) if flat else targets), flat
 
     def _labels(self, y: Any, n: int) -> Labels:
         name = self.choices["algo"]
         require("algo", name, "classification" in self.learner.task_types, "one for classification, to take classes")
         labels = Labels.of(y)
-        require("y", f"{len(labels.index)} labels", len(labels.index) == n, f"{n} labels, one of each input")
+        require("y", len(labels.index), len(labels.index) == n, f"{n} labels, one of each input")
         count = len(labels.classes)
         if self.learner.any_ways():
             require("y", count, count > 1, "labels of at least 2 classes")
         else:
             ways = self.data.outputs("test", self.learner.evaluation_stream_for(self.data))
             wanted = f"labels of {ways} classes, the number that the weights of algo={name} are made for"
-            require("y", f"{count} classes", count == ways, wanted)
+            require("y", count, count == ways, wanted)
         return labels
 
 
@@ -227,8 +228,8 @@ class Labels(NamedTuple):
         Raises:
             ValueError: they are not one label of each example, or floats.
         """
-        dimensions = getattr(y, "ndim", 1)
-        require("y", f"{dimensions} dimensions", dimensions == 1, "one label of each input, [n]")
+        shape = list(getattr(y, "shape", [0]))
+        require("y", shape, len(shape) == 1, "one label of each input, of shape [n]")
         is_list = isinstance(y, list | tuple)
         values = list(y) if is_list else y.tolist() if hasattr(y, "tolist") else list(y)
         values = [value.item() if isinstance(value, Tensor | np.generic) else value for value in values]

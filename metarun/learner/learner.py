@@ -88,6 +88,7 @@ class Learner(nn.Module, ABC):
     def __init__(self, loss: TaskLoss) -> None:
         super().__init__()
         self.loss = loss
+        self._starts: dict[str, tuple[float, float]] = {}
         self.register_buffer("progress", torch.zeros(()))
         self.register_buffer("residual_variance", torch.tensor(torch.nan), persistent=False)
 
@@ -282,6 +283,19 @@ class Learner(nn.Module, ABC):
         """
         self.register_buffer(name, exact(float(value)), persistent=False)
         self.hyperparameters = (*self.hyperparameters, name)
+
+    def start_exactly(self, name: str, value: float) -> None:
+        """Note the number that a parameter, already filled with it, starts from: float64 has it without rounding."""
+        rounded = float(self.get_parameter(name).flatten()[0])
+        self._starts = {**self._starts, name: (rounded, float(value))}
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> Learner:
+        super()._apply(fn, recurse)
+        for name, (rounded, value) in self._starts.items():
+            parameter = self.get_parameter(name).data
+            if parameter.dtype == torch.float64 and (parameter == rounded).all():  # not trained since
+                parameter.fill_(value)
+        return self
 
     def functional_predictor(self, net: nn.Module, params: dict[str, Tensor], support: Examples) -> Predictor:
         """Make a predictor of a network and weights.

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from metarun.checks import is_number, require
 from metarun.learner.ensemble import Weights, log_likelihood
-from metarun.learner.learner import exact
 
 KEYS = {"log_lambda": "algo.weight_precision", "log_gamma": "algo.noise_precision"}
 
@@ -40,7 +39,7 @@ class Precisions(nn.Module):
         for name, values in settings.items():
             holds = len(values) == 3 and all(is_number(value) and value > 0 for value in values)
             require(KEYS[name], list(values), holds, "start, shape and rate, all above 0")
-        self.log = nn.ParameterDict({name: exact([log(start)] * count) for name, (start, *_) in settings.items()})
+        self.log = nn.ParameterDict({name: torch.full((count,), log(start)) for name, (start, *_) in settings.items()})
         self.priors = {name: (shape, rate) for name, (_, shape, rate) in settings.items()}
 
     def split(self, theta: Weights) -> tuple[Weights, Weights]:

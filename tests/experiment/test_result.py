@@ -116,7 +116,14 @@ def test_keep_last_tests_the_last_weights(tmp_path):
 # ------------------------------------------------------------------------------------------ not finite: no prediction
 
 BLOWS_UP = (
-    *("algo=maml", "data=synthetic", "data.queries=5", "data.train_queries=5", "backbone=mlp", "backbone.hidden=[32,32]"),
+    *(
+        "algo=maml",
+        "data=synthetic",
+        "data.queries=5",
+        "data.train_queries=5",
+        "backbone=mlp",
+        "backbone.hidden=[32,32]",
+    ),
     *("algo.inner_lr=300", "algo.inner_steps=1", "run.iterations=10", "run.meta_batch_size=4", "run.validate_every=5"),
     *("run.eval_tasks=60", "run.val_tasks=60", "run.curve_steps=10", "run.log_every=5", "tracker=none"),
 )
