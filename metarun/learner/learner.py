@@ -286,7 +286,7 @@ class Learner(nn.Module, ABC):
 
     def start_exactly(self, name: str, value: float) -> None:
         """Note the number that a parameter, already filled with it, starts from: float64 has it without rounding."""
-        rounded = float(self.get_parameter(name).flatten()[0])
+        rounded = self.get_parameter(name).detach().flatten()[0].item()
         self._starts = {**self._starts, name: (rounded, float(value))}
 
     def _apply(self, fn: Callable, recurse: bool = True) -> Learner:
