@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 import re
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import pytest
 import torch
 from hydra.utils import get_class
 from omegaconf import OmegaConf
-from small import components_of, configured
+from small import components_of, configured, on_synthetic
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -86,6 +87,7 @@ every_one_that_takes_running_statistics = pytest.mark.parametrize(
     "algo", algorithms_where(lambda cls: cls.stages and "running" in cls.batch_norm_modes)
 )
 every_mode_of_batch_norm = pytest.mark.parametrize("mode", MODES)
+every_classifier = pytest.mark.parametrize("algo", algorithms_where(lambda cls: "classification" in cls.task_types))
 every_init_only_argument = pytest.mark.parametrize(
     ("algo", "argument"), [(algo, argument) for algo, cls in ALGOS.items() for argument in cls.init_only_args]
 )
@@ -343,6 +345,30 @@ def in_both_modes(learner: Learner, batch: Any, random_inputs: Any) -> tuple[Ten
     return results[0], results[1]
 
 
+@every_algorithm
+def test_without_random_inputs_it_adapts_by_definite_ones(algo):
+    """As who serves a learner has it: the same finite answer every time."""
+    learner, _, batch, *_ = make(algo)
+    task = one(batch)
+    learner.eval()
+    first, again = (tensors(learner.adapt(task.support)(task.query.x)) for _ in range(2))
+    assert first and same(first, again) and all(prediction.isfinite().all() for prediction in first)
+
+
+@every_classifier
+def test_weights_depend_on_the_number_of_classes_where_the_constructor_takes_outputs(algo):
+    """One that takes `ways` adapts to any number of classes; the others have other weights for another number."""
+    three, four = (on_synthetic(algo, f"data.ways={ways}", f"data.train_ways={ways}") for ways in (3, 4))
+    shapes = [{name: tensor.shape for name, tensor in state(c.learner).items()} for c in (three, four)]
+    assert (shapes[0] == shapes[1]) is three.learner.any_ways()
+    if three.learner.any_ways():
+        learner = three.learner.eval()
+        task = one(learner.to_dtype(four.data.sample("val", "episodes", 1, stream_generator("cpu", "contract"))))
+        learner.ways = 4
+        (scores,) = tensors(learner.adapt(task.support)(task.query.x))
+        assert scores.shape == (len(task.query.y), 4) and scores.isfinite().all()
+
+
 # ---------------------------------------------------------------------------------------------------- training
 
 
@@ -460,9 +486,31 @@ def test_hyperparameters_are_numbers_of_the_configuration_in_buffers_that_are_no
     for name in learner.hyperparameters:
         assert getattr(learner, name).is_floating_point()
         if name in config:
-            assert float(getattr(learner, name)) == pytest.approx(float(config[name]), rel=1e-6)
+            assert float(getattr(learner, name)) == float(config[name])  # of a run in float64, to the last bit
         else:  # a constant of its base class, which no user can set
             assert name not in inspect.signature(ALGOS[algo]).parameters
+
+
+@pytest.mark.parametrize(
+    ("algo", "key", "parameters", "transform"),
+    [
+        ("maml_pp", "inner_lr", ["rates"], float),
+        ("alpha_maml", "inner_lr", ["alpha"], float),
+        ("r2d2", "scale", ["scale"], float),
+        ("r2d2", "regularization", ["log_lambda"], math.log),
+        ("metaoptnet", "scale", ["scale"], float),
+        ("imp", "sigma", ["log_sigma"], math.log),
+        ("platipus", "gamma", ["log_gamma_p", "log_gamma_q"], math.log),
+        ("bmaml", "weight_precision", ["precisions.log.log_lambda"], lambda values: math.log(values[0])),
+    ],
+)
+def test_a_learned_number_starts_from_the_configured_one_to_the_last_bit(algo, key, parameters, transform):
+    """In a run in float64; it was rounded to float32 first."""
+    value = OmegaConf.to_container(configured(algo)[0]["algo"])[key]
+    other = [0.3, *value[1:]] if isinstance(value, list) else 0.3
+    learner = make(algo, 0, f"algo.{key}={other}").learner
+    for name in parameters:
+        assert (learner.get_parameter(name) == transform(other)).all()
 
 
 @every_one_without_hyperparameters

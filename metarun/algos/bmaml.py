@@ -35,6 +35,7 @@ Differences from the paper
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import log
 from typing import Any, cast
 
 import torch
@@ -102,6 +103,8 @@ class BMAML(Learner):
         if loss is LOSSES["regression"]:
             priors["log_gamma"] = noise_precision
         self.precisions = Precisions(particles, {} if ensemble else priors)
+        for name in self.precisions.log:
+            self.start_exactly(f"precisions.log.{name}", log(priors[name][0]))
         self.ensemble, self.first_order = ensemble, first_order
         self.inner_steps, self.eval_steps, self.leader_steps = inner_steps, eval_steps, leader_steps
         for name, value in {"inner_lr": inner_lr, "leader_lr": leader_lr, "precision_rate": precision_rate}.items():

@@ -39,7 +39,8 @@ from metarun.layers.norm import MODES
 from metarun.learner.gradient_descent import descend
 from metarun.learner.learner import Backbone, Learner, Stage
 from metarun.learner.prediction import Predictor
-from metarun.tasks import Examples, TaskAndBatch, TaskLoss
+from metarun.learner.pretrained import require_base_classes
+from metarun.tasks import Examples, TaskAndBatch, TaskLoss, TaskSet
 
 
 class DEML(Learner):
@@ -57,7 +58,6 @@ class DEML(Learner):
 
     Raises:
         ValueError: a count out of range, a range that is not (lowest, highest), or lambda below 0.
-        IndexError: in training, the data has more classes than `base_classes`.
     """
 
     batch_norm_modes: ClassVar[tuple[str, ...]] = MODES
@@ -99,6 +99,9 @@ class DEML(Learner):
     def meta_loss(self, task: TaskAndBatch, random_inputs: Any = ()) -> Tensor:
         base_loss = self.loss(self.discriminator(self.generator(task.batch.x)), task.batch.y)
         return super().meta_loss(task, random_inputs) + self.concept_weight * base_loss
+
+    def check_data(self, data: TaskSet) -> None:
+        require_base_classes(self.discriminator.out_features, data.outputs("train", "batches"))
 
     def diagnostics(self) -> dict[str, Tensor]:
         """Mean of alpha over the weights and over the biases of the meta-learner."""

@@ -102,6 +102,7 @@ class MAMLPlusPlus(Learner):
         ]
         self.adapted_names = [name for name, _ in self.net.named_parameters() if name not in self.per_step_names]
         self.rates = nn.Parameter(torch.full((inner_steps, len(self.adapted_names)), float(inner_lr)))
+        self.start_exactly("rates", inner_lr)
 
     def trajectory(self, support: Examples, steps: int, random_inputs: Any = ()) -> Iterator[Predictor]:
         del random_inputs  # draws nothing

@@ -45,6 +45,8 @@ Differences from the paper
       Glorot's uniform rule; so do the experiments (`backbone.init=xavier backbone.head_std=1`), not the settings.
     - The official code has no logits for biases in the Omniglot network, where per-weight masks thus fail; here they
       are as those of mini-ImageNet's.
+    - Without random inputs (`adapt(support)`) M is its mean, sigmoid(zeta), at every step: of one step, W~ is then the
+      mean of W~ over masks. (A threshold at probability 1/2 would not move the units whose zeta is still 0 at all.)
     - Per-weight masks (the code's `use_M` without `share_M`) are drawn at every inner step, as the code does.
     - The initialisation of W is the backbone's (`backbone.init`), and part of the claim: with torch's own, robustness
       at small alpha is lost (REPLICATION.md). Held-out tasks are evaluated with drawn masks too, as in the code.
@@ -151,30 +153,45 @@ class MTNet(Learner):
 
         theta: dict[str, Tensor] = dict(self.net.named_parameters())  # W, b, T, and what batch norm has of its own
         if self.mask != "weight":  # one mask for all steps
-            alpha_M = self.masked_rates(random_inputs[0]) if self.mask == "row" else self.plain_rates()
+            alpha_M = self.rates_at(random_inputs, 0)
         yield f(theta)
         for step in range(steps):
             if self.mask == "weight":  # a mask for each step
-                alpha_M = self.masked_rates(random_inputs[step])
+                alpha_M = self.rates_at(random_inputs, step)
             W = {name: theta[name] for name in alpha_M}
             gradient = grad(L)(W)
             W = {name: W[name] - alpha_M[name] * gradient[name] for name in W}  # (b), (d)
             theta = {**theta, **W}
             yield f(theta)
 
+    def rates_at(self, random_inputs: Any, step: int) -> dict[str, Tensor]:
+        """alpha M by the name of each weight and bias, of the draw `random_inputs[step]`; of () the mean of M."""
+        if self.mask == "none":
+            return self.plain_rates()
+        return self.masked_rates(random_inputs[step]) if len(random_inputs) else self.mean_rates()
+
     def plain_rates(self) -> dict[str, Tensor]:
         """alpha by the name of each weight and bias: T-net's, where M is 1."""
         return {name: self.inner_lr for _, names, _ in self.masked for name in names}
 
+    def mean_rates(self) -> dict[str, Tensor]:
+        """alpha E[M] by the name of each weight and bias."""
+        return self._by_name([zeta.sigmoid() for zeta in self.logits])
+
     def masked_rates(self, g: Tensor) -> dict[str, Tensor]:
         """alpha M by the name of each weight and bias, for one draw `[units]` (or `[weights]`) of g."""
-        alpha_M = {}
+        masks = []
         pieces = g.split([zeta.numel() for zeta in self.logits])
-        for (_, names, shapes), zeta, piece in zip(self.masked, self.logits, pieces, strict=True):
+        for zeta, piece in zip(self.logits, pieces, strict=True):
             score = zeta + piece.view_as(zeta)
             soft = torch.sigmoid(score / self.temperature)  # (f)
             hard = (score > 0).to(soft.dtype)  # (c)
-            m = (hard - soft).detach() + soft  # (f): the value of hard, the gradient of soft
+            masks.append((hard - soft).detach() + soft)  # (f): the value of hard, the gradient of soft
+        return self._by_name(masks)
+
+    def _by_name(self, masks: list[Tensor]) -> dict[str, Tensor]:
+        alpha_M = {}
+        for (_, names, shapes), m in zip(self.masked, masks, strict=True):
             for name, shape in zip(names, shapes, strict=True):
                 alpha_M[name] = self.inner_lr * m.view(*m.shape, *[1] * (len(shape) - m.dim()))  # row j of M is m_j
         return alpha_M

@@ -52,7 +52,7 @@ from metarun.learner.ensemble import (
     predict_by_all,
 )
 from metarun.learner.gaussian import Variances, count_parameters, divergence, draw
-from metarun.learner.learner import Backbone, Learner, count_tasks
+from metarun.learner.learner import Backbone, Learner, count_tasks, exact
 from metarun.learner.prediction import Predictor, Samples
 from metarun.tasks import Batch, Examples, Task, TaskLoss
 
@@ -100,8 +100,8 @@ class PLATIPUS(Learner):
         self.net = backbone(outputs=outputs)
         self.prior_variance = Variances(self.net, log_variance)
         self.posterior_variance = Variances(self.net, log_variance)
-        self.log_gamma_p = nn.Parameter(torch.tensor(log(gamma)))
-        self.log_gamma_q = nn.Parameter(torch.tensor(log(gamma)))
+        self.log_gamma_p = nn.Parameter(exact(log(gamma)))
+        self.log_gamma_q = nn.Parameter(exact(log(gamma)))
         self.inner_steps, self.eval_steps, self.first_order = inner_steps, eval_steps, first_order
         self.train_samples, self.samples = train_samples, samples
         self.register_hyperparameter("inner_lr", inner_lr)

@@ -207,30 +207,47 @@ def saved_config(folder: Path) -> tuple[DictConfig, dict[str, str]]:
     return OmegaConf.create(config), read_choices(folder)
 
 
-def load(path: str | Path) -> Learner:
-    """The trained learner of a run's folder, in evaluation mode, ready for `adapt(support)` or `score_pairs(pairs)`.
-
-    Args:
-        path: the run's folder. Its data need not be there.
+def load_components(folder: Path) -> tuple[Components, dict[str, str]]:
+    """The components of a run's folder and its chosen groups; the learner has its tested weights, in evaluation mode.
 
     Raises:
         ConfigError: no run there.
         FileNotFoundError: the run has no checkpoint.
     """
-    folder = Path(path)
+    loaded, choices = saved_components(folder)
+    tested = tested_checkpoint(folder)
+    loaded.learner.load_state_dict(tested.weights)
+    loaded.learner.eval()
+    if loaded.data.kind == "regression":
+        variance = tested.details.get("residual_variance")
+        loaded.learner.residual_variance.fill_(torch.nan if variance is None else variance)
+    return loaded, choices
+
+
+def saved_components(folder: Path) -> tuple[Components, dict[str, str]]:
+    """The components of a run's configuration on this machine's device, and its chosen groups; initial weights.
+
+    Raises:
+        ConfigError: no run there.
+    """
     cfg, choices = saved_config(folder)
     cfg.device.name = "auto"
     with torch.random.fork_rng(devices=[]):  # drawing initial weights must not reseed the caller
-        learner = build(cfg, choices).learner
-    learner.load_state_dict(tested_weights(folder))
-    return learner.eval()
+        return build(cfg, choices), choices
 
 
-def tested_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """The weights a finished run is tested with: its best, or where it kept none, its last.
+def tested_checkpoint(folder: Path) -> checkpoint.Checkpoint:
+    """The checkpoint that a finished run is tested with: its best, or where it kept none, its last.
 
     Raises:
         FileNotFoundError: the run has no checkpoint.
     """
     name = "best" if checkpoint.exists(folder / "checkpoint", "best") else "last"
-    return checkpoint.load(folder / "checkpoint", name).weights
+    saved = checkpoint.load(folder / "checkpoint", name)
+    error = saved.details.get("best" if name == "best" else "last_metric")
+    return saved._replace(details={"residual_variance": error, **saved.details})  # which earlier versions did not keep
+
+
+def tested_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of `tested_checkpoint`."""
+    return tested_checkpoint(folder).weights

@@ -19,7 +19,7 @@ from metarun.evaluation.evaluate import Evaluation
 from metarun.evaluation.verification import VerificationResult, evaluate_verification
 from metarun.experiment.errors import ConfigError, InterruptedRun
 from metarun.experiment.session import Experiment
-from metarun.files import write_atomically, write_json
+from metarun.files import without_nan, write_atomically, write_json
 from metarun.report.console import print_line, print_result
 from metarun.run_folder import FORMAT
 from metarun.tasks import DataError
@@ -50,12 +50,25 @@ class Outcome(NamedTuple):
     calibration: Calibration | None
     adapted_curves: list[dict[str, Any]]
 
+    @property
+    def diverged(self) -> str | None:
+        """Why the run counts as diverged; None: every held-out task has a finite headline."""
+        headline = self.evaluation.estimate()
+        if not headline.not_finite:
+            return None
+        return (
+            f"{headline.not_finite} of {headline.tasks} held-out tasks have predictions that are not finite, "
+            f"so there is no mean {self.evaluation.headline}"
+        )
+
     def fields(self) -> dict[str, Any]:
         """The test's part of `result.json`."""
         evaluation = self.evaluation
         headline, metrics = evaluation.headline, [name for name in evaluation.metrics if name != evaluation.headline]
         pooled: dict[str, Any] = {}
         details: dict[str, Any] = {}
+        if self.diverged:
+            details |= {"status": "diverged", "error": self.diverged}
         if self.verification is not None:
             pooled["eer"], details["verification"] = self.verification.eer, self.verification.details
         if self.calibration is not None:
@@ -82,14 +95,13 @@ def compute_result(run: Experiment, evaluation: Evaluation) -> Outcome:
     """All that follows from the evaluation on the test tasks; may evaluate validation tasks for a threshold.
 
     Raises:
-        DivergenceError: the score of a pair is NaN or infinite.
+        DivergenceError: a validation pair, which chooses the threshold, has a score that is not finite.
     """
     verification = None
-    if run.data.kind == "verification":
+    if run.data.kind == "verification" and not evaluation.estimate().not_finite:
         validation = run.evaluate("val", run.config.val_tasks, 0, "threshold")
-        for values in (evaluation.values, validation.values):
-            if not np.isfinite(values["scores"]).all():
-                raise DivergenceError(run.state.iteration, "the score of a pair became NaN or infinite")
+        if not np.isfinite(validation.values["scores"]).all():
+            raise DivergenceError(run.state.iteration, "the score of a validation pair became NaN or infinite")
         verification = evaluate_verification(evaluation.values, validation.values)
         evaluation.values["accuracy"] = verification.accuracy[:, None]
     classes = run.data.kind == "classification"
@@ -138,7 +150,7 @@ def close(run: Experiment, fields: dict[str, Any], exit_status: int) -> dict[str
     Returns:
         The content of `result.json`, with `exit_status` beside it.
     """
-    result = {**metadata(run), "status": "completed", **fields}
+    result = without_nan({**metadata(run), "status": "completed", **fields})
     try:
         if run.metrics is not None:
             run.metrics.close()
@@ -174,6 +186,7 @@ def metadata(run: Experiment) -> dict[str, Any]:
         "ci95": None,
         "median": None,
         "tasks": None,
+        "not_finite": None,
         "step": run.learner.eval_steps,
         "steps": [],
         "metrics": {},

@@ -38,7 +38,7 @@ def run(spec: RunSpec) -> dict[str, Any]:
             experiment.open()
             with experiment.checkpoint_on_error():
                 Trainer(experiment).train()
-            fields, exit_status = finish(experiment, test(experiment)), 0
+            fields, exit_status = finish(experiment, test(experiment))
         except (Exception, KeyboardInterrupt) as error:
             fields, exit_status = failure(experiment, error)
         return close(experiment, fields, exit_status)
@@ -51,20 +51,21 @@ def test(experiment: Experiment) -> Evaluation:
     return experiment.evaluate("test", config.eval_tasks, config.curve_steps, "test")
 
 
-def finish(experiment: Experiment, evaluation: Evaluation) -> dict[str, Any]:
+def finish(experiment: Experiment, evaluation: Evaluation) -> tuple[dict[str, Any], int]:
     """From the evaluation on the test tasks: compute the result, write it, draw it, track it.
 
     Returns:
-        The test's part of `result.json`.
+        The test's part of `result.json`, and the exit status: 3 where a held-out task has a prediction that is not
+        finite, else 0.
 
     Raises:
-        DivergenceError: the score of a pair is NaN or infinite.
+        DivergenceError: the score of a validation pair is NaN or infinite.
     """
     result = compute_result(experiment, evaluation)
     result.write_episodes(experiment.folder / "episodes.npz")
     draw_result(result, experiment.folder, trained=experiment.iterations > 0)
     track_result(result, experiment.folder, experiment.tracker)
-    return result.fields()
+    return result.fields(), 3 if result.diverged else 0
 
 
 def run_worker(spec: RunSpec) -> dict[str, Any]:

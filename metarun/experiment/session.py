@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
+from metarun.evaluation.estimate import Estimate
 from metarun.evaluation.evaluate import Evaluation, evaluate
 from metarun.experiment.build import Components, tested_weights
 from metarun.experiment.cell import RunSpec
@@ -132,6 +133,8 @@ class Experiment:
             DataError, TrackerError: nothing can start.
         """
         self.data.prepare()
+        if self.iterations:
+            self.learner.check_data(self.data)
         self.metrics = MetricsFile(self.folder / "metrics.jsonl")
         self.metrics.cut(self.state.iteration)  # before the tracker starts, which reads it on resume
         self._start_tracker()
@@ -191,10 +194,14 @@ class Experiment:
         self.metrics.log(values, iteration)
         self.tracker.log(values, iteration)
 
-    def record_validation(self, iteration: int, value: float) -> None:
-        """Record a validation's metric; the best weights so far are kept as checkpoint `best`."""
-        self.validation = value
-        self._record({f"val/{self.data.metric}": value}, iteration)
+    def record_validation(self, iteration: int, estimate: Estimate) -> None:
+        """Record a validation's metric; the best weights so far are kept as checkpoint `best`.
+
+        One with a task that is not finite has no mean, and is never the best; the number of such tasks is recorded.
+        """
+        self.validation = value = estimate.mean
+        count = {"val/not_finite": float(estimate.not_finite)} if estimate.not_finite else {}
+        self._record({f"val/{self.data.metric}": value, **count}, iteration)
         better = self.best is None or (value > self.best if self.data.higher_is_better else value < self.best)
         if better and np.isfinite(value):
             self.best = value
@@ -213,6 +220,7 @@ class Experiment:
         details = {
             "best": self.best,
             "last_metric": self.validation,
+            "residual_variance": self._validation_error() if self.data.kind == "regression" else None,
             "train_seconds": self.train_seconds,
             "compiled": self.compiled,
             "losses": self.losses,

@@ -157,7 +157,7 @@ class Program:
         evaluations = self.evaluate("test", "test", self.config.eval_tasks, self.config.curve_steps)
 
         def report(run: Experiment, r: int) -> None:
-            self.results[r] = close(run, finish(run, evaluations[r]), 0)
+            self.results[r] = close(run, *finish(run, evaluations[r]))
 
         self._each(report)
 
@@ -218,7 +218,7 @@ class Program:
     def validate(self, iteration: int) -> None:
         evaluations = self.evaluate("val", "validation", self.config.val_tasks, self.first.learner.eval_steps)
         self.replicas.scatter_optimizer_state()
-        self._each(lambda run, r: run.record_validation(iteration, evaluations[r].estimate().mean))
+        self._each(lambda run, r: run.record_validation(iteration, evaluations[r].estimate()))
         self.validation = median_validation([self.runs[r] for r in self.active])
 
     def loss(self, step: Steps) -> float | None:
@@ -253,6 +253,6 @@ class Program:
 
 
 def median_validation(runs: Iterable[Experiment]) -> float | None:
-    """The middle one of the runs' last validations; None before the first."""
-    values = sorted(run.validation for run in runs if run.validation is not None)
+    """The middle one of the runs' last validations, of those that are finite; None: there is none."""
+    values = sorted(run.validation for run in runs if run.validation is not None and math.isfinite(run.validation))
     return values[len(values) // 2] if values else None

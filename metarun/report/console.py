@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -167,7 +168,7 @@ class Progress:
 
 def shown(metric: str, value: float | None, decimals: int = 1) -> str:
     """A value as text: accuracies in percent, the rest to four digits, a missing one as `-`."""
-    if value is None:
+    if value is None or not math.isfinite(value):
         return "-"
     return f"{100 * value:.{decimals}f}%" if is_percent(metric) else f"{value:.4g}"
 
@@ -275,8 +276,10 @@ def estimates_table(first: str, mean: str) -> Table:
 
 
 def add_estimate(table: Table, name: str, metric: str, row: Mapping[str, Any], console: Console) -> None:
-    """Add a row: a name, the mean with its interval, the median."""
-    table.add_row(name, interval(metric, row, console), shown(metric, row.get("median"), 2))
+    """Add a row: a name, the mean with its interval, the median; of one without a mean, why."""
+    count = row.get("not_finite")
+    mean = f"{count:,} tasks not finite" if count else interval(metric, row, console)
+    table.add_row(name, mean, shown(metric, row.get("median"), 2))
 
 
 def interval(metric: str, row: Mapping[str, Any], console: Console) -> str:

@@ -38,7 +38,7 @@ class NearestCentroid(Learner):
 
     Args:
         backbone: passed to every learner; not used, since distances are between raw inputs.
-        outputs: ways.
+        ways: classes of a task, until the training loop or evaluation sets them.
         loss: the task loss, for reporting.
     """
 
@@ -46,10 +46,10 @@ class NearestCentroid(Learner):
     stages: tuple[Stage, ...] = ()
     task_types: ClassVar[tuple[Kind, ...]] = ("classification", "verification")
 
-    def __init__(self, backbone: Backbone, outputs: int, loss: TaskLoss) -> None:
+    def __init__(self, backbone: Backbone, ways: int, loss: TaskLoss) -> None:
         super().__init__(loss)
         del backbone
-        self.ways = outputs
+        self.ways = ways
 
     def adapt(self, support: Examples, random_inputs: Any = ()) -> Predictor:
         del random_inputs  # nearest centroid samples nothing
