@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from metarun import old_names
+from metarun.run_files import bounded, checked_result, parse_json, read_bytes, read_episodes
 from metarun.tracking.jsonl import read_metrics
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Run:
         config: `.hydra/config.yaml`, interpolations as they are written; empty where it cannot be read.
         overrides: `.hydra/overrides.yaml`.
         problem: what is missing or broken, for people; None for a run that is whole.
+        damaged: which of `result`, `config` and `overrides` are there and cannot be read.
     """
 
     folder: Path
@@ -49,14 +51,18 @@ class Run:
     config: dict[str, Any] = field(default_factory=dict)
     overrides: list[str] = field(default_factory=list)
     problem: str | None = None
+    damaged: list[str] = field(default_factory=list)
 
     @property
     def status(self) -> str:
-        """One of `STATUSES`; `unfinished` has no result yet, or its process was killed."""
-        if not self.result:
-            return "broken" if self.problem and self.problem.startswith("result.json") else "unfinished"
-        status = self.result.get("status")
-        return status if status in ENDED else "broken"
+        """One of `STATUSES`; `unfinished` has no result yet, or its process was killed.
+
+        A run whose configuration is damaged is broken too: nobody knows what its result is of.
+        """
+        if {"result", "config"} & set(self.damaged):
+            return "broken"
+        status = self.result.get("status") if self.result else "unfinished"
+        return status if status in STATUSES else "broken"
 
     @property
     def algo(self) -> str:
@@ -71,7 +77,7 @@ class Run:
         """Each group's choice, as Hydra wrote them; empty where it did not."""
         try:
             return read_choices(self.folder)
-        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
             return {}
 
     @property
@@ -91,7 +97,7 @@ class Run:
     @property
     def why(self) -> str:
         """Why it did not complete, or what is wrong with its folder."""
-        return str(self.result.get("error") or self.problem or "")
+        return "; ".join(filter(None, (self.result.get("error"), self.problem)))
 
     @property
     def higher_is_better(self) -> bool:
@@ -126,13 +132,9 @@ class Run:
 
     def episodes(self) -> np.ndarray | None:
         """The headline metric of each held-out task `[tasks]` at the headline's step; None where there is none."""
-        import numpy as np
-
         try:
-            with np.load(self.folder / "episodes.npz") as file:
-                values = file[self.metric]
-                return values[:, int(file["headline_step"])] if values.ndim == 2 else values
-        except (OSError, ValueError, KeyError, IndexError):
+            return read_episodes(self.folder / "episodes.npz", self.metric)
+        except ValueError:
             return None
 
 
@@ -140,7 +142,7 @@ def as_number(value: Any) -> float | None:
     """A number, also one that YAML 1.1 takes for text: `1e-05` has no dot."""
     try:
         return None if value is None or isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 
@@ -158,29 +160,42 @@ def read_run(folder: Path, name: str | None = None) -> Run:
     run = Run(folder, name or folder.name)
     problems = []
     for attribute, kind, path, parse, translate in (
-        ("result", dict, folder / "result.json", json.loads, old_names.new_result),
+        ("result", dict, folder / "result.json", _parse_result, lambda content: content),
         ("config", dict, folder / CONFIG, load_yaml, old_names.new_config),
         ("overrides", list, folder / OVERRIDES, load_yaml, old_names.new_overrides),
     ):
         try:
-            content = parse(path.read_text(encoding="utf-8"))
+            content = bounded(parse(read_bytes(path).decode("utf-8")))
             if not isinstance(content, kind):
-                raise ValueError(f"holds no {'mapping' if kind is dict else 'list'}")
-            setattr(run, attribute, translate(content))  # type: ignore[arg-type]
+                raise ValueError(f"it holds no {'mapping' if kind is dict else 'list'}")
+            setattr(run, attribute, translate(content))
         except FileNotFoundError:
             if attribute == "result":
                 problems.append("no result.json: it is running, or its process was killed")
             elif attribute == "config":
                 problems.append("no .hydra/config.yaml")
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            problems.append(f"{path.relative_to(folder)} cannot be read: {str(error).splitlines()[0]}")
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError) as error:
+            lines = str(error).splitlines() or [type(error).__name__]
+            problems.append(f"{path.relative_to(folder)} cannot be read: {lines[0]}")
+            run.damaged.append(attribute)
     run.problem = "; ".join(problems) or None
     return run
 
 
+def _parse_result(text: str) -> dict[str, Any]:
+    return old_names.new_result(checked_result(parse_json(text)))
+
+
 def load_yaml(text: str) -> Any:
-    """YAML as OmegaConf reads it: `1e-05`, which YAML 1.1 takes for text, is a number."""
-    return yaml.load(text, Loader=_loader())
+    """YAML as OmegaConf reads it: `1e-05`, which YAML 1.1 takes for text, is a number.
+
+    Raises:
+        ValueError, yaml.YAMLError: it is none.
+    """
+    try:
+        return yaml.load(text, Loader=_loader())
+    except (LookupError, AttributeError, TypeError, RecursionError) as error:  # PyYAML's for `!!int ""` and its like
+        raise ValueError(f"it is no YAML ({type(error).__name__}: {error})") from error
 
 
 @cache
@@ -303,7 +318,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def read_choices(folder: Path) -> dict[str, str]:
     """The chosen name of each group."""
-    chosen = load_yaml((folder / HYDRA).read_text())["hydra"]["runtime"]["choices"]
+    chosen = load_yaml(read_bytes(folder / HYDRA).decode("utf-8"))["hydra"]["runtime"]["choices"]
     return old_names.new_choices({str(group): str(name) for group, name in chosen.items()})
 
 

@@ -48,6 +48,7 @@ ROOMS = {
     "learner": Room(3),
     "images": Room(3),
     "run_folder": Room(3, torch=False),
+    "run_files": Room(1, torch=False),
     "backbones": Room(2),
     "tasks": Room(2),
     "tracking": Room(2, torch=False),
