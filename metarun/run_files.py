@@ -211,5 +211,3 @@ def _checked_episodes(path: Path, metric: str) -> np.ndarray:
     columns = values.shape[1]
     require("headline_step", int(step), 0 <= step < columns, f"one of the {columns} steps that it holds")
     return values[:, int(step)]
-
-

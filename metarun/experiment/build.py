@@ -21,7 +21,7 @@ from metarun.experiment.choices import describe, names, require_offered_role
 from metarun.experiment.errors import ConfigError
 from metarun.layers.drop_block import drop_blocks
 from metarun.learner.learner import Learner
-from metarun.run_folder import read_choices, read_config
+from metarun.run_folder import GROUPS, DamagedFileError, read_choices, read_config
 from metarun.tasks import TaskSet
 from metarun.tracking.trackers import Trackers
 from metarun.training import checkpoint
@@ -175,13 +175,15 @@ def saved_config(folder: Path) -> tuple[DictConfig, dict[str, str]]:
     """The configuration a run was started with, and its chosen groups.
 
     Raises:
-        ConfigError: there is no run in that folder.
+        ConfigError: there is no run in that folder, or its configuration is damaged.
     """
     try:
-        config = read_config(folder)
-    except FileNotFoundError as error:
+        config, choices = read_config(folder), read_choices(folder)
+        if missing := [key for key in ("seed", *GROUPS) if key not in config]:
+            raise DamagedFileError(f"the configuration of the run in {folder} is damaged (it has no {missing[0]})")
+    except (FileNotFoundError, DamagedFileError) as error:
         raise ConfigError(str(error)) from error
-    return OmegaConf.create(config), read_choices(folder)
+    return OmegaConf.create(config), choices
 
 
 def load(path: str | Path) -> Learner:
@@ -193,13 +195,16 @@ def load(path: str | Path) -> Learner:
     Raises:
         ConfigError: no run there.
         FileNotFoundError: the run has no checkpoint.
+        CheckpointError: it is damaged, or was changed.
     """
     folder = Path(path)
     cfg, choices = saved_config(folder)
     cfg.device.name = "auto"
     with torch.random.fork_rng(devices=[]):  # drawing initial weights must not reseed the caller
         learner = build(cfg, choices).learner
-    learner.load_state_dict(tested_weights(folder))
+    weights = tested_weights(folder)
+    checkpoint.require_weights(folder / "checkpoint", weights, learner.state_dict(), precision=True)
+    learner.load_state_dict(weights)
     return learner.eval()
 
 
@@ -208,6 +213,11 @@ def tested_weights(folder: Path) -> dict[str, torch.Tensor]:
 
     Raises:
         FileNotFoundError: the run has no checkpoint.
+        CheckpointError: it is damaged, or was changed.
     """
-    name = "best" if checkpoint.exists(folder / "checkpoint", "best") else "last"
-    return checkpoint.load(folder / "checkpoint", name).weights
+    return checkpoint.load_weights(folder / "checkpoint", tested_checkpoint(folder))
+
+
+def tested_checkpoint(folder: Path) -> str:
+    """Name of the checkpoint whose weights a finished run is tested with."""
+    return "best" if checkpoint.exists(folder / "checkpoint", "best") else "last"

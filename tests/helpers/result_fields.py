@@ -17,5 +17,7 @@ FIELDS = {
         "processes",
         "versions",
         "commit",
+        "incomplete",
+        "sha256",
     ),
 }
