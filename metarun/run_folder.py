@@ -424,9 +424,7 @@ def _read(path: Path, parse: Callable[[str], Any], advice: str) -> Any:
 def _advice(folder: Path) -> str:
     """What can be done where nobody knows what a run was composed of."""
     if holds_checkpoint(folder) or (folder / "result.json").exists():
-        return (
-            f"The run cannot go on; to run it again, repeat its command with another folder, or delete {folder} first"
-        )
+        return f"The run cannot go on: repeat its command with another folder, or delete {folder} first"
     return f"The run in {folder} never began: repeat its command"
 
 
@@ -442,8 +440,8 @@ def _parse_config(text: str) -> dict[str, Any]:
 
 def _parse_choices(text: str) -> dict[str, str]:
     chosen = bounded(load_yaml(text))["hydra"]["runtime"]["choices"]
-    holds = isinstance(chosen, dict) and all(isinstance(chosen.get(name), str) for name in ("algo", "data", "backbone"))
-    require("hydra.runtime.choices", chosen, holds, "a mapping with algo, data and backbone")
+    holds = isinstance(chosen, dict) and isinstance(chosen.get("algo"), str) and isinstance(chosen.get("data"), str)
+    require("hydra.runtime.choices", chosen, holds, "a mapping with algo and data")
     return old_names.new_choices({str(group): str(name) for group, name in chosen.items()})
 
 

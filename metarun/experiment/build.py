@@ -179,7 +179,8 @@ def saved_config(folder: Path) -> tuple[DictConfig, dict[str, str]]:
     """
     try:
         config, choices = read_config(folder), read_choices(folder)
-        if missing := [key for key in ("seed", *GROUPS) if key not in config]:
+        missing = [key for key in ("seed", *GROUPS) if key not in config]
+        if missing := missing + [name for name in ("backbone",) if name not in choices]:
             raise DamagedFileError(f"the configuration of the run in {folder} is damaged (it has no {missing[0]})")
     except (FileNotFoundError, DamagedFileError) as error:
         raise ConfigError(str(error)) from error

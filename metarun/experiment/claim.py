@@ -58,6 +58,13 @@ class Claim:
     def release(self) -> None:
         """Let others have the folder; a second call does nothing."""
         if self.descriptor is not None:
+            with suppress(OSError):
+                fcntl.flock(self.descriptor, fcntl.LOCK_UN)
+            self.forget()
+
+    def forget(self) -> None:
+        """Close the lock file; the lock lasts as long as another process shares it."""
+        if self.descriptor is not None:
             os.close(self.descriptor)
             self.descriptor = None
 
@@ -179,7 +186,7 @@ def is_locked(descriptor: int, folder: Path) -> bool:
                 f"{folder} is in use by {holder(text)}. Wait until it ends, or name another folder"
             ) from None
         say_once(
-            f"metarun: warning: {folder} cannot be locked ({reason(error)}); take care that no second process works there"
+            f"metarun: warning: {folder} cannot be locked ({reason(error)}): see that no second process works there"
         )
         return False
     return True
@@ -220,7 +227,7 @@ def say_once(message: str) -> None:
 def _forget_in_child() -> None:
     """A forked process shares its parent's locks, and would keep them when the parent is killed."""
     for own in list(_claims):
-        own.release()
+        own.forget()
 
 
 if hasattr(os, "register_at_fork"):

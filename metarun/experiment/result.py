@@ -26,7 +26,7 @@ from metarun.experiment.errors import ConfigError, InterruptedRun
 from metarun.experiment.session import Experiment
 from metarun.files import write_json
 from metarun.report.console import print_line, print_result
-from metarun.run_folder import FORMAT
+from metarun.run_folder import CONFIG, FORMAT
 from metarun.tasks import DataError
 from metarun.tracking.tracker import TrackerError
 from metarun.training.device import peak_memory_mb
@@ -152,7 +152,8 @@ def close(
     result = {**metadata(run), "status": "completed", **fields}
     result["paper"] = attempt("the published figure", lambda: published(run))
     result["incomplete"] = list(attempt.failed)
-    result["sha256"] = {**run.config_digests, **result["sha256"]}
+    own = {file: digest for file, digest in run.config_digests.items() if file == str(CONFIG)}
+    result["sha256"] = {**own, **result["sha256"]}
     if run.metrics is not None:
         attempt("metrics.jsonl", run.metrics.close)
     exit_status = write_result(run.folder, result, exit_status)

@@ -344,7 +344,5 @@ def what_is_left(folder: Path) -> str:
     if checkpoint.is_whole(place, "best"):
         return f"Its checkpoint `best` is whole: run.evaluate={folder} tests it. {again}"
     if checkpoint.is_whole(place, "last"):
-        return (
-            f"Its checkpoint `last` is whole: without {place / 'best.json'}, run.evaluate={folder} tests that. {again}"
-        )
+        return f"Its checkpoint `last` is whole: run.evaluate={folder} tests it once best.json is deleted. {again}"
     return again

@@ -171,12 +171,9 @@ def _check_pointer(details: Any, name: str) -> None:
         require(key, value, value is None or is_number(value), "a number or null")
     numbers = details.get("losses", [])
     require("losses", numbers, isinstance(numbers, list) and all(map(is_number, numbers)), "a list of numbers")
-    require(
-        "train_seconds", details.get("train_seconds", 0.0), is_number(details.get("train_seconds", 0.0)), "a number"
-    )
-    require(
-        "compiled", details.get("compiled", False), isinstance(details.get("compiled", False), bool), "true or false"
-    )
+    seconds, compiled = details.get("train_seconds", 0.0), details.get("compiled", False)
+    require("train_seconds", seconds, is_number(seconds), "a number")
+    require("compiled", compiled, isinstance(compiled, bool), "true or false")
     digests = details.get("sha256", {})
     holds = isinstance(digests, dict) and all(isinstance(value, str) for value in digests.values())
     require("sha256", digests, holds, "a mapping of names to digests")
@@ -336,9 +333,7 @@ def _read(file: Path, details: Mapping[str, Any]) -> bytes:
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read ({error.strerror})") from error
     if "sha256" in details and details["sha256"].get(file.name) != hashlib.sha256(content).hexdigest():
-        raise CheckpointError(
-            f"{file} is damaged, or another run's: its digest is not the one in {details['files'][:4]}.json"
-        )
+        raise CheckpointError(f"{file} is damaged, or another run's: it is not what its checkpoint was written with")
     return content
 
 
