@@ -74,6 +74,15 @@ class Run:
     def data(self) -> str:
         return str(self.result.get("data") or self.choices.get("data", "?"))
 
+    @property
+    def backbone(self) -> str:
+        return str(self.result.get("backbone") or self.choices.get("backbone", "?"))
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the held-out tasks; empty where the run was not tested."""
+        return str(self.result.get("episodes") or "")
+
     @cached_property
     def choices(self) -> dict[str, Any]:
         """Each group's choice, as Hydra wrote them; empty where it did not."""
@@ -245,17 +254,28 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
         FileNotFoundError: a path that is not there, or that holds no run.
     """
     found: dict[Path, Run] = {}
-    for path in paths:
+    titles = _titles(paths)
+    for path, title in zip(paths, titles, strict=True):
         if not path.is_dir():
             raise FileNotFoundError(f"{path} is no folder" if path.exists() else f"there is no {path}")
         folders = list(run_folders(path))
         if not folders:
             raise FileNotFoundError(f"{path} holds no run: no result.json and no .hydra/config.yaml in or below it")
         for folder in folders:
-            name = str(folder.relative_to(path)) if folder != path else path.resolve().name
-            name = name if len(paths) == 1 or folder == path else f"{path.resolve().name}/{name}"
+            name = str(folder.relative_to(path)) if folder != path else title
+            name = name if len(paths) == 1 or folder == path else f"{title}/{name}"
             found.setdefault(folder.resolve(), read_run(folder, name))
     return list(found.values())
+
+
+def _titles(paths: Sequence[Path]) -> list[str]:
+    """The last parts of the paths, as few of them as tell the paths apart."""
+    whole = [path.resolve() for path in paths]
+    for length in range(1, max((len(path.parts) for path in whole), default=0)):
+        titles = ["/".join(path.parts[-length:]) for path in whole]
+        if len(set(titles)) == len(set(whole)):
+            return titles
+    return list(map(str, whole))
 
 
 # ------------------------------------------------------------------------------------------ one thing of a folder

@@ -58,6 +58,7 @@ ROOMS = {
     "checks": Room(0, torch=False),
     "files": Room(0, torch=False),
     "old_names": Room(0, torch=False),
+    "plain_text": Room(0, torch=False),
 }
 # In a room that loads torch: what the command line imports before it knows that there is anything to run.
 LIGHT = (

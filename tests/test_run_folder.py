@@ -90,9 +90,9 @@ def no_config(folder):
 DAMAGE = {
     broken_json: ("broken", "result.json cannot be read"),
     list_json: ("broken", "result.json cannot be read"),
-    unknown_status: ("broken", None),
+    unknown_status: ("broken", "status must be one of completed, diverged, failed, interrupted; got 3"),
     binary: ("broken", "result.json cannot be read"),
-    broken_yaml: ("completed", "config.yaml cannot be read"),
+    broken_yaml: ("broken", "config.yaml cannot be read"),
     no_result: ("unfinished", "no result.json"),
     no_config: ("completed", "no .hydra/config.yaml"),
 }
@@ -105,7 +105,7 @@ def test_a_broken_run_is_listed_as_such(damage, tmp_path):
     (run,) = read_runs([tmp_path])
     status, problem = DAMAGE[damage]
     assert run.status == status
-    assert problem in run.problem if problem else run.problem is None
+    assert problem in run.problem
     assert run.settings is not None and run.inner_lr in (0.01, None)
 
 

@@ -3,22 +3,45 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, SupportsFloat
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+from rich.segment import Segment
 from rich.table import Column, Table
 from rich.text import Text
 
+from metarun.plain_text import visible
 from metarun.report.numbers import duration, estimate, is_percent
 
 REFRESH_SECONDS = 0.2
 MOST_ROWS = 21  # of the table of adaptation steps, where it is shown in full
 FEW_STEPS = {0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000}  # of a longer one
+
+
+class PlainConsole(Console):
+    """A console on which the texts of others are text only: names of folders, fields of files, errors.
+
+    There is neither rich's markup in them, nor a control character that the terminal would act on, nor a character that
+    its encoding lacks.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """What is shown of an object, where rich makes it; its own control codes are no text."""
+        for segment in super().render(renderable, options):
+            text = segment.text
+            if segment.control or (text.isascii() and text.isprintable()):
+                yield segment
+                continue
+            shown_text = visible(text).encode(self.encoding, "replace").decode(self.encoding, "replace")
+            yield Segment(shown_text, segment.style)
 
 
 class Speed(ProgressColumn):
@@ -44,17 +67,22 @@ class Progress:
     """
 
     def __init__(self, total: int, title: str, metric: str, start: int = 0, console: Console | None = None) -> None:
-        self.console = console or Console()
+        self.console = console or PlainConsole()
         self.metric = metric
         self._shown = self.console.is_terminal
         self._next = 0.0
         self._last: tuple[int, SupportsFloat | None] = (start, None)
         self._value: SupportsFloat | None = None
         self._bar = RichProgress(
-            TextColumn("[bold]{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+            TextColumn(
+                "{task.description}",
+                style="bold",
+                markup=False,
+                table_column=Column(no_wrap=True, overflow="ellipsis"),
+            ),
             BarColumn(bar_width=None),
             MofNCompleteColumn(table_column=Column(no_wrap=True)),
-            TextColumn("{task.fields[numbers]}", table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[numbers]}", markup=False, table_column=Column(no_wrap=True)),
             Speed(table_column=Column(no_wrap=True)),
             TimeRemainingColumn(compact=True, elapsed_when_finished=True),
             console=self.console,
@@ -113,7 +141,7 @@ def print_result(result: Mapping[str, Any], folder: Path | None = None, console:
         folder: the run's folder, printed last.
         console: where to print it; None: the standard output.
     """
-    console = console or Console()
+    console = console or PlainConsole()
     # highlight=False: otherwise rich colours every number, and the headline no longer stands out.
     console.print(headline(result, console), highlight=False)
     for table in (curve_table(result, console), metrics_table(result, console)):
@@ -128,7 +156,7 @@ def print_result(result: Mapping[str, Any], folder: Path | None = None, console:
 
 def print_line(result: Mapping[str, Any], folder: Path, console: Console | None = None) -> None:
     """Print a result in one line, for a run of a multirun: `completed  maml_seed=0  mse 0.524 ± 0.032  1:09`."""
-    console = console or Console()
+    console = console or PlainConsole()
     status, metric = result.get("status", "completed"), result.get("metric")
     words = [Text(status, "green" if status == "completed" else "bold red"), Text(folder.name, "bold")]
     if metric and result.get("mean") is not None:

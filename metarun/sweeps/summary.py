@@ -18,13 +18,14 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 from rich.text import Text
 
 from metarun.experiment.multirun import multirun
 from metarun.files import write_json, write_text
+from metarun.plain_text import one_line
 from metarun.report import sweep_figures, tables
 from metarun.report.compare import Rates, Table, over_rates, tabulate
+from metarun.report.console import PlainConsole
 from metarun.report.style import axis_name, scale_of
 from metarun.report.tables import Panels
 from metarun.run_folder import Run, read_run, read_runs, read_tracker_ids
@@ -47,7 +48,10 @@ class Summary(Callback):
         try:
             summarize(config, time.time() - self.began)
         except Exception as error:
-            print(f"metarun: the multirun's summary failed ({type(error).__name__}: {error})", file=sys.stderr)
+            print(
+                f"metarun: the multirun's summary failed ({type(error).__name__}: {one_line(str(error))})",
+                file=sys.stderr,
+            )
             log.debug(traceback.format_exc())
             multirun.note_failure()
 
@@ -157,7 +161,7 @@ def bars(table: Table, metric: str, path: Path) -> None:
 
 def show(folder: Path, runs: Sequence[Run], table: Table, panels: Panels, seconds: float) -> None:
     """The table on the terminal, and what did not complete."""
-    console = Console(soft_wrap=False)
+    console = PlainConsole(soft_wrap=False)
     console.print()
     tables.print_comparison(table, panels, console)
     for run in runs:

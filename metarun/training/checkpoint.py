@@ -256,6 +256,7 @@ def _require_generator(states: Mapping[str, Any], names: tuple[str, ...]) -> Non
 def _stepped_state(optimizer: torch.optim.Optimizer) -> dict[Any, dict[str, Any]] | None:
     """The state of a copy of an optimizer after a step; None: it steps in a way of its own."""
     twin = deepcopy(optimizer)
+    twin.state.clear()
     for group in twin.param_groups:
         for parameter in group["params"]:
             parameter.grad = torch.zeros_like(parameter)

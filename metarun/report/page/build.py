@@ -41,10 +41,11 @@ FILES = Path(__file__).parent
 
 
 def write_page(runs: Sequence[Run], path: Path, title: str = "metarun report") -> None:
-    """Write the page of some runs, complete or not at all.
+    """Write the page of some runs, complete or not at all; where `path` is a link, what it leads to.
 
     Raises:
-        OSError: the page cannot be written, or itables is not installed.
+        OSError: the page cannot be written, something that is no regular file has its name, or itables is not
+            installed.
     """
     content = Content(runs)
     script = (FILES / "page.js").read_text(encoding="utf-8").replace("</script", "<\\/script")
@@ -60,7 +61,7 @@ def write_page(runs: Sequence[Run], path: Path, title: str = "metarun report") -
         "script": script,
     }
     page = filled((FILES / "page.html").read_text(encoding="utf-8"), parts)
-    write_atomically(path, lambda file: file.write(page.encode("utf-8", "replace")))
+    write_atomically(path.resolve(), lambda file: file.write(page.encode("utf-8", "replace")))
 
 
 def page_data(content: Content) -> dict[str, Any]:
