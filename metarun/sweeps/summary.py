@@ -48,10 +48,7 @@ class Summary(Callback):
         try:
             summarize(config, time.time() - self.began)
         except Exception as error:
-            print(
-                f"metarun: the multirun's summary failed ({type(error).__name__}: {one_line(str(error))})",
-                file=sys.stderr,
-            )
+            print(f"metarun: the multirun's summary failed ({type(error).__name__}: {one_line(str(error))})", file=sys.stderr)
             log.debug(traceback.format_exc())
             multirun.note_failure()
 
