@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -29,6 +29,7 @@ ENDED = ("completed", "diverged", "failed", "interrupted")
 STATUSES = (*ENDED, "unfinished", "broken")
 LOWER_IS_BETTER = ("mse", "nll", "ece", "eer", "loss")
 GROUPS = ("run", "device", "data", "algo", "backbone", "optimizer", "tracker")  # of every configuration
+PLACE = re.compile(r"data\.(.+\.)?root")  # keys that say where data lies, which is no part of what a run is
 CONFIG, HYDRA, OVERRIDES = Path(".hydra/config.yaml"), Path(".hydra/hydra.yaml"), Path(".hydra/overrides.yaml")
 FORMAT = 1  # of result.json and checkpoints; absent: 0, with the names of old_names.py
 
@@ -143,6 +144,8 @@ class Run:
 
     def episodes(self) -> np.ndarray | None:
         """The headline metric of each held-out task `[tasks]` at the headline's step; None where there is none."""
+        if not is_as_written(self.folder, "episodes.npz", self.result):
+            return None
         try:
             return read_episodes(self.folder / "episodes.npz", self.metric)
         except ValueError:
@@ -189,8 +192,21 @@ def read_run(folder: Path, name: str | None = None) -> Run:
             lines = str(error).splitlines() or [type(error).__name__]
             problems.append(f"{path.relative_to(folder)} cannot be read: {lines[0]}")
             run.damaged.append(attribute)
+    if not is_as_written(folder, str(CONFIG), run.result):
+        problems.append(f"{CONFIG} was changed after the run")
+        run.damaged.append("config")
     run.problem = "; ".join(problems) or None
     return run
+
+
+def is_as_written(folder: Path, file: str, result: Mapping[str, Any]) -> bool:
+    """Whether a file is the one that a run's result was written with; also where that says nothing of it."""
+    digests = result.get("sha256")
+    wanted = digests.get(file) if isinstance(digests, dict) else None
+    try:
+        return wanted is None or wanted == hashlib.sha256(read_bytes(folder / file)).hexdigest()
+    except (OSError, ValueError):  # whoever needs it says what is wrong
+        return True
 
 
 def _parse_result(text: str) -> dict[str, Any]:
@@ -348,12 +364,12 @@ def has_whole_config(folder: Path) -> bool:
 
 
 def is_same_config(saved: dict[str, Any], wanted: dict[str, Any]) -> bool:
-    """Whether two configurations are of the same run: what a multirun sweeps and where a run resumes do not count."""
+    """Whether two configurations are of the same run: the multirun's part, where the run resumes, and where its data
+    lies do not count."""
 
     def counted(config: dict[str, Any]) -> dict[str, Any]:
         own = {key: value for key, value in config.items() if key not in ("hydra", "sweep")}
-        run = own.get("run")
-        return own | {"run": run | {"resume": None}} if isinstance(run, dict) else own
+        return {key: value for key, value in leaves(own) if key != "run.resume" and not PLACE.fullmatch(key)}
 
     return counted(saved) == counted(wanted)
 

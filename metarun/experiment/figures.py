@@ -52,26 +52,24 @@ def pictures(result: Outcome, folder: Path, trained: bool) -> Iterator[tuple[str
         yield "reliability.png", lambda path: run_figures.reliability(found.diagram, title, axes, path)
 
 
-def track_result(result: Outcome, folder: Path, tracker: Trackers, attempt: Attempts | None = None) -> None:
-    """Give trackers the plots and tables of a result, and the PNGs that are drawn; each may fail alone."""
-    attempt = attempt or Attempts(folder)
-    attempt("the tracker's step curve", lambda: tracker.curve(result.evaluation.headline, result.curve))
+def track_result(result: Outcome, folder: Path, tracker: Trackers) -> None:
+    """Give trackers the plots and tables of a result, and the PNGs that are drawn."""
+    tracker.curve(result.evaluation.headline, result.curve)
     if result.verification is not None:
         curve = result.verification.details["roc"]
         points = zip(curve["false_positive_rate"], curve["true_positive_rate"], strict=True)
-        roc: Lines = {"pairs": list(points), "chance": [(0, 0), (1, 1)]}
-        attempt("the tracker's roc", lambda: tracker.lines("curve/roc", "false positive rate", roc))
+        lines: Lines = {"pairs": list(points), "chance": [(0, 0), (1, 1)]}
+        tracker.lines("curve/roc", "false positive rate", lines)
     if instances := instance_accuracies(result):
         rows = [[k, row["mean"], row["ci95"]] for k, row in enumerate(instances, 1)]
-        columns = ["instance", "accuracy", "ci95"]
-        attempt("the tracker's instances", lambda: tracker.table("instances", columns, rows))
+        tracker.table("instances", ["instance", "accuracy", "ci95"], rows)
     if (found := result.calibration) is not None:
         claimed, share = calibration_axes(found.metric)
         measured = zip(found.diagram["claimed"], found.diagram["found"], strict=True)
-        lines: Lines = {share: list(measured), "as claimed": [(0, 0), (1, 1)]}
-        attempt("the tracker's reliability", lambda: tracker.lines("curve/reliability", claimed, lines))
+        lines = {share: list(measured), "as claimed": [(0, 0), (1, 1)]}
+        tracker.lines("curve/reliability", claimed, lines)
     for path in sorted(folder.glob("*.png")):
-        attempt(f"the tracker's {path.stem}", partial(tracker.figure, path.stem, path))
+        tracker.figure(path.stem, path)
 
 
 def instance_accuracies(result: Outcome) -> list[dict[str, float]]:

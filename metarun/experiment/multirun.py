@@ -5,6 +5,7 @@ Hydra calls sweepers, launchers, jobs and callbacks one by one and lets them sha
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from metarun.experiment.claim import Claim, FolderError, claim, make_folders, remove_ours, unusable
-from metarun.run_folder import has_config, holds_checkpoint, read_multirun, result_or_empty, status_of
+from metarun.run_folder import PLACE, has_config, holds_checkpoint, read_multirun, result_or_empty, status_of
 
 EXIT_STATUSES = {"completed": 0, "diverged": 3}  # of a multirun's job, by its result's status; else 1
 
@@ -169,8 +170,14 @@ def refuse_other_multirun(folder: Path, overrides: Sequence[str]) -> None:
     if not (folder / "multirun.yaml").exists():
         return
     before = read_multirun(folder)["task"]
-    if sorted(before) != sorted(overrides):
+    if plain(before) != plain(overrides):
         raise FolderError(
             f"hydra.sweep.dir={folder} holds another multirun ({' '.join(before)}). Name another folder, or resume it: "
             f"sweep.resume={folder}"
         )
+
+
+def plain(overrides: Sequence[str]) -> list[str]:
+    """Overrides to be compared: in whatever order and quotes, and wherever the data lies."""
+    bare = [re.sub(r"[\"'\\]", "", line).lstrip("+") for line in overrides]
+    return sorted(line for line in bare if not PLACE.fullmatch(line.partition("=")[0]))

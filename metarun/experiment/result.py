@@ -151,7 +151,7 @@ def close(
     attempt = run.attempt
     result = {**metadata(run), "status": "completed", **fields}
     result["paper"] = attempt("the published figure", lambda: published(run))
-    result["incomplete"] = list(attempt.failed)
+    result["incomplete"] = incomplete(run)
     own = {file: digest for file, digest in run.config_digests.items() if file == str(CONFIG)}
     result["sha256"] = {**own, **result["sha256"]}
     if run.metrics is not None:
@@ -159,9 +159,9 @@ def close(
     exit_status = write_result(run.folder, result, exit_status)
     for action in after:
         action()
-    attempt("tracker", lambda: finish_tracker(run, result, exit_status))
-    if attempt.failed != result["incomplete"]:
-        result["incomplete"] = list(attempt.failed)
+    attempt("tracking", lambda: finish_tracker(run, result, exit_status))
+    if (found := incomplete(run)) != result["incomplete"]:
+        result["incomplete"] = found
         exit_status = write_result(run.folder, result, exit_status)
     # a multirun ends in a table of all
     show = print_result if run.spec.sweep is None else print_line
@@ -181,6 +181,11 @@ def write_result(folder: Path, result: dict[str, Any], exit_status: int) -> int:
         print(f"metarun: cannot write {folder / 'result.json'}: {reason(error)}", file=sys.stderr)
         return exit_status or 1
     return exit_status
+
+
+def incomplete(run: Experiment) -> list[str]:
+    """`NAME: why` of everything beside the numbers that failed."""
+    return [*run.attempt.failed, *(f"tracker.{name}: {why}" for name, why in run.tracker.failed.items())]
 
 
 def finish_tracker(run: Experiment, result: dict[str, Any], exit_status: int) -> None:

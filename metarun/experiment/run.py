@@ -64,7 +64,7 @@ def finish(experiment: Experiment, outcome: Outcome) -> dict[str, Any]:
     after = (
         lambda: attempt(EPISODES, lambda: write_atomically(folder / EPISODES, lambda file: file.write(episodes))),
         lambda: attempt("pictures", lambda: draw_result(outcome, folder, experiment.iterations > 0, attempt)),
-        lambda: attempt("tracking", lambda: track_result(outcome, folder, experiment.tracker, attempt)),
+        lambda: attempt("tracking", lambda: track_result(outcome, folder, experiment.tracker)),
     )
     return close(experiment, {**outcome.fields(), "sha256": digests}, 0, after)
 
