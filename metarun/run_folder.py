@@ -335,7 +335,7 @@ def result_mtime(folder: Path) -> int | None:
 
 def holds_checkpoint(folder: Path) -> bool:
     """Whether a run has left a checkpoint folder here."""
-    return (folder / "checkpoint").is_dir()
+    return os.path.isdir(folder / "checkpoint")  # unlike pathlib's, also of a name that is too long
 
 
 def can_resume(folder: Path) -> bool:
@@ -347,12 +347,12 @@ def holds_result(folder: Path) -> bool:
     """Whether something is here that a run has worked for: a checkpoint, or how it ended, unless it failed before."""
     if holds_checkpoint(folder):
         return True
-    return (folder / "result.json").exists() and status_of(folder) not in ("failed", "interrupted")
+    return os.path.exists(folder / "result.json") and status_of(folder) not in ("failed", "interrupted")
 
 
 def has_config(folder: Path) -> bool:
     """Whether a run's configuration is here."""
-    return (folder / CONFIG).is_file()
+    return os.path.isfile(folder / CONFIG)
 
 
 def has_whole_config(folder: Path) -> bool:
@@ -421,7 +421,7 @@ def read_multirun(folder: Path) -> dict[str, list[str]]:
         DamagedFileError: multirun.yaml is damaged.
     """
     file = folder / "multirun.yaml"
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise FileNotFoundError(f"{folder} is no multirun's folder: it has no multirun.yaml")
     advice = f"Delete it, and repeat the command that the multirun was started with, with hydra.sweep.dir={folder}"
     return _read(file, _parse_multirun, advice)
@@ -459,7 +459,7 @@ def _read(path: Path, parse: Callable[[str], Any], advice: str) -> Any:
 
 def _advice(folder: Path) -> str:
     """What can be done where nobody knows what a run was composed of."""
-    if holds_checkpoint(folder) or (folder / "result.json").exists():
+    if holds_checkpoint(folder) or os.path.exists(folder / "result.json"):
         return f"The run cannot go on: repeat its command with another folder, or delete {folder} first"
     return f"The run in {folder} never began: repeat its command"
 

@@ -8,10 +8,12 @@ import os
 from contextlib import suppress
 
 import pytest
+from commands import SMALL, metarun
 from omegaconf import OmegaConf
 
 from metarun.experiment.cell import RunSpec, holding, record_exit, record_failure, refuse
-from metarun.experiment.claim import FolderError
+from metarun.experiment.choices import CONF
+from metarun.experiment.claim import FolderError, claim
 from metarun.experiment.multirun import multirun
 from metarun.run_folder import has_whole_config
 
@@ -173,3 +175,85 @@ def test_a_job_that_could_not_write_its_result_has_one(tmp_path):
         **{"format": 1, "status": "failed", "algo": "maml", "data": "sinusoid", "backbone": "mlp"},
         **{"seed": 3, "overrides": ["seed=3"], "mean": None, "error": "killed"},
     }
+
+
+# ------------------------------------------------------------------------------------------------- whole commands
+
+
+def everything(folder) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A folder that holds a run, as the command left it that is asked for again below."""
+    with holding(new(tmp_path / "run")):
+        (tmp_path / "run" / "checkpoint").mkdir()
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["hydra.run.dir='run'"],
+        ['hydra.run.dir="run"'],
+        ["++hydra.run.dir=run"],
+        ["hydra.run.dir=./run/"],
+        ["algo=maml", "hydra.run.dir=${hydra:runtime.cwd}/run"],
+        ["-m", "seed=0", "hydra.sweep.dir=run"],
+        ["-m", "seed=0", "hydra.sweep.dir=.", "hydra.sweep.subdir=run"],
+    ],
+    ids=" ".join,
+)
+def test_a_folder_that_holds_a_run_is_not_written_to_however_it_is_named(arguments, run):
+    before = everything(run.parent)
+    outcome = metarun(*SMALL, *arguments, folder=run.parent)
+    assert outcome.status == 2 and "holds a run" in outcome.err, outcome
+    assert outcome.err.count("\n") == 1 and everything(run.parent) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"), [(["hydra.run.dir=run"], "run"), (["-m", "seed=0,1", "hydra.sweep.dir=run"], "sweep")]
+)
+def test_a_second_process_is_refused_and_told_who_works_there(arguments, key, tmp_path):
+    own = claim(tmp_path / "run", "hydra.run.dir")
+    outcome = metarun(*SMALL, *arguments, folder=tmp_path)
+    own.release()
+    assert outcome.status == 2
+    assert f"metarun: {tmp_path / 'run'} is in use by process {os.getpid()} on" in outcome.err
+    assert outcome.err.count("\n") == 1 and not everything(tmp_path)
+
+
+def test_a_cell_that_another_process_works_on_is_left_alone(tmp_path):
+    own = claim(tmp_path / "sweep" / "seed=1", "hydra.sweep.dir")
+    outcome = metarun("-m", *SMALL, "run.iterations=2", "seed=0,1", "hydra.sweep.dir=sweep", folder=tmp_path)
+    own.release()
+    assert outcome.status == 1 and f"seed=1 is in use by process {os.getpid()}" in outcome.err
+    assert (tmp_path / "sweep" / "seed=0" / "result.json").is_file()
+    assert {path.name for path in (tmp_path / "sweep" / "seed=1").iterdir()} == {".lock"}
+
+
+@pytest.mark.parametrize("place", ["file", "file/run", "x" * 300, "-m"])
+def test_a_place_where_no_folder_can_be_is_refused_in_one_line(place, tmp_path):
+    (tmp_path / "file").write_text("")
+    arguments = ["-m", "seed=0,1", "hydra.sweep.dir=file"] if place == "-m" else [f"hydra.run.dir={place}"]
+    outcome = metarun(*SMALL, *arguments, folder=tmp_path)
+    assert outcome.status == 2 and "must be a folder that can be written to" in outcome.err
+    assert outcome.err.count("\n") == 1 and [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("more", [[], ["hydra.job.chdir=true"]], ids=["", "chdir"])
+def test_a_refused_command_removes_only_what_it_made(more, tmp_path):
+    (tmp_path / "mine" / "empty").mkdir(parents=True)
+    outcome = metarun(*SMALL, "run.iterations=0", "hydra.run.dir=mine/empty/a/b", *more, folder=tmp_path)
+    assert outcome.status == 2 and "run.iterations must be" in outcome.err
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["empty", "mine"]
+    assert metarun(*SMALL, "run.iterations=0", "hydra.run.dir=mine/empty", *more, folder=tmp_path).status == 2
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["empty", "mine"]
+
+
+def test_two_multiruns_of_one_second_have_two_folders():
+    """Hydra resolves the time once a process: microseconds tell two processes apart."""
+    config = OmegaConf.load(CONF / "config.yaml")
+    for place in ("run", "sweep"):
+        assert "%S-%f" in OmegaConf.to_container(config)["hydra"][place]["dir"]
