@@ -109,8 +109,14 @@ class Multirun:
         Raises:
             OSError: one cannot be made.
         """
-        for job in jobs:
-            job.made = make_folders(job.folder.absolute())
+        try:
+            for job in jobs:
+                job.made = make_folders(job.folder.absolute())
+        except OSError:
+            for folder in reversed([folder for job in jobs for folder in job.made]):
+                with suppress(OSError):
+                    folder.rmdir()
+            raise
 
     def note_failure(self) -> None:
         """Something beside the runs failed: the command's exit status is to say so."""

@@ -76,6 +76,16 @@ def test_what_was_there_before_a_refused_multirun_stays(tmp_path):
     assert cell.is_dir() and not (tmp_path / "sweep" / ".lock").exists()
 
 
+def test_where_a_cell_can_have_no_folder_nothing_is_left(tmp_path):
+    sweep = tmp_path / "sweep"
+    jobs = [SweepJob(n, [], sweep, sweep / name) for n, name in enumerate(("a/b", "c", "x" * 300))]
+    multirun = Multirun()
+    with pytest.raises(ValueError, match="hydra.sweep.dir must be a folder .+File name too long"):
+        with multirun.planning(sweep, []):
+            multirun.make_folders(jobs)
+    assert not list(tmp_path.iterdir())
+
+
 SAVED = "hydra: {overrides: {task: ['algo=maml', 'seed=0,1'], hydra: []}}"
 
 
