@@ -19,7 +19,7 @@ import yaml
 
 from metarun import old_names
 from metarun.checks import require
-from metarun.run_files import bounded, checked_result, parse_json, read_bytes, read_episodes
+from metarun.run_files import MOST_DEEP, bounded, checked_result, parse_json, read_bytes, read_episodes
 from metarun.tracking.jsonl import read_metrics
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ LOWER_IS_BETTER = ("mse", "nll", "ece", "eer", "loss")
 GROUPS = ("run", "device", "data", "algo", "backbone", "optimizer", "tracker")  # of every configuration
 PLACE = re.compile(r"data\.(.+\.)?root")  # keys that say where data lies, which is no part of what a run is
 CONFIG, HYDRA, OVERRIDES = Path(".hydra/config.yaml"), Path(".hydra/hydra.yaml"), Path(".hydra/overrides.yaml")
+NESTED = 20_000  # characters of YAML that can be nested so deeply that its parser dies
 FORMAT = 1  # of result.json and checkpoints; absent: 0, with the names of old_names.py
 
 
@@ -220,9 +221,25 @@ def load_yaml(text: str) -> Any:
         ValueError, yaml.YAMLError: it is none.
     """
     try:
+        if len(text) > NESTED:
+            _refuse_deep(text)
         return yaml.load(text, Loader=_loader())
     except (LookupError, AttributeError, TypeError, RecursionError) as error:  # PyYAML's for `!!int ""` and its like
         raise ValueError(f"it is no YAML ({type(error).__name__}: {error})") from error
+
+
+def _refuse_deep(text: str) -> None:
+    """Refuse a nesting at which the parser's stack would end, and the process with it.
+
+    Raises:
+        ValueError: it is nested too deeply.
+    """
+    depth = 0
+    for event in yaml.parse(text, Loader=_loader()):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > MOST_DEEP:
+            raise ValueError("it is nested too deeply")
 
 
 @cache

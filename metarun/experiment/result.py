@@ -151,6 +151,7 @@ def close(
     attempt = run.attempt
     result = {**metadata(run), "status": "completed", **fields}
     result["paper"] = attempt("the published figure", lambda: published(run))
+    result["trackers"] = attempt("what the trackers say of themselves", run.tracker.describe) or {}
     result["incomplete"] = incomplete(run)
     own = {file: digest for file, digest in run.config_digests.items() if file == str(CONFIG)}
     result["sha256"] = {**own, **result["sha256"]}
@@ -234,6 +235,7 @@ def metadata(run: Experiment) -> dict[str, Any]:
         "vectorized": run.learner.vectorized,
         "replicas": run.replicas,
         "processes": run.processes.size,
+        "trackers": {},
         "versions": versions(),
         "commit": commit(),
         "incomplete": [],

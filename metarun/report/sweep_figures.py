@@ -80,7 +80,9 @@ def draw_line(axes: Axes, line: Line, color: str, marker: str, scale: float) -> 
         axes.plot(incomplete, top, "x", color=color, transform=axes.get_xaxis_transform(), clip_on=False, zorder=5)
     points = [(x, values) for x, values in points if values]
     x = [at for at, _ in points]
-    axes.plot(x, [sum(v) / len(v) for _, v in points], color=color, marker=marker, markersize=4.5, label=plain(line.name))
+    axes.plot(
+        x, [sum(v) / len(v) for _, v in points], color=color, marker=marker, markersize=4.5, label=plain(line.name)
+    )
     axes.fill_between(x, [min(v) for _, v in points], [max(v) for _, v in points], color=color, alpha=0.2, linewidth=0)
     published = [(at, scale * v) for at, v in zip(line.x, line.published, strict=False) if v is not None]
     if published:

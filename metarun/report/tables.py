@@ -266,7 +266,9 @@ def latex(table: Table) -> str:
     text += [latex_row([first, *heads]), "\\midrule"]
     for name, entries in lines:
         text.append(" & ".join([escaped_latex(name), *map(latex_cell, entries)]) + r" \\")
-    return "\n".join([*text, "\\bottomrule", "\\end{tabular}", *(f"% {one_line(line)}" for line in legend(table))]) + "\n"
+    return (
+        "\n".join([*text, "\\bottomrule", "\\end{tabular}", *(f"% {one_line(line)}" for line in legend(table))]) + "\n"
+    )
 
 
 def latex_row(words: Sequence[str]) -> str:

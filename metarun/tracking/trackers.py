@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,11 @@ class Trackers:
     def run_ids(self) -> dict[str, str]:
         """The services' names of this run, by tracker; only trackers whose service has one."""
         return {name: tracker.run_id for name, tracker in self.trackers.items() if tracker.run_id}
+
+    def describe(self) -> dict[str, Any]:
+        """How each tracker records the run, for `result.json`; only trackers that have anything to say."""
+        described = {name: getattr(tracker, "describe", dict)() for name, tracker in self.trackers.items()}
+        return {name: fields for name, fields in described.items() if fields}
 
     def start(
         self,
@@ -74,6 +80,9 @@ class Trackers:
         self._each(lambda tracker: tracker.artifact(folder))
 
     def finish(self, exit_code: int) -> None:
+        for name in self.failed:  # what it holds open
+            with suppress(Exception):
+                self.trackers[name].finish(exit_code)
         self._each(lambda tracker: tracker.finish(exit_code))
 
     def _each(self, record: Callable[[Tracker], None]) -> None:

@@ -15,6 +15,7 @@ FIELDS = {
         "vectorized",
         "replicas",
         "processes",
+        "trackers",
         "versions",
         "commit",
         "incomplete",

@@ -184,8 +184,16 @@ def columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[Any]]
     for at, row in enumerate(rows):
         for key, value in row.items():
             column = table.setdefault(key, {"values": [], "at": [-1] * len(rows)})
-            text = value if isinstance(value, str) else json.dumps(value, default=str)
+            text = value if isinstance(value, str) else as_json(value)
             if text not in column["values"]:
                 column["values"].append(text)
             column["at"][at] = column["values"].index(text)
     return table
+
+
+def as_json(value: Any) -> str:
+    """A value as JSON; of YAML's mappings with other keys than JSON has, as Python writes it."""
+    try:
+        return json.dumps(value, default=str)
+    except TypeError:
+        return str(value)
