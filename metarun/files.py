@@ -5,10 +5,26 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import secrets
+import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
+
+# Temporary files of processes that were killed, also of earlier versions; nothing that a user could call so.
+LEFTOVER = re.compile(
+    r"\.([\w.+-]+\.(png|pdf|json|jsonl|npz|yaml|md|tex|html|safetensors|state)|hydra)\.[a-z0-9_]{8}", re.ASCII
+)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what processes that were killed left half-written in a folder that nobody writes to now."""
+    with suppress(OSError):
+        for path in list(folder.iterdir()):
+            if LEFTOVER.fullmatch(path.name):
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def without_nan(value: Any) -> Any:

@@ -65,6 +65,7 @@ ROOMS = {
 # In a room that loads torch: what the command line imports before it knows that there is anything to run.
 LIGHT = (
     "experiment/cell",
+    "experiment/claim",
     "experiment/choices",
     "experiment/errors",
     "experiment/multirun",

@@ -22,7 +22,7 @@ from metarun.experiment.errors import ConfigError
 from metarun.layers.drop_block import drop_blocks
 from metarun.layers.norm import MODES, STATELESS, batch_norms
 from metarun.learner.learner import Learner
-from metarun.run_folder import read_choices, read_config
+from metarun.run_folder import GROUPS, DamagedFileError, read_choices, read_config
 from metarun.tasks import TaskSet
 from metarun.tracking.trackers import Trackers
 from metarun.training import checkpoint
@@ -198,13 +198,16 @@ def saved_config(folder: Path) -> tuple[DictConfig, dict[str, str]]:
     """The configuration a run was started with, and its chosen groups.
 
     Raises:
-        ConfigError: there is no run in that folder.
+        ConfigError: there is no run in that folder, or its configuration is damaged.
     """
     try:
-        config = read_config(folder)
-    except FileNotFoundError as error:
+        config, choices = read_config(folder), read_choices(folder)
+        missing = [key for key in ("seed", *GROUPS) if key not in config]
+        if missing := missing + [name for name in ("backbone",) if name not in choices]:
+            raise DamagedFileError(f"the configuration of the run in {folder} is damaged (it has no {missing[0]})")
+    except (FileNotFoundError, DamagedFileError) as error:
         raise ConfigError(str(error)) from error
-    return OmegaConf.create(config), read_choices(folder)
+    return OmegaConf.create(config), choices
 
 
 def load_components(folder: Path) -> tuple[Components, dict[str, str]]:
@@ -213,9 +216,11 @@ def load_components(folder: Path) -> tuple[Components, dict[str, str]]:
     Raises:
         ConfigError: no run there.
         FileNotFoundError: the run has no checkpoint.
+        CheckpointError: it is damaged, or was changed.
     """
     loaded, choices = saved_components(folder)
     tested = tested_checkpoint(folder)
+    checkpoint.require_weights(folder / "checkpoint", tested.weights, loaded.learner.state_dict(), precision=True)
     loaded.learner.load_state_dict(tested.weights)
     loaded.learner.eval()
     if loaded.data.kind == "regression":
@@ -241,13 +246,24 @@ def tested_checkpoint(folder: Path) -> checkpoint.Checkpoint:
 
     Raises:
         FileNotFoundError: the run has no checkpoint.
+        CheckpointError: it is damaged, or was changed.
     """
-    name = "best" if checkpoint.exists(folder / "checkpoint", "best") else "last"
+    name = tested_name(folder)
     saved = checkpoint.load(folder / "checkpoint", name)
     error = saved.details.get("best" if name == "best" else "last_metric")
     return saved._replace(details={"residual_variance": error, **saved.details})  # which earlier versions did not keep
 
 
 def tested_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """The weights of `tested_checkpoint`."""
-    return tested_checkpoint(folder).weights
+    """The weights a finished run is tested with.
+
+    Raises:
+        FileNotFoundError: the run has no checkpoint.
+        CheckpointError: it is damaged, or was changed.
+    """
+    return checkpoint.load_weights(folder / "checkpoint", tested_name(folder))
+
+
+def tested_name(folder: Path) -> str:
+    """Name of the checkpoint whose weights a finished run is tested with: its best, or where it kept none, its last."""
+    return "best" if checkpoint.exists(folder / "checkpoint", "best") else "last"

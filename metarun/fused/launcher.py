@@ -18,6 +18,7 @@ import itertools
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 from hydra.core.utils import JobReturn, configure_log, run_job, setup_globals
@@ -25,7 +26,8 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from metarun.experiment.build import Components, build
-from metarun.experiment.cell import RunSpec, composed_spec, record_exit, refuse
+from metarun.experiment.cell import RunSpec, composed_spec, holding, record_exit, refuse
+from metarun.experiment.claim import FolderError
 from metarun.experiment.errors import ConfigError
 from metarun.experiment.run import run
 from metarun.experiment.session import Experiment
@@ -67,7 +69,7 @@ def launch(
         job_config = context.config_loader.load_sweep_config(config, list(overrides))
         with open_dict(job_config):
             job_config.hydra.job.id = job_config.hydra.job.num = number
-        # Hydra makes the folder and writes .hydra; the job itself only tells where it is.
+        # Hydra makes the folder; the job itself only tells where it is.
         returned = run_job(
             hydra_context=context,
             task_function=lambda cfg: specs.append(composed_spec(cfg)),
@@ -95,7 +97,8 @@ def run_all(specs: list[RunSpec], sizes: Sizes) -> list[dict[str, Any]]:
     components: dict[int, Components] = {}
     for number, spec in enumerate(specs):
         try:
-            components[number] = build(spec.cfg, spec.choices)
+            with holding(spec):
+                components[number] = build(spec.cfg, spec.choices)
         except ConfigError as error:
             results[number] = refuse(spec, error)
             continue
@@ -107,9 +110,17 @@ def run_all(specs: list[RunSpec], sizes: Sizes) -> list[dict[str, Any]]:
     for key, numbers in groups.items():
         for at in range(0, len(numbers), sizes.max_replicas):
             chosen = numbers[at : at + sizes.max_replicas]
-            runs = [specs[n] for n in chosen], [components[n] for n in chosen]
-            ended = run_group(*runs, sizes.micro_batch, begun.get(key))
-            results |= dict(zip(chosen, ended, strict=True))
+            with ExitStack() as stack:
+                held = []
+                for n in chosen:
+                    try:
+                        stack.enter_context(holding(specs[n]))
+                        held.append(n)
+                    except FolderError as error:  # another process came between
+                        results[n] = refuse(specs[n], error)
+                runs = [specs[n] for n in held], [components[n] for n in held]
+                ended = run_group(*runs, sizes.micro_batch, begun.get(key))
+            results |= dict(zip(held, ended, strict=True))
             if any(result["exit_status"] > 128 for result in ended):
                 rest = {"exit_status": ended[0]["exit_status"], "mean": None}
                 return [results.get(n, rest) for n in range(len(specs))]

@@ -10,7 +10,7 @@ from typing import Any
 from metarun.evaluation.evaluate import Evaluation, has_headline_metric
 from metarun.experiment.cadence import between_steps
 from metarun.experiment.errors import ConfigError
-from metarun.experiment.result import close, failure
+from metarun.experiment.result import close, compute_result, failure
 from metarun.experiment.run import finish
 from metarun.experiment.session import Experiment
 from metarun.fused.evaluate import diagnostics, evaluate_replicas, score_replicas
@@ -157,7 +157,7 @@ class Program:
         evaluations = self.evaluate("test", "test", self.config.eval_tasks, self.config.curve_steps)
 
         def report(run: Experiment, r: int) -> None:
-            self.results[r] = close(run, *finish(run, evaluations[r]))
+            self.results[r] = finish(run, compute_result(run, evaluations[r]))
 
         self._each(report)
 

@@ -28,7 +28,7 @@ varied, and runs that are missing or broken. PATH is the folder of a run or of a
 """
 EXAMPLES = """\
 examples:
-  metarun-report outputs/sweeps/2026-11-21_10-00-00
+  metarun-report outputs/sweeps/2026-11-21_10-00-00-123456
   metarun-report outputs --html report.html
   metarun-report outputs --compare maml_seed=0 mtnet_seed=0    # a paired test on the held-out tasks that both share
 """

@@ -18,5 +18,7 @@ FIELDS = {
         "trackers",
         "versions",
         "commit",
+        "incomplete",
+        "sha256",
     ),
 }
