@@ -32,11 +32,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from metarun.cli.errors import explain
 from metarun.cli.resume import with_saved_overrides
-from metarun.experiment.cell import RunSpec
+from metarun.experiment.cell import RunSpec, begin
 from metarun.experiment.choices import CONF
+from metarun.experiment.claim import claim, unusable
 from metarun.experiment.errors import ConfigError, InterruptedRun
-from metarun.experiment.multirun import remove_unused
-from metarun.files import write_text
 from metarun.run_folder import CONFIG, HYDRA, OVERRIDES, read_overrides
 from metarun.sweeps.plan import quoted
 
@@ -158,19 +157,22 @@ def _value(value: Any) -> str:
 
 def _run(overrides: list[str]) -> FinishedRun:
     with _own_hydra():
-        spec, hydra = _composed(overrides)
+        spec = _composed(overrides)
     from metarun.experiment.run import run  # torch takes seconds
 
     with _torch_as_it_was(), _quiet_services():
-        written = hydra is not None
-        if hydra is not None:
-            _write_config(spec, hydra)
+        held = claim(spec.folder, "hydra.run.dir")
         try:
+            begin(spec)
             result = run(spec)
         except ConfigError:
-            if written:
-                remove_unused(spec.folder)
+            held.withdraw()
             raise
+        except OSError as error:
+            held.withdraw()
+            raise unusable(spec.folder, "hydra.run.dir", error) from error
+        finally:
+            held.release()
     status = result.pop("exit_status")
     if status > 128:
         interrupted = InterruptedRun(status - 128)
@@ -180,8 +182,8 @@ def _run(overrides: list[str]) -> FinishedRun:
     return FinishedRun(spec.folder, result)
 
 
-def _composed(overrides: list[str]) -> tuple[RunSpec, DictConfig | None]:
-    """The run that overrides ask for, and Hydra's own part of its configuration; None: the folder holds it already.
+def _composed(overrides: list[str]) -> RunSpec:
+    """The run that overrides ask for.
 
     Raises:
         ConfigError: they ask for none.
@@ -202,22 +204,23 @@ def _composed(overrides: list[str]) -> tuple[RunSpec, DictConfig | None]:
     choices = {str(group): str(name) for group, name in hydra.runtime.choices.items()}
     spec = RunSpec(cfg, choices, folder, list(hydra.overrides.task))
     if not cfg.run.resume:
-        return spec, hydra
+        spec.files = _files(spec, hydra)
+        return spec
     from metarun.experiment.build import saved_config
 
     spec.cfg, spec.choices = saved_config(folder)
     spec.overrides = [entry for entry in read_overrides(folder) if not entry.startswith("run.resume=")]
     spec.cfg.run.resume = str(folder)
-    return spec, None
+    return spec
 
 
-def _write_config(spec: RunSpec, hydra: DictConfig) -> None:
-    """Leave the configuration in the folder as Hydra does, so that the command line can resume and test the run."""
+def _files(spec: RunSpec, hydra: DictConfig) -> dict[str, str]:
+    """What the run was composed of, as the command line keeps it, which can thus resume the run and test it again."""
     content: Any = OmegaConf.to_container(hydra)
     content["runtime"]["output_dir"] = str(spec.folder)
     whole = OmegaConf.create({"hydra": content})
-    for name, content in ((HYDRA, whole), (OVERRIDES, spec.overrides), (CONFIG, spec.cfg)):
-        write_text(spec.folder / name, OmegaConf.to_yaml(content))
+    contents = {HYDRA: whole, OVERRIDES: spec.overrides, CONFIG: spec.cfg}
+    return {str(name): OmegaConf.to_yaml(content) for name, content in contents.items()}
 
 
 @contextmanager
@@ -230,7 +233,7 @@ def _own_hydra() -> Iterator[None]:
     finally:
         for kind in kinds:
             instances.pop(kind, None)
-        instances.update(callers)
+        instances.update(callers)  # type: ignore[arg-type]
 
 
 @contextmanager

@@ -114,7 +114,7 @@ class MAMLPlusPlus(Learner):
         def support_loss(theta: dict[str, Tensor], k: int) -> Tensor:
             return self.loss(predictor(theta, k)(support.x), support.y)
 
-        parameters = dict(self.net.named_parameters())
+        parameters: dict[str, Tensor] = dict(self.net.named_parameters())
         theta = {name: parameters[name] for name in self.adapted_names}
         second_order = (self.progress >= self.first_order_share).to(self.progress.dtype)  # 1 or 0
         yield predictor(theta, 0)

@@ -218,7 +218,7 @@ class Labels(NamedTuple):
     """
 
     classes: Sequence[Label]
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # a tuple has a method of that name
     back: Callable[[Tensor], Any]
 
     @classmethod

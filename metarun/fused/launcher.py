@@ -17,8 +17,8 @@ from __future__ import annotations
 import itertools
 import json
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 from hydra.core.utils import JobReturn, configure_log, run_job, setup_globals
@@ -109,22 +109,27 @@ def run_all(specs: list[RunSpec], sizes: Sizes) -> list[dict[str, Any]]:
         groups.setdefault(key, []).append(number)
     for key, numbers in groups.items():
         for at in range(0, len(numbers), sizes.max_replicas):
-            chosen = numbers[at : at + sizes.max_replicas]
-            with ExitStack() as stack:
-                held = []
-                for n in chosen:
-                    try:
-                        stack.enter_context(holding(specs[n]))
-                        held.append(n)
-                    except FolderError as error:  # another process came between
-                        results[n] = refuse(specs[n], error)
-                runs = [specs[n] for n in held], [components[n] for n in held]
+            chosen = {n: specs[n] for n in numbers[at : at + sizes.max_replicas]}
+            with holding_those(chosen, results):
+                runs = list(chosen.values()), [components[n] for n in chosen]
                 ended = run_group(*runs, sizes.micro_batch, begun.get(key))
-            results |= dict(zip(held, ended, strict=True))
+            results |= dict(zip(chosen, ended, strict=True))
             if any(result["exit_status"] > 128 for result in ended):
                 rest = {"exit_status": ended[0]["exit_status"], "mean": None}
                 return [results.get(n, rest) for n in range(len(specs))]
     return [results[n] for n in range(len(specs))]
+
+
+@contextmanager
+def holding_those(chosen: dict[int, RunSpec], results: dict[int, dict[str, Any]]) -> Iterator[None]:
+    """Inside, the folders of the chosen runs are this process's; one that another process took leaves them, refused."""
+    with ExitStack() as stack:
+        for number, spec in list(chosen.items()):
+            try:
+                stack.enter_context(holding(spec))
+            except FolderError as error:
+                results[number] = refuse(chosen.pop(number), error)
+        yield
 
 
 def group_of(spec: RunSpec) -> Group | None:
