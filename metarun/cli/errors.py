@@ -18,14 +18,20 @@ EXTRAS = {f"hydra/launcher/{name}": name for name in ("joblib", "ray")}  # what 
 EXTRAS |= {f"hydra/launcher/submitit_{name}": "submitit" for name in ("local", "slurm")}
 
 
+NO_CHOICE = "Config group override must be a string or a list"  # Hydra's ValueError for GROUP=null
+
+
 def is_users_fault(error: BaseException) -> bool:
     """Whether it is the user's input that is at fault."""
-    return isinstance(error, HydraException | OmegaConfBaseException)
+    return isinstance(error, HydraException | OmegaConfBaseException) or str(error).startswith(NO_CHOICE)
 
 
 def explain(error: BaseException, arguments: list[str]) -> str:
     """One message for a refused command: what came, and what there is to choose from."""
     text = str(error)
+    if text.startswith(NO_CHOICE):
+        group = next((group for group in GROUPS if f"{group}=null" in arguments), "a group")
+        return f"{group} must be one of {', '.join(names(group) if group in GROUPS else GROUPS)}; got null"
     missing = re.search(r"(?:Could not find|In '[^']*': Could not find) '([\w./-]+)'", text)
     if missing and "/" in missing.group(1):
         group, _, name = missing.group(1).partition("/")

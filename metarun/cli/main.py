@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
@@ -44,8 +45,11 @@ def run_job(cfg: DictConfig) -> float | None:
     from metarun.experiment.build import saved_config  # these import torch, which --help must not wait for
     from metarun.experiment.errors import ConfigError
     from metarun.experiment.run import run, run_worker
+    from metarun.experiment.schema import check_output
 
     try:
+        if not cfg.run.resume:
+            check_output(HydraConfig.get().output_subdir)
         if ranks().rank and cfg.run.resume:
             spec.folder = Path(cfg.run.resume)  # Hydra's is a place of this process's own
         if (path := cfg.run.resume) and spec.sweep is None:
@@ -71,6 +75,7 @@ def main() -> NoReturn:
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its makers
     multirun.clear()
+    _require_ranks()
     if {"-h", "--help"} & set(sys.argv[1:]):  # Hydra would first list every file of conf/, which takes seconds
         print(help_text())
         sys.exit(0)
@@ -94,6 +99,15 @@ def main() -> NoReturn:
     if multirun.all_refused():
         multirun.remove_refused()
     sys.exit(status)
+
+
+def _require_ranks() -> None:
+    """End the command if the environment that torchrun should have set makes no sense."""
+    try:
+        ranks()
+    except ValueError as error:
+        print(f"metarun: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 @contextmanager

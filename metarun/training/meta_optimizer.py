@@ -43,6 +43,7 @@ class MetaOptimizer:
         bounds = {"max_grad_norm": max_grad_norm, "max_grad_value": max_grad_value}
         require_positive("optimizer", lr=lr, **{name: bound for name, bound in bounds.items() if bound is not None})
         self.optimizer, self.lr = optimizer, lr
+        _require_steps(optimizer, lr)
         self.scheduler = None if scheduler is None else build_scheduler(scheduler)
         self.max_grad_norm, self.max_grad_value = max_grad_norm, max_grad_value
 
@@ -67,6 +68,25 @@ class MetaOptimizer:
             if self.max_grad_norm is not None:
                 nn.utils.clip_grad_norm_(group["params"], self.max_grad_norm)
         optimizer.step()
+
+
+def _require_steps(optimizer: Callable[..., torch.optim.Optimizer], lr: float) -> None:
+    """Try an optimizer out: most of torch's check their arguments as they are made, and some want more of a step.
+
+    Raises:
+        ValueError: its arguments make no sense, or it cannot be stepped by a gradient alone.
+    """
+    parameter = torch.zeros(1, requires_grad=True)
+    parameter.grad = torch.zeros(1)
+    try:
+        optimizer([parameter], lr=lr).step()
+    except AssertionError:
+        pass  # capturable: on a GPU only
+    except (ValueError, TypeError, RuntimeError) as error:
+        keywords = getattr(optimizer, "keywords", {})
+        name = getattr(getattr(optimizer, "func", optimizer), "__name__", "optimizer")
+        wanted = "an optimizer of torch that steps by a gradient, with arguments that it takes"
+        raise ValueError(f"optimizer.optimizer must be {wanted}; got {name} of {keywords} ({error})") from error
 
 
 def build_scheduler(factory: Callable[[torch.optim.Optimizer], LRScheduler]) -> LRScheduler:

@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from metarun.checks import require
+
 
 class Ranks(NamedTuple):
     """Rank of this process.
@@ -22,8 +24,18 @@ class Ranks(NamedTuple):
 
 
 def ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
-    """The ranks that torchrun set; a single process where it set none."""
+    """The ranks that torchrun set; a single process where it set none.
+
+    Raises:
+        ValueError: one of them is no number, or this process is none of those that there are.
+    """
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     if not all(name in environment for name in (*names, "MASTER_ADDR")):
         return Ranks()
-    return Ranks(*(int(environment[name]) for name in names))
+    for name in names:
+        value = environment[name]
+        require(name, value, value.isascii() and value.isdigit(), "an integer of at least 0, as torchrun sets it")
+    found = Ranks(*(int(environment[name]) for name in names))
+    what = f"below WORLD_SIZE={found.world_size}, as torchrun sets it"
+    require("RANK", found.rank, found.rank < found.world_size, what)
+    return found
