@@ -30,8 +30,7 @@ def explain(error: BaseException, arguments: list[str]) -> str:
     """One message for a refused command: what came, and what there is to choose from."""
     text = str(error)
     if text.startswith(NO_CHOICE):
-        group = next((group for group in GROUPS if f"{group}=null" in arguments), "a group")
-        return f"{group} must be one of {', '.join(names(group) if group in GROUPS else GROUPS)}; got null"
+        return _no_choice(arguments)
     missing = re.search(r"(?:Could not find|In '[^']*': Could not find) '([\w./-]+)'", text)
     if missing and "/" in missing.group(1):
         group, _, name = missing.group(1).partition("/")
@@ -53,6 +52,11 @@ def explain(error: BaseException, arguments: list[str]) -> str:
     if isinstance(error, ConfigCompositionException) and error.__cause__ is not None:
         return f"{text}\n{error.__cause__}"
     return text
+
+
+def _no_choice(arguments: list[str]) -> str:
+    group = next((group for group in GROUPS if f"{group}=null" in arguments), "a group")
+    return f"{group} must be one of {', '.join(names(group) if group in GROUPS else GROUPS)}; got null"
 
 
 def _nearest(name: str, choices: list[str]) -> str:

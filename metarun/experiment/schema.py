@@ -6,11 +6,13 @@ the types. The other groups are dataclasses. What an annotation cannot say, the 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields
 from difflib import get_close_matches
 from functools import cache
 from inspect import Parameter, signature
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
@@ -18,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from metarun.checks import Count, Fraction, Index, NonNegative, Only, Positive, is_number
-from metarun.experiment.choices import CONF, GROUPS, names
+from metarun.experiment.choices import CONF, GROUPS, describe, files_of, names
 from metarun.experiment.errors import ConfigError
 from metarun.experiment.targets import SPECIAL, class_at, place_of, refuse_foreign_targets
 
@@ -38,6 +40,13 @@ TORCH_RANGES: dict[str, Any] = {
     "optimizer.optimizer.eps": NonNegative,
     "optimizer.optimizer.weight_decay": NonNegative,
     "optimizer.optimizer.momentum": NonNegative,
+    "scheduler.max_lr": Positive,
+    "scheduler.start_factor": Annotated[float, Only("a number in (0, 1]", lambda value: 0 < value <= 1)],
+    "scheduler.end_factor": Annotated[float, Only("a number in [0, 1]", lambda value: 0 <= value <= 1)],
+    # torch takes no integer
+    "scheduler.pct_start": Annotated[
+        float, Only("a number in [0.0, 1.0]", lambda v: isinstance(v, float) and 0 <= v <= 1)
+    ],
 }
 BITS = 2**63  # torch and NumPy count in 64 bits
 
@@ -84,8 +93,17 @@ class PublishedFigure:
 
 
 class Key(NamedTuple):
-    """One key of the configuration, for documentation."""
+    """One key of the configuration, for documentation.
 
+    Attributes:
+        choice: the choice that has it, `algo=maml`; None for a key that every configuration has.
+        name: as it is typed, `algo.inner_lr`.
+        type: what its value may be, in words.
+        default: its value, uninterpolated.
+        comment: what conf says of it; empty where it says nothing.
+    """
+
+    choice: str | None
     name: str
     type: str
     default: Any
@@ -217,15 +235,8 @@ def _node(prefix: str, node: Any) -> Iterator[Problem]:
     if not isinstance(node, Mapping) or "_target_" not in node:
         yield Problem(prefix, _must_be(prefix, _choices(prefix), node))
         return
-    place = place_of(prefix)
-    arguments = arguments_of(class_at(prefix, node["_target_"]))
-    handed = HANDED[place]
-    own = {
-        name: Argument(TORCH_RANGES.get(f"{place}.{name}", argument.hint), argument.required)
-        for name, argument in arguments.items()
-        if name not in handed
-    }
-    yield from _mapping(prefix, {key: value for key, value in node.items() if key not in SPECIAL}, own)
+    arguments = arguments_at(prefix, node["_target_"])
+    yield from _mapping(prefix, {key: value for key, value in node.items() if key not in SPECIAL}, arguments)
 
 
 def _keys(prefix: str, node: Any, kind: type) -> Iterator[Problem]:
@@ -293,7 +304,55 @@ def _select(node: Any, key: str) -> Any:
     return node
 
 
+# --------------------------------------------------------------------------------------------------- documentation
+
+
+def described() -> Iterator[Key]:
+    """Every key of the configuration, group by group and choice by choice."""
+    config: Any = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"))
+    comments = _comments(CONF / "config.yaml")
+    yield Key(None, "seed", words(Seed), config["seed"], comments["seed"])
+    for group, kind in (("run", RunConfig), ("sweep", SweepConfig)):
+        for name, hint in get_type_hints(kind, include_extras=True).items():
+            yield Key(None, f"{group}.{name}", words(hint), config[group][name], comments.get(name, ""))
+    for group in ("device", "data", "algo", "backbone", "optimizer", "scheduler", "tracker"):
+        for name in names(group):
+            comments = {key: text for path in files_of(group, name) for key, text in _comments(path).items()}
+            for key, hint, value in _described_node(group, describe(group, name)):
+                yield Key(f"{group}={name}", key, words(hint), value, comments.get(key.rpartition(".")[2], ""))
+
+
+def _described_node(prefix: str, node: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Key, type and value of everything in a choice."""
+    from metarun.training.device import Device
+
+    hints = get_type_hints(Device, include_extras=True) if prefix == "device" else {}
+    if "_target_" in node:
+        hints = {name: argument.hint for name, argument in arguments_at(prefix, node["_target_"]).items()}
+    for name, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _described_node(f"{prefix}.{name}", value)
+        elif name not in SPECIAL:
+            yield f"{prefix}.{name}", hints[name], value
+
+
+def _comments(path: Path) -> dict[str, str]:
+    """What a file of conf/ says of each key, behind its value."""
+    lines = (re.match(r" *(\w+):[^#]*#\s*(.*)", line) for line in path.read_text().splitlines())
+    return {match[1]: match[2] for match in lines if match}
+
+
 # --------------------------------------------------------------------------------------------------------- types
+
+
+def arguments_at(prefix: str, target: str) -> dict[str, Argument]:
+    """What a configuration may set of a node, given its place and its class."""
+    place = place_of(prefix)
+    return {
+        name: Argument(TORCH_RANGES.get(f"{place}.{name}", argument.hint), argument.required)
+        for name, argument in arguments_of(class_at(prefix, target)).items()
+        if name not in HANDED[place]
+    }
 
 
 @cache
@@ -347,7 +406,7 @@ def _fits_plain(value: Any, hint: Any) -> bool:
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool) and abs(value) < BITS
     if hint is float:
-        return is_number(value)
+        return is_number(value) and (isinstance(value, float) or abs(value) < BITS)
     if hint is Any or isinstance(hint, type) and issubclass(hint, Callable):  # type: ignore[arg-type]
         return True
     return isinstance(hint, type) and isinstance(value, hint)

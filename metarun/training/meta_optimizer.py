@@ -43,7 +43,7 @@ class MetaOptimizer:
         bounds = {"max_grad_norm": max_grad_norm, "max_grad_value": max_grad_value}
         require_positive("optimizer", lr=lr, **{name: bound for name, bound in bounds.items() if bound is not None})
         self.optimizer, self.lr = optimizer, lr
-        _require_steps(optimizer, lr)
+        _require_gradient_steps(optimizer)
         self.scheduler = None if scheduler is None else build_scheduler(scheduler)
         self.max_grad_norm, self.max_grad_value = max_grad_norm, max_grad_value
 
@@ -52,12 +52,21 @@ class MetaOptimizer:
         return 1.0 if self.scheduler is None else rate_at(self.scheduler, iteration)
 
     def build(self, learner: Learner) -> dict[str, torch.optim.Optimizer]:
-        """One optimizer for each of the learner's parameter groups that holds any parameter."""
-        return {
-            group["name"]: group.get("optimizer", self.optimizer)(group["params"], lr=group.get("lr", self.lr))
-            for group in learner.parameter_groups()
-            if group["params"]
-        }
+        """One optimizer for each of the learner's parameter groups that holds any parameter.
+
+        Raises:
+            ValueError: the optimizer's class refuses its arguments.
+        """
+        try:
+            return {
+                group["name"]: group.get("optimizer", self.optimizer)(group["params"], lr=group.get("lr", self.lr))
+                for group in learner.parameter_groups()
+                if group["params"]
+            }
+        except (ValueError, TypeError, RuntimeError) as error:
+            arguments = getattr(self.optimizer, "keywords", {})
+            what = f"a class of torch.optim with arguments that it takes ({error})"
+            raise ValueError(f"optimizer.optimizer must be {what}; got {arguments}") from error
 
     def step(self, optimizer: torch.optim.Optimizer, factor: float) -> None:
         """Clip this optimizer's gradients and step it at `factor` times its initial learning rate."""
@@ -70,23 +79,16 @@ class MetaOptimizer:
         optimizer.step()
 
 
-def _require_steps(optimizer: Callable[..., torch.optim.Optimizer], lr: float) -> None:
-    """Try an optimizer out: most of torch's check their arguments as they are made, and some want more of a step.
+def _require_gradient_steps(optimizer: Callable[..., torch.optim.Optimizer]) -> None:
+    """Refuse torch's optimizers that want more of a step than a dense gradient.
 
     Raises:
-        ValueError: its arguments make no sense, or it cannot be stepped by a gradient alone.
+        ValueError: it is one of them.
     """
-    parameter = torch.zeros(1, requires_grad=True)
-    parameter.grad = torch.zeros(1)
-    try:
-        optimizer([parameter], lr=lr).step()
-    except AssertionError:
-        pass  # capturable: on a GPU only
-    except (ValueError, TypeError, RuntimeError) as error:
-        keywords = getattr(optimizer, "keywords", {})
-        name = getattr(getattr(optimizer, "func", optimizer), "__name__", "optimizer")
-        wanted = "an optimizer of torch that steps by a gradient, with arguments that it takes"
-        raise ValueError(f"optimizer.optimizer must be {wanted}; got {name} of {keywords} ({error})") from error
+    kind = getattr(optimizer, "func", optimizer)
+    special = isinstance(kind, type) and issubclass(kind, torch.optim.LBFGS | torch.optim.SparseAdam)
+    name = getattr(kind, "__name__", "optimizer")
+    require("optimizer.optimizer", name, not special, "an optimizer that steps by a dense gradient alone")
 
 
 def build_scheduler(factory: Callable[[torch.optim.Optimizer], LRScheduler]) -> LRScheduler:
