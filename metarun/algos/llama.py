@@ -37,7 +37,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from metarun.algos.maml import MAML
-from metarun.checks import require_positive
+from metarun.checks import NonNegative, require_positive
 from metarun.layers.norm import batch_norms
 from metarun.learner.gradient_descent import descend
 from metarun.learner.learner import Backbone
@@ -66,11 +66,11 @@ class LLAMA(MAML):
         backbone: Backbone,
         outputs: int,
         loss: TaskLoss,
-        inner_lr: float,
+        inner_lr: NonNegative,
         inner_steps: int,
         eval_steps: int,
         first_order: bool,
-        eta: float,
+        eta: NonNegative,
         damping: float,
     ) -> None:
         super().__init__(backbone, outputs, loss, inner_lr, inner_steps, eval_steps, first_order)

@@ -29,8 +29,6 @@ def is_users_fault(error: BaseException) -> bool:
 def explain(error: BaseException, arguments: list[str]) -> str:
     """One message for a refused command: what came, and what there is to choose from."""
     text = str(error)
-    if text.startswith(NO_CHOICE):
-        return _no_choice(arguments)
     missing = re.search(r"(?:Could not find|In '[^']*': Could not find) '([\w./-]+)'", text)
     if missing and "/" in missing.group(1):
         group, _, name = missing.group(1).partition("/")
@@ -51,7 +49,7 @@ def explain(error: BaseException, arguments: list[str]) -> str:
         return f"there is no setting {key.group(1)}. Nearest: {listing}. `metarun --cfg job` prints all"
     if isinstance(error, ConfigCompositionException) and error.__cause__ is not None:
         return f"{text}\n{error.__cause__}"
-    return text
+    return _no_choice(arguments) if text.startswith(NO_CHOICE) else text
 
 
 def _no_choice(arguments: list[str]) -> str:

@@ -41,6 +41,7 @@ TORCH_RANGES: dict[str, Any] = {
     "optimizer.optimizer.weight_decay": NonNegative,
     "optimizer.optimizer.momentum": NonNegative,
     "scheduler.max_lr": Positive,
+    "scheduler.milestones": Annotated[Sequence[Count], Only("a list of at least one integer of at least 1", len)],
     "scheduler.start_factor": Annotated[float, Only("a number in (0, 1]", lambda value: 0 < value <= 1)],
     "scheduler.end_factor": Annotated[float, Only("a number in [0, 1]", lambda value: 0 <= value <= 1)],
     # torch takes no integer
@@ -49,6 +50,7 @@ TORCH_RANGES: dict[str, Any] = {
     ],
 }
 BITS = 2**63  # torch and NumPy count in 64 bits
+MOST = 2**31  # of what is made or looped over: no memory holds as many
 
 Seed = Annotated[int, Only("an integer from 0 to 2^63 - 1", lambda value: value >= 0)]
 
@@ -165,7 +167,7 @@ def check_multirun(cfg: DictConfig) -> None:
     """
     check_output(cfg.hydra.output_subdir)
     group = cfg.get("sweep")
-    for problem in _keys("sweep", _resolved(group) if isinstance(group, DictConfig) else group, SweepConfig):
+    for problem in group_problems("sweep", _resolved(group) if isinstance(group, DictConfig) else group, SweepConfig):
         raise ConfigError(problem.message)
 
 
@@ -198,20 +200,20 @@ def _problems(config: Mapping[str, Any], raw: Any) -> Iterator[Problem]:
     from metarun.training.device import Device  # imports torch
 
     yield from _value("seed", config.get("seed"), Seed)
-    yield from _keys("run", config.get("run"), RunConfig)
-    yield from _keys("device", config.get("device"), Device)
+    yield from group_problems("run", config.get("run"), RunConfig)
+    yield from group_problems("device", config.get("device"), Device)
     if "sweep" in config:
-        yield from _keys("sweep", config["sweep"], SweepConfig)
+        yield from group_problems("sweep", config["sweep"], SweepConfig)
     yield from _published(config.get("paper"))
     for place in ("data", "algo", "backbone", "optimizer", "optimizer.optimizer", "scheduler"):
         node = _select(config, place)
         # A scheduler may be none, and a backbone's role one that the data does not offer, which is refused by its name.
         if not (place == "scheduler" and not node or place == "backbone" and _has_no_target(node)):
-            yield from _node(place, node)
+            yield from node_problems(place, node)
     trackers = config.get("tracker")
     if isinstance(trackers, Mapping):
         for name, node in trackers.items():
-            yield from _node(f"tracker.{name}", node)
+            yield from node_problems(f"tracker.{name}", node)
     else:
         yield Problem("tracker", _must_be("tracker", _choices("tracker"), trackers))
     yield from _unknown("", config, ["seed", "run", "paper", *GROUPS], used=str(raw))
@@ -221,7 +223,7 @@ def _published(entries: Any) -> Iterator[Problem]:
     """What is wrong with the published figures; None is as none."""
     if isinstance(entries, list):
         for number, entry in enumerate(entries):
-            yield from _keys(f"paper[{number}]", entry, PublishedFigure)
+            yield from group_problems(f"paper[{number}]", entry, PublishedFigure)
     elif entries is not None:
         yield Problem("paper", _must_be("paper", "a list of published figures, {source, ways, shots, value}", entries))
 
@@ -230,16 +232,27 @@ def _has_no_target(node: Any) -> bool:
     return isinstance(node, Mapping) and "_target_" not in node
 
 
-def _node(prefix: str, node: Any) -> Iterator[Problem]:
+def node_problems(prefix: str, node: Any) -> Iterator[Problem]:
     """What is wrong with a node that stands for an object."""
     if not isinstance(node, Mapping) or "_target_" not in node:
         yield Problem(prefix, _must_be(prefix, _choices(prefix), node))
         return
-    arguments = arguments_at(prefix, node["_target_"])
-    yield from _mapping(prefix, {key: value for key, value in node.items() if key not in SPECIAL}, arguments)
+    values = {key: value for key, value in node.items() if key not in SPECIAL}
+    yield from _mapping(prefix, values, arguments_at(prefix, node["_target_"]))
+    if prefix in ("data", "algo", "backbone"):
+        for name, value in values.items():
+            if not name.endswith("seed") and _largest(value) >= MOST:
+                yield Problem(f"{prefix}.{name}", _must_be(f"{prefix}.{name}", "below 2^31, as all sizes", value))
 
 
-def _keys(prefix: str, node: Any, kind: type) -> Iterator[Problem]:
+def _largest(value: Any) -> int:
+    """The largest integer in a value; 0: there is none."""
+    if isinstance(value, list):
+        return max(map(_largest, value), default=0)
+    return value if isinstance(value, int) else 0
+
+
+def group_problems(prefix: str, node: Any, kind: type) -> Iterator[Problem]:
     """What is wrong with a group that is a dataclass."""
     if not isinstance(node, Mapping):
         yield Problem(prefix, _must_be(prefix, "a mapping", node))

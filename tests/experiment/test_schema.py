@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cache, reduce
+from operator import getitem
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -14,13 +15,22 @@ from omegaconf import DictConfig, OmegaConf
 
 from metarun.checks import Count, Only
 from metarun.experiment.build import build
-from metarun.experiment.choices import CONF, names
+from metarun.experiment.choices import CONF, describe, names
 from metarun.experiment.errors import ConfigError
-from metarun.experiment.schema import arguments_of, checked, described, fits, words
+from metarun.experiment.schema import (
+    RunConfig,
+    SweepConfig,
+    arguments_of,
+    checked,
+    described,
+    fits,
+    group_problems,
+    node_problems,
+    words,
+)
 from metarun.experiment.targets import class_at
+from metarun.training.device import Device
 
-# Learners whose data `sinusoid`, the default, are not: the first of these on which they are built.
-DATA = ("sinusoid", "synthetic", "clusters", "omniglot_pairs")
 BAD = ("abc", True, None, math.nan, math.inf, -1, 1.5, [], [1, 2, 3], ["abc"], [True], {"a": 1}, 10**18, 10**30)
 
 
@@ -58,21 +68,45 @@ def refusal(cfg: DictConfig) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("group", ["run", "sweep", "device", "data", "algo", "backbone", "optimizer", "tracker"])
-def test_a_bad_value_of_any_key_of_any_choice_is_refused_by_the_key_or_is_none(group):
-    """Never another exception. A text, a mapping and a list of a text are no value of a number."""
-    for name in names(group) or [None]:
-        data = next((d for d in DATA if group == "algo"), "sinusoid")
-        cfg, _ = composed(f"data={data}", *([f"{group}={name}"] if name else []))
-        original: Any = OmegaConf.to_container(cfg)
-        for key in keys_of(original[group], group):
-            held = OmegaConf.select(cfg, key)
+def groups_of(group: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each choice of a group with what it holds, uninterpolated."""
+    if group in ("run", "sweep"):
+        yield group, OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"))[group]
+    for name in names(group) if group != "sweep" else ():
+        if content := describe(group, name):
+            yield name, content
+
+
+def problems_of(group: str, content: dict[str, Any]) -> dict[str, str]:
+    """What is wrong with a group, by key."""
+    kinds = {"run": RunConfig, "sweep": SweepConfig, "device": Device}
+    if group in kinds:
+        return dict(group_problems(group, content, kinds[group]))
+    if group == "tracker":
+        return {key: text for name, node in content.items() for key, text in node_problems(f"tracker.{name}", node)}
+    inner = node_problems("optimizer.optimizer", content["optimizer"]) if group == "optimizer" else ()
+    return dict([*node_problems(group, content), *inner])
+
+
+def with_value(content: dict[str, Any], path: list[str], value: Any) -> dict[str, Any]:
+    return content | {path[0]: with_value(content[path[0]], path[1:], value) if path[1:] else value}
+
+
+@pytest.mark.parametrize(
+    "group", ["run", "sweep", "device", "data", "algo", "backbone", "optimizer", "scheduler", "tracker"]
+)
+def test_a_bad_value_of_any_key_of_any_choice_is_refused_by_its_key(group):
+    """Never another exception; a text, a mapping, a list of a text and a huge number are no value of a number."""
+    for name, content in groups_of(group):
+        for key in keys_of(content, group):
+            path = key.split(".")[1:]
+            held = reduce(getitem, path, content)
             for bad in BAD:
-                message = refusal(changed(cfg, key, bad))
+                message = problems_of(group, with_value(content, path, bad)).get(key)
                 assert message is None or message.startswith(f"{key} must be "), (name, key, bad, message)
                 if isinstance(held, int | float):
-                    wrong = "abc", ["abc"], {"a": 1}, [True], []
-                    assert (message is not None) or bad not in wrong, (name, key, bad)
+                    assert message or bad not in ("abc", ["abc"], {"a": 1}, [True], [], 10**30), (name, key, bad)
+                    assert message or not (isinstance(bad, float) and not math.isfinite(bad)), (name, key, bad)
 
 
 def test_the_other_keys():
@@ -90,10 +124,10 @@ def test_the_other_keys():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["algo.inner_lr=true"], "algo.inner_lr must be a number; got True"),
+        (["algo.inner_lr=true"], "algo.inner_lr must be a number of at least 0; got True"),
         (["optimizer.lr=null"], "optimizer.lr must be a number; got None"),
         (["optimizer.optimizer.betas=[0.9]"], r"optimizer.optimizer.betas must be a list of 2 numbers in [0, 1); got"),
-        (["backbone.hidden=x"], "backbone.hidden must be a list of integers; got 'x'"),
+        (["backbone.hidden=x"], "backbone.hidden must be a list of integers of at least 1; got 'x'"),
         (["run.checkpoint_seconds=nan"], "run.checkpoint_seconds must be a number of at least 0; got nan"),
         (["run.test_weights=lst"], "run.test_weights must be one of best, last; got 'lst'"),
         (["device.compile=abc"], "device.compile must be true, false or auto; got 'abc'"),
@@ -105,7 +139,7 @@ def test_the_other_keys():
         (["+optimizer.optimizer.lr=1"], "there is no setting optimizer.optimizer.lr. "),
         (["+foo=3"], "there is no setting foo. "),
         (["~run.iterations"], "run.iterations must be an integer of at least 1; it is missing"),
-        (["~algo.inner_lr"], "algo.inner_lr must be a number; it is missing"),
+        (["~algo.inner_lr"], "algo.inner_lr must be a number of at least 0; it is missing"),
         (["data.noise=${nope}"], "data.noise must be a value that can be resolved; got Interpolation key 'nope'"),
         (["data.noise=???"], "data.noise must be a value that can be resolved; got Missing mandatory value"),
         # what was typed is named, not what follows it
@@ -125,7 +159,10 @@ def test_a_key_that_another_value_names_is_the_users_own():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["data=synthetic", "~data.ways"], "data.ways must be set"),  # of the class that the data set hands it on to
+        (
+            ["data=synthetic", "~data.batch_size"],
+            "data.batch_size must be set",
+        ),  # of the class that the data set hands it on to
         (["data=synthetic", "+data.channels=3"], "data.channels must be left out"),  # the data set sets it itself
         (
             ["data=synthetic", "data.train_shots=[1,2,3]"],
@@ -221,7 +258,11 @@ def test_what_is_described():
     keys = {(key.choice, key.name): key for key in described()}
     assert keys[None, "run.iterations"][2:] == ("an integer of at least 1", 10000, "outer steps")
     assert keys["algo=fomaml", "algo.first_order"][2:4] == ("true or false", True)
-    assert keys["algo=fomaml", "algo.inner_lr"][2:] == ("a number", 0.01, "alpha, step size of the inner loop")
+    assert keys["algo=fomaml", "algo.inner_lr"][2:] == (
+        "a number of at least 0",
+        0.01,
+        "alpha, step size of the inner loop",
+    )
     assert keys["optimizer=adam", "optimizer.optimizer.fused"].comment == "one kernel for all parameters"
     assert keys["device=cpu", "device.threads"].type == "null or an integer of at least 1"
 
