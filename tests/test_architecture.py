@@ -59,7 +59,10 @@ ROOMS = {
     "old_names": Room(0, torch=False),
 }
 # In a room that loads torch: what the command line imports before it knows that there is anything to run.
-LIGHT = ("experiment/cell", "experiment/choices", "experiment/errors", "experiment/multirun", "training/ranks")
+LIGHT = (
+    *("experiment/cell", "experiment/choices", "experiment/errors", "experiment/multirun"),
+    *("experiment/schema", "experiment/targets", "training/ranks"),
+)
 TORCH = ("torch", "torchvision", "wandb", "learn2learn", "sklearn", "matplotlib")
 HYDRA = ("hydra", "omegaconf")
 
