@@ -40,7 +40,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, vjp
 
-from metarun.checks import NonNegative, require_int, require_positive
+from metarun.checks import NonNegative, Positive, require_int, require_positive
 from metarun.learner.learner import Backbone, Learner
 from metarun.learner.prediction import Predictor
 from metarun.numerics.conjugate_gradients import Weights, conjugate_gradients
@@ -79,7 +79,7 @@ class IMAML(Learner):
         inner_lr: NonNegative,
         inner_steps: int,
         eval_steps: int,
-        regularization: float,
+        regularization: Positive,
         eval_regularization: NonNegative,
         cg_steps: int,
         cg_damping: NonNegative,

@@ -292,7 +292,8 @@ def _must_be(key: str, what: str, value: Any) -> str:
     if isinstance(value, int) and value >= BITS and "2^63" not in what:
         what += " below 2^63"
     text = repr(value)
-    return f"{key} must be {what}; got {text if len(text) <= 200 else f'{text[:200]}...'}"
+    hint = f". As text: \"{key}='{value}'\"" if "text" in what and isinstance(value, int | float) else ""
+    return f"{key} must be {what}; got {text if len(text) <= 200 else f'{text[:200]}...'}{hint}"
 
 
 def _choices(group: str) -> str:

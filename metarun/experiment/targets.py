@@ -16,6 +16,7 @@ from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from omegaconf import ListConfig
 
 from metarun import old_names
 from metarun.checks import require
@@ -112,9 +113,9 @@ def make(prefix: str, node: Any, *args: Any, **kwargs: Any) -> Any:
         key = re.search(r"argument:? '(\w+)'", reason) if isinstance(cause, TypeError) else None
         if key is not None:  # one that the constructor hands on to another, beside its own
             raise ValueError(f"{prefix}.{key[1]} must be {'set' if 'missing' in reason else 'left out'}") from error
-        largest = sorted((key for key, value in node.items() if type(value) is int), key=node.get, reverse=True)[:2]
-        values = " and ".join(f"{prefix}.{key}={node[key]}" for key in largest) or prefix
-        raise ValueError(f"{values} cannot be made: {type(cause).__name__}: {reason}") from error
+        sizes = [f"{prefix}.{key}={value}" for key, value in node.items() if type(value) in (int, ListConfig)]
+        named = " and ".join(sizes) or prefix
+        raise ValueError(f"{named} cannot be made: {type(cause).__name__}: {reason}") from error
 
 
 def place_of(prefix: str) -> str:

@@ -132,6 +132,7 @@ def test_the_other_keys():
         (["run.test_weights=lst"], "run.test_weights must be one of best, last; got 'lst'"),
         (["device.compile=abc"], "device.compile must be true, false or auto; got 'abc'"),
         (["device.threads=true"], "device.threads must be null or an integer of at least 1; got True"),
+        (["run.evaluate=2024"], """run.evaluate must be null or text; got 2024. As text: "run.evaluate='2024'\""""),
         (["sweep.inner_lr=0.1"], "sweep.inner_lr must be null or a list of at least one number; got 0.1"),
         (["sweep.seed=[]"], "sweep.seed must be null or a list of at least one integer from 0 to 2^63 - 1; got []"),
         (["+algo.inner_lrr=1"], "there is no setting algo.inner_lrr. Nearest: algo.inner_lr, algo.inner_steps"),
@@ -168,7 +169,10 @@ def test_a_key_that_another_value_names_is_the_users_own():
             ["data=synthetic", "data.train_shots=[1,2,3]"],
             "data.train_shots must be an integer of at least 1, or a range",
         ),
-        (["backbone.hidden=[1000000000000000000,8]"], "backbone"),
+        (
+            ["data=synthetic", "backbone=mlp", "backbone.hidden=[2000000000]"],
+            "backbone.hidden=[2000000000] cannot be made: ",
+        ),
         (
             ["optimizer.optimizer._target_=torch.optim.SparseAdam", "~optimizer.optimizer.fused"],
             "optimizer.optimizer must",
