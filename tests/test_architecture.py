@@ -64,13 +64,8 @@ ROOMS = {
 }
 # In a room that loads torch: what the command line imports before it knows that there is anything to run.
 LIGHT = (
-    "experiment/cell",
-    "experiment/claim",
-    "experiment/choices",
-    "experiment/errors",
-    "experiment/multirun",
-    "training/compiler_cache",
-    "training/ranks",
+    *("experiment/cell", "experiment/claim", "experiment/choices", "experiment/errors", "experiment/multirun"),
+    *("experiment/schema", "experiment/targets", "training/compiler_cache", "training/ranks"),
 )
 TORCH = ("torch", "torchvision", "wandb", "learn2learn", "sklearn", "matplotlib")
 HYDRA = ("hydra", "omegaconf")

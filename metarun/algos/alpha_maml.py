@@ -40,7 +40,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metarun.checks import require_int, require_non_negative
+from metarun.checks import NonNegative, require_int, require_non_negative
 from metarun.learner.gradient_descent import descend
 from metarun.learner.learner import Backbone, Learner, exact
 from metarun.learner.prediction import Predictor
@@ -73,7 +73,7 @@ class AlphaMAML(Learner):
         backbone: Backbone,
         outputs: int,
         loss: TaskLoss,
-        inner_lr: float,
+        inner_lr: NonNegative,
         inner_steps: int,
         eval_steps: int,
         first_order: bool,

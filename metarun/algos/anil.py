@@ -43,7 +43,7 @@ from typing import Any, ClassVar, cast
 from torch import Tensor, nn
 from torch.func import functional_call, grad
 
-from metarun.checks import require_int
+from metarun.checks import NonNegative, require_int
 from metarun.layers.norm import MODES
 from metarun.learner.learner import Backbone, Learner
 from metarun.learner.prediction import Predictor
@@ -74,7 +74,7 @@ class ANIL(Learner):
         backbone: Backbone,
         outputs: int,
         loss: TaskLoss,
-        inner_lr: float,
+        inner_lr: NonNegative,
         inner_steps: int,
         eval_steps: int,
         first_order: bool,

@@ -42,7 +42,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, vmap
 
-from metarun.checks import require_int
+from metarun.checks import NonNegative, require_int
 from metarun.learner.ensemble import (
     Weights,
     constants,
@@ -85,15 +85,15 @@ class BMAML(Learner):
         loss: TaskLoss,
         particles: int,
         ensemble: bool,
-        inner_lr: float,
+        inner_lr: NonNegative,
         inner_steps: int,
         eval_steps: int,
         first_order: bool,
-        leader_lr: float,
+        leader_lr: NonNegative,
         leader_steps: int,
         noise_precision: Sequence[float],
         weight_precision: Sequence[float],
-        precision_rate: float,
+        precision_rate: NonNegative,
     ) -> None:
         super().__init__(loss)
         require_int("algo", inner_steps=inner_steps, eval_steps=eval_steps, leader_steps=leader_steps)

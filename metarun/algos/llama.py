@@ -45,7 +45,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from metarun.algos.maml import MAML
-from metarun.checks import require_choice, require_positive
+from metarun.checks import NonNegative, require_choice, require_positive
 from metarun.layers.norm import batch_norms
 from metarun.learner.gradient_descent import descend
 from metarun.learner.learner import Backbone
@@ -77,11 +77,11 @@ class LLAMA(MAML):
         backbone: Backbone,
         outputs: int,
         loss: TaskLoss,
-        inner_lr: float,
+        inner_lr: NonNegative,
         inner_steps: int,
         eval_steps: int,
         first_order: bool,
-        eta: float,
+        eta: NonNegative,
         damping: float,
         curvature: str = "exact",
     ) -> None:

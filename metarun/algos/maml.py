@@ -46,7 +46,7 @@ from typing import Any
 from torch import Tensor
 from torch.func import grad
 
-from metarun.checks import require_int
+from metarun.checks import NonNegative, require_int
 from metarun.learner.learner import Backbone, Learner
 from metarun.learner.prediction import Predictor
 from metarun.tasks import Examples, TaskLoss
@@ -75,7 +75,7 @@ class MAML(Learner):
         backbone: Backbone,
         outputs: int,
         loss: TaskLoss,
-        inner_lr: float,
+        inner_lr: NonNegative,
         inner_steps: int,
         eval_steps: int,
         first_order: bool,

@@ -41,7 +41,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad
 
-from metarun.checks import require_int, require_positive
+from metarun.checks import NonNegative, require_int, require_positive
 from metarun.layers.norm import BatchNorm, batch_norms
 from metarun.learner.learner import Backbone, Learner
 from metarun.learner.prediction import Predictor
@@ -82,7 +82,7 @@ class MAMLPlusPlus(Learner):
         inner_steps: int,
         eval_steps: int,
         multi_step_share: float,
-        first_order_share: float,
+        first_order_share: NonNegative,
     ) -> None:
         super().__init__(loss)
         require_int("algo", minimum=1, inner_steps=inner_steps)

@@ -40,7 +40,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from metarun.checks import is_number, require, require_int, require_positive
+from metarun.checks import NonNegative, is_number, require, require_int, require_positive
 from metarun.layers.norm import rows_of_tasks
 from metarun.layers.scale_shift import ScaleShift, statistics_kept
 from metarun.learner.embedding import one_hot
@@ -84,7 +84,7 @@ class MTL(Pretrained):
         loss: TaskLoss,
         base_classes: int,
         pretrain_share: float,
-        inner_lr: float,
+        inner_lr: NonNegative,
         inner_steps: int,
         eval_steps: int,
         first_order: bool,

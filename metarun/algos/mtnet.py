@@ -61,7 +61,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad
 
-from metarun.checks import require_choice, require_int, require_positive
+from metarun.checks import NonNegative, require_choice, require_int, require_positive
 from metarun.layers.transform import transform_layers, transformed
 from metarun.learner.learner import Backbone, Learner, count_tasks
 from metarun.learner.prediction import Predictor
@@ -99,7 +99,7 @@ class MTNet(Learner):
         transform: bool,
         mask: str,
         temperature: float,
-        inner_lr: float,
+        inner_lr: NonNegative,
         inner_steps: int,
         eval_steps: int,
     ) -> None:

@@ -43,7 +43,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad, vmap
 
-from metarun.checks import require_int, require_positive
+from metarun.checks import NonNegative, require_int, require_positive
 from metarun.learner.ensemble import (
     Weights,
     constants,
@@ -82,7 +82,7 @@ class PLATIPUS(Learner):
         backbone: Backbone,
         outputs: int,
         loss: TaskLoss,
-        inner_lr: float,
+        inner_lr: NonNegative,
         inner_steps: int,
         eval_steps: int,
         first_order: bool,

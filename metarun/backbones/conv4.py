@@ -7,7 +7,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from metarun.checks import is_int, require, require_choice, require_positive
+from metarun.checks import Count, is_int, require, require_choice, require_positive
 from metarun.layers.init import initialise
 from metarun.layers.norm import make_norm
 
@@ -41,8 +41,8 @@ class Conv4(nn.Module):
         self,
         in_shape: tuple[int, ...],
         outputs: int | None,
-        filters: int,
-        blocks: int,
+        filters: Count,
+        blocks: Count,
         downsample: str,
         features: str,
         norm: str,
@@ -86,7 +86,7 @@ class Conv4(nn.Module):
 
 
 def _check(
-    in_shape: tuple[int, ...], outputs: int | None, blocks: int, downsample: str, features: str, pools: int | None
+    in_shape: tuple[int, ...], outputs: int | None, blocks: Count, downsample: str, features: str, pools: int | None
 ) -> None:
     holds = pools is None or (is_int(pools) and pools <= blocks)
     require("backbone.pools", pools, holds, f"null or an integer from 0 to backbone.blocks={blocks}")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
@@ -44,8 +45,11 @@ def run_job(cfg: DictConfig) -> float | None:
     from metarun.experiment.build import saved_config  # these import torch, which --help must not wait for
     from metarun.experiment.errors import ConfigError
     from metarun.experiment.run import run, run_worker
+    from metarun.experiment.schema import check_output
 
     try:
+        if not cfg.run.resume:
+            check_output(HydraConfig.get().output_subdir)
         if ranks().rank and cfg.run.resume:
             spec.folder = Path(cfg.run.resume)  # Hydra's is a place of this process's own
         if (path := cfg.run.resume) and spec.sweep is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from inspect import signature
@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import get_class, instantiate
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from metarun import old_names
-from metarun.checks import is_int, require, require_choice, require_int, require_non_negative
+from metarun.checks import require
 from metarun.experiment.choices import describe, names, require_offered_role
 from metarun.experiment.errors import ConfigError
+from metarun.experiment.schema import RunConfig, checked
+from metarun.experiment.targets import class_at, make
 from metarun.layers.drop_block import drop_blocks
 from metarun.layers.norm import MODES, STATELESS, batch_norms
 from metarun.learner.learner import Learner
@@ -28,38 +28,6 @@ from metarun.tracking.trackers import Trackers
 from metarun.training import checkpoint
 from metarun.training.device import Device
 from metarun.training.meta_optimizer import MetaOptimizer
-
-VAL_TASKS = 200  # of a validation, where nobody says how many
-
-
-@dataclass
-class RunConfig:
-    """The `run` group, checked. Units and meanings stand in conf/config.yaml.
-
-    `val_tasks` may be given as None: `VAL_TASKS`, or `eval_tasks` if these are fewer.
-    """
-
-    iterations: int
-    meta_batch_size: int
-    eval_tasks: int
-    val_tasks: int
-    validate_every: int
-    log_every: int
-    curve_steps: int
-    checkpoint_seconds: float
-    test_weights: str
-    resume: str | None
-    init_from: str | None
-    evaluate: str | None
-
-    def __post_init__(self) -> None:
-        at_least_one = ("iterations", "meta_batch_size", "eval_tasks", "val_tasks", "validate_every", "log_every")
-        if self.val_tasks is None:
-            self.val_tasks = min(VAL_TASKS, self.eval_tasks) if is_int(self.eval_tasks) else VAL_TASKS
-        require_int("run", minimum=1, **{name: getattr(self, name) for name in at_least_one})
-        require_int("run", curve_steps=self.curve_steps)
-        require_non_negative("run", checkpoint_seconds=self.checkpoint_seconds)
-        require_choice("run.test_weights", self.test_weights, ("best", "last"))
 
 
 @dataclass
@@ -86,20 +54,18 @@ def build(cfg: DictConfig, choices: dict[str, str]) -> Components:
         ConfigError: a value or a combination makes no sense; the message names the key.
     """
     try:
-        _refuse_old_paths(OmegaConf.to_container(cfg))
+        cfg = checked(cfg)
         config = RunConfig(**cfg.run)
-        require("seed", cfg.seed, isinstance(cfg.seed, int) and not isinstance(cfg.seed, bool), "an integer")
         device = Device(**cfg.device)
-        data = instantiate(cfg.data, device=device.torch_device, _convert_="all")
+        data = make("data", cfg.data, device=device.torch_device)
         _refuse_mismatch(_class(cfg.algo), data, choices)
         require_offered_role(choices)
+        class_at("backbone", cfg.backbone.get("_target_"))
         torch.manual_seed(cfg.seed)
         learner = _build_learner(cfg, data, choices).to(device.torch_device, device.dtype)
-        scheduler = instantiate(cfg.scheduler, _convert_="all") if cfg.scheduler else None
-        meta_optimizer = instantiate(cfg.optimizer, scheduler=scheduler, _convert_="all")
-        trackers = {name: instantiate(tracker, _convert_="all") for name, tracker in cfg.tracker.items()}
-    except InstantiationException as error:
-        raise ConfigError(str(error.__cause__ or error)) from error
+        scheduler = make("scheduler", cfg.scheduler) if cfg.scheduler else None
+        meta_optimizer = make("optimizer", cfg.optimizer, scheduler=scheduler)
+        trackers = {name: make(f"tracker.{name}", node) for name, node in cfg.tracker.items()}
     except (ValueError, TypeError, OmegaConfBaseException) as error:
         raise ConfigError(str(error)) from error
     return Components(config, device, data, learner, meta_optimizer, Trackers(trackers), cfg.seed)
@@ -115,14 +81,14 @@ def _build_learner(cfg: DictConfig, data: TaskSet, choices: dict[str, str]) -> L
     stream = learner_class.evaluation_stream_for(data)
     outputs = data.outputs("test", stream)
     offered: dict[str, Any] = {
-        "backbone": partial(instantiate(cfg.backbone, _partial_=True, _convert_="all"), data.in_shape(stream)),
+        "backbone": partial(make, "backbone", cfg.backbone, data.in_shape(stream)),
         "outputs": outputs,
         "ways": outputs,
         "loss": data.loss,
     }
     parameters = signature(learner_class).parameters
     kwargs = {name: value for name, value in offered.items() if name in parameters}
-    learner: Learner = instantiate(cfg.algo, **kwargs, _convert_="all")
+    learner: Learner = make("algo", cfg.algo, **kwargs)
     if "outputs" in parameters and learner.stages:
         train_outputs = data.outputs("train", learner.stages[-1].stream)
         wanted = f"data.ways={outputs} for algo={choices['algo']}, whose last layer has one unit for each way"
@@ -152,23 +118,6 @@ def _refuse_norms(learner: Learner, algo: str) -> None:
 
 def _class(config: Mapping[str, Any]) -> Any:
     return get_class(config["_target_"])
-
-
-def _refuse_old_paths(config: Any) -> None:
-    """Refuse a class path of an earlier version, which somebody's own YAML file may still have."""
-    for key, path in _targets(config, ""):
-        if (new := old_names.new_class_path(path)) != path:
-            raise ValueError(f"{key}={path} has moved: it is {new} now")
-
-
-def _targets(node: Any, prefix: str) -> Iterator[tuple[str, str]]:
-    if not isinstance(node, dict):
-        return
-    for key, value in node.items():
-        dotted = f"{prefix}.{key}" if prefix else str(key)
-        if key == "_target_" and isinstance(value, str):
-            yield dotted, value
-        yield from _targets(value, dotted)
 
 
 def _refuse_mismatch(learner: type[Learner], data: TaskSet, choices: dict[str, str]) -> None:

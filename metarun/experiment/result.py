@@ -259,7 +259,7 @@ def metadata(run: Experiment) -> dict[str, Any]:
 def published(run: Experiment) -> dict[str, Any] | None:
     """The published figure for this run's ways and shots, where setting or experiment names one."""
     task = run.data.describe()
-    for entry in run.spec.cfg.paper:
+    for entry in run.spec.cfg.paper or ():
         if all(entry.get(key, task[key]) == task[key] for key in ("ways", "shots")):
             return {key: entry[key] for key in ("source", "value", "ci95", "status") if key in entry}
     return None

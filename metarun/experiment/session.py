@@ -71,7 +71,10 @@ class Experiment:
         self.received_signals = [] if received_signals is None else received_signals
         self.iterations = self.config.iterations if self.learner.stages and not self.config.evaluate else 0
         self.device.set_up()
-        self.state = TrainState.create(self.learner, self.meta_optimizer, self.device.torch_device, self.seed)
+        try:
+            self.state = TrainState.create(self.learner, self.meta_optimizer, self.device.torch_device, self.seed)
+        except ValueError as error:  # an optimizer checks its arguments as it is made
+            raise ConfigError(str(error)) from error
         self.losses: list[float] = []
         self.best: float | None = None
         self.validation: float | None = None

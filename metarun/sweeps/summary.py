@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.text import Text
 
 from metarun.experiment.multirun import multirun
+from metarun.experiment.targets import make, refuse_foreign_targets
 from metarun.files import write_json, write_text
 from metarun.plain_text import one_line
 from metarun.report import sweep_figures, tables
@@ -188,7 +188,9 @@ def show(folder: Path, runs: Sequence[Run], table: Table, panels: Panels, second
 
 def record(config: DictConfig, folder: Path, table: Table, panels: Panels, drawn: Sequence[Path]) -> None:
     """The W&B run that carries the tables and the plots, in the group of the cells; gone on with by `sweep.resume`."""
-    tracker = Trackers({name: instantiate(node, _convert_="all") for name, node in config.tracker.items()})
+    nodes: Any = OmegaConf.to_container(config.tracker, resolve=True)
+    refuse_foreign_targets({"tracker": nodes})
+    tracker = Trackers({name: make(f"tracker.{name}", node) for name, node in nodes.items()})
     file = folder / "tracker.json"
     known = read_tracker_ids(file)
     overrides = OmegaConf.to_container(config.hydra.overrides.task)

@@ -6,11 +6,12 @@ import ctypes
 import resource
 import sys
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
 
-from metarun.checks import is_int, require, require_choice
+from metarun.checks import Count, is_int, require, require_choice
 from metarun.learner.learner import Learner
 from metarun.training.compilation import compiler_problem, warn_uncompiled
 from metarun.training.ranks import ranks
@@ -36,11 +37,11 @@ class Device:
     """
 
     name: str
-    threads: int | None
-    precision: str
-    compile: bool | str
+    threads: Count | None
+    precision: Literal["float32", "float64"]
+    compile: bool | Literal["auto"]
     deterministic: bool
-    task_micro_batch: int | None
+    task_micro_batch: Count | None
 
     def __post_init__(self) -> None:
         require_choice("device.precision", self.precision, PRECISIONS)

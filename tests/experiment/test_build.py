@@ -15,8 +15,10 @@ from PIL import Image
 from run_checks import weights
 
 import metarun as package
-from metarun.experiment.build import RunConfig, build, saved_config
+from metarun.experiment.build import build, saved_config
 from metarun.experiment.choices import CONF
+from metarun.experiment.errors import ConfigError
+from metarun.experiment.schema import RunConfig, checked
 from metarun.run_folder import read_result
 from metarun.tasks import Examples, Task
 
@@ -112,6 +114,6 @@ def test_validation_has_no_more_tasks_than_the_test_unless_told_to(overrides, ta
 
 def test_a_number_of_tasks_that_is_none_is_refused_as_such():
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        run = compose("config", ["run.eval_tasks=many"]).run
-    with pytest.raises(ValueError, match=r"^run\.eval_tasks must be an integer of at least 1; got 'many'$"):
-        RunConfig(**run)
+        config = compose("config", ["run.eval_tasks=many"])
+    with pytest.raises(ConfigError, match=r"^run\.eval_tasks must be an integer of at least 1; got 'many'$"):
+        checked(config)

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from metarun.algos.learn2learn import require_learn2learn
-from metarun.checks import require_int
+from metarun.checks import NonNegative, require_int
 from metarun.layers.norm import MODES
 from metarun.learner.learner import Backbone, Learner
 from metarun.learner.prediction import Predictor
@@ -109,7 +109,7 @@ class Learn2LearnMAML(Learn2Learn):
         backbone: Backbone,
         outputs: int,
         loss: TaskLoss,
-        inner_lr: float,
+        inner_lr: NonNegative,
         inner_steps: int,
         eval_steps: int,
         first_order: bool,
@@ -140,7 +140,7 @@ class Learn2LearnANIL(Learn2LearnMAML):
         backbone: Backbone,
         outputs: int,
         loss: TaskLoss,
-        inner_lr: float,
+        inner_lr: NonNegative,
         inner_steps: int,
         eval_steps: int,
         first_order: bool,
