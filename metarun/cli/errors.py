@@ -14,7 +14,9 @@ from omegaconf.errors import OmegaConfBaseException
 from metarun import old_names
 from metarun.cli.command import Command
 from metarun.experiment.choices import GROUPS, names
+from metarun.experiment.errors import ConfigError
 from metarun.experiment.overrides import UsageError, first_choice, key_of, printable
+from metarun.run_folder import DamagedFileError
 from metarun.sweeps.plan import CellError
 
 # What of Hydra's launchers is a package of its own.
@@ -24,7 +26,7 @@ PACKAGES |= {f"hydra/launcher/submitit_{name}": "hydra-submitit-launcher" for na
 
 def is_users_fault(error: BaseException) -> bool:
     """Whether it is the user's input that is at fault."""
-    return isinstance(error, HydraException | OmegaConfBaseException | yaml.YAMLError)
+    return isinstance(error, HydraException | OmegaConfBaseException | yaml.YAMLError | ConfigError | DamagedFileError)
 
 
 def explain(error: BaseException, command: Command | None) -> str:
@@ -35,7 +37,7 @@ def explain(error: BaseException, command: Command | None) -> str:
 def _explained(error: BaseException, command: Command | None) -> str:
     if isinstance(error, CellError) and error.__cause__ is not None:
         return _explained(error.__cause__, command and command.with_settings(error.lines))
-    if isinstance(error, UsageError):
+    if isinstance(error, UsageError | ConfigError | DamagedFileError):
         return str(error)
     text = str(error)
     if missing := re.search(r"(?:Could not find|In '[^']*': Could not find) '([\w./-]+)'", text):

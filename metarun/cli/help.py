@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
-
 from metarun.experiment.choices import GROUPS, names
+from metarun.version import __version__
 
 HELP = """metarun: train, evaluate and sweep few-shot learners.
 
@@ -51,10 +50,7 @@ def help_text() -> str:
 
 def version_text() -> str:
     """What `metarun --version` prints."""
-    try:
-        return f"metarun {version('metarun')}"
-    except PackageNotFoundError:  # run from a checkout that is not installed
-        return "metarun (not installed)"
+    return f"metarun {__version__}"
 
 
 def listed(group: str) -> list[str]:

@@ -1,6 +1,6 @@
 """The `metarun` command: Hydra's, with our words where it is mistyped.
 
-Exit status: 0 completed, 1 failed, 2 refused before starting, 3 diverged, 130 and 143 interrupted; a multirun
+Exit status: 0 completed, 1 failed, 2 refused before starting, 3 diverged, 129, 130 and 143 interrupted; a multirun
 1 if any run failed, else 3 if any diverged.
 """
 
@@ -14,9 +14,9 @@ import tempfile
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import NoReturn
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from metarun.cli.command import Command
@@ -25,12 +25,18 @@ from metarun.cli.help import help_text, version_text
 from metarun.cli.hydra_commands import carry_out
 from metarun.cli.resume import prepared
 from metarun.cli.startup import import_for
-from metarun.experiment.cell import RunSpec, composed_spec, record_exit, record_failure, refuse
+from metarun.experiment.cell import (
+    composed_spec,
+    holding,
+    record_exit,
+    record_failure,
+    refuse,
+    take_saved_configuration,
+)
 from metarun.experiment.multirun import multirun
-from metarun.experiment.overrides import UsageError, is_place, key_of, quoted, read
+from metarun.experiment.overrides import UsageError, key_of, quoted
 from metarun.experiment.plugins import missing_plugins
-from metarun.experiment.signals import no_interrupt_is_lost
-from metarun.run_folder import read_overrides
+from metarun.experiment.signals import no_interrupt_is_lost, stopping_signals
 from metarun.training.ranks import ranks
 
 OmegaConf.register_new_resolver("metarun_name", lambda name: name.replace("/", "-"), replace=True)
@@ -42,11 +48,15 @@ def run_job(cfg: DictConfig) -> float | None:
     import_for(cfg)
     from metarun.experiment.errors import ConfigError  # these import torch, which --help must not wait for
     from metarun.experiment.run import run, run_worker
+    from metarun.experiment.schema import check_output
 
     try:
+        if not cfg.run.resume:
+            check_output(HydraConfig.get().output_subdir)
         if cfg.run.resume and spec.sweep is None:
             take_saved_configuration(spec)
-        result = run_worker(spec) if ranks().rank else run(spec)
+        with holding(spec):
+            result = run_worker(spec) if ranks().rank else run(spec)
     except ConfigError as error:
         result = refuse(spec, error, silent=bool(ranks().rank))
     except Exception as error:  # of a single run Hydra shows it; a multirun's other jobs go on
@@ -58,59 +68,71 @@ def run_job(cfg: DictConfig) -> float | None:
     return record_exit(spec, result)
 
 
-def take_saved_configuration(spec: RunSpec) -> None:
-    """Make a run that resumes the one in its folder: its configuration, with more iterations or moved data if said.
-
-    Raises:
-        ConfigError: there is no run in that folder.
-    """
-    from metarun.experiment.build import saved_config
-
-    path, said = spec.cfg.run.resume, [read(line) for line in spec.overrides]
-    if ranks().rank:
-        spec.folder = Path(path)  # Hydra's is a place of this process's own
-    spec.cfg, spec.choices = saved_config(spec.folder)
-    spec.overrides = [line for line in read_overrides(spec.folder) if key_of(read(line)) != "run.resume"]
-    for override in said:
-        if is_place(key_of(override)) or key_of(override) == "run.iterations":
-            OmegaConf.update(spec.cfg, key_of(override), override.value(), force_add=True)
-    spec.cfg.run.resume = path
-
-
 def main() -> NoReturn:
     """Entry point of the console script; never returns."""
+    try:
+        _main()
+    finally:
+        multirun.release()
+
+
+def _main() -> NoReturn:
     show_traceback = "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and what is printed is ours to say
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its makers
     multirun.clear()
-    terminate = signal.signal(signal.SIGTERM, _terminated)
+    _refuse_wrong_ranks()
     command = None
     try:
-        command = Command.typed()
-        if command.flags.help or command.flags.version:  # Hydra would first list every file of conf/, for seconds
-            print(help_text() if command.flags.help else version_text())
-            sys.exit(0)
-        for package in missing_plugins():
-            print(f"metarun: the plug-in {package} is named by an installed package, but is not there", file=sys.stderr)
-        command = prepared(command)
-        with no_interrupt_is_lost(), _folder_of_this_process(command) as command:
-            carry_out(command, run_job)
+        with _stopping_signals_told():
+            command = Command.typed()
+            _answer_at_once(command)
+            command = prepared(command)
+            with no_interrupt_is_lost(), _folder_of_this_process(command) as command:
+                carry_out(command, run_job)
     except KeyboardInterrupt:
         _say_how_to_resume()
-        sys.exit(max([130, *multirun.exit_statuses]))
+        sys.exit(next((status for status in multirun.exit_statuses if status > 128), 130))
     except Exception as error:
         if show_traceback or not is_users_fault(error):
             raise
         if not ranks().rank:
             print(f"metarun: {explain(error, command)}", file=sys.stderr)
         sys.exit(2)
-    finally:
-        signal.signal(signal.SIGTERM, terminate)
     status = multirun.exit_status()
     if multirun.all_refused():
         multirun.remove_refused()
     sys.exit(status)
+
+
+@contextmanager
+def _stopping_signals_told() -> Iterator[None]:
+    """Inside, SIGTERM and SIGHUP end the command as Ctrl-C does."""
+    before = {number: signal.signal(number, _terminated) for number in stopping_signals() if number != signal.SIGINT}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _answer_at_once(command: Command) -> None:
+    """`--help`, for which Hydra would first list every file of conf/, `--version`, and plug-ins that are gone."""
+    if command.flags.help or command.flags.version:
+        print(help_text() if command.flags.help else version_text())
+        sys.exit(0)
+    for package in missing_plugins():
+        print(f"metarun: the plug-in {package} is named by an installed package, but is not there", file=sys.stderr)
+
+
+def _refuse_wrong_ranks() -> None:
+    """End where the environment is not as torchrun sets it; all that follows reads it."""
+    try:
+        ranks()
+    except ValueError as error:
+        print(f"metarun: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 @contextmanager
@@ -132,9 +154,9 @@ def _folder_of_this_process(command: Command) -> Iterator[Command]:
         yield command.with_settings([*others, f"hydra.run.dir={quoted(folder)}"])
 
 
-def _terminated(*_: object) -> None:
-    """SIGTERM outside a run, which receives its own: processes of a launcher end with this one."""
-    multirun.exit_statuses.append(128 + signal.SIGTERM)
+def _terminated(number: int, _: object) -> None:
+    """SIGTERM or SIGHUP outside a run, which receives its own: processes of a launcher end with this one."""
+    multirun.exit_statuses.append(128 + number)
     raise KeyboardInterrupt
 
 

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -24,7 +23,6 @@ from metarun.run_folder import (
     CONFIG,
     HYDRA,
     holds_checkpoint,
-    is_run,
     leaves,
     load_yaml,
     read_choices,
@@ -35,7 +33,6 @@ from metarun.sweeps.plan import require_values, resolved_name
 from metarun.training.ranks import ranks
 
 NAMED = {"run.resume": "run", "run.evaluate": "run", "run.init_from": "run", "sweep.resume": "multirun"}
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError)
 OF_HYDRA = ("hydra.searchpath", "hydra.verbose", "hydra/job_logging", "hydra/hydra_logging")  # change no number
 
 
@@ -122,18 +119,13 @@ def saved_run(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """(configuration, choices) of a run's folder.
 
     Raises:
-        UsageError: there is none, or it cannot be read.
+        UsageError: there is none.
+        DamagedFileError: it cannot be read.
     """
     try:
         return read_config(folder), read_choices(folder)
     except FileNotFoundError as error:
         raise UsageError(str(error)) from error
-    except UNREADABLE as error:
-        raise UsageError(f"{folder / '.hydra'} cannot be read: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _resumed_run(command: Command, folder: Path) -> Command:
@@ -291,7 +283,7 @@ def _own_folders(file: Path) -> str:
 def _refuse_used_folder(config: DictConfig) -> None:
     """A folder that holds a run is not written into by another one, however it is named."""
     folder = Path(resolved_name(config, "hydra.run.dir"))
-    if not ranks().rank and (holds_checkpoint(folder) or is_run(folder)):
+    if not ranks().rank and holds_checkpoint(folder):
         raise UsageError(
             f"hydra.run.dir={folder} holds a run already. Name another folder, or resume it: run.resume={folder}"
         )
@@ -307,8 +299,6 @@ def _resumed_multirun(command: Command, folder: Path) -> Command:
         saved = read_multirun(folder)
     except FileNotFoundError as error:
         raise UsageError(str(error)) from error
-    except UNREADABLE as error:
-        raise UsageError(f"{file} cannot be read: {_first_line(error)}") from error
     before = [read(line) for line in checked([*saved["hydra"], *saved["task"]], file, command.overrides)]
     _require_choices([str(override.input_line) for override in before if not override.is_delete()], file)
     own = [override for override in command.overrides if _on_resume_of_multirun(override, saved, before, folder)]

@@ -20,6 +20,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from metarun.experiment.choices import GROUPS, names
+from metarun.run_folder import PLACE
 
 ONE_FOLDER = ("run.resume", "sweep.resume", "hydra.run.dir", "hydra.sweep.dir")  # a comma is part of the name
 FOLDERS = (*ONE_FOLDER, "run.evaluate", "run.init_from")
@@ -62,7 +63,7 @@ def same_value(one: Override, other: Override) -> bool:
 
 def is_place(key: str) -> bool:
     """Whether a key says where data lies, which is no part of what a run is."""
-    return key.startswith("data.") and key.rpartition(".")[2] == "root"
+    return PLACE.fullmatch(key) is not None
 
 
 def lines_of(override: Override) -> list[str]:
@@ -104,7 +105,7 @@ def choices_of(override: Override) -> list[str]:
         except (HydraException, ArithmeticError) as error:
             raise UsageError(f"cannot read {override.input_line}: {error}") from error
     if not found:
-        raise UsageError(f"{override.input_line} sweeps over nothing: give at least one value")
+        raise UsageError(f"{key_of(override)} must be at least one value; got {override.input_line}")
     return found
 
 
@@ -135,8 +136,10 @@ def in_our_words(lines: Iterable[str]) -> Iterator[None]:
     """
     for override in map(read, lines):
         key, value = key_of(override), override.value()
-        if not isinstance(value, str | list | dict | None) and not override.is_hydra_override() and names(key):
-            raise UsageError(f"{key} must be one of {', '.join(names(key))}; got {shortened(str(value))}")
+        is_name = isinstance(value, str | list | dict) or override.is_delete() or override.is_hydra_override()
+        if not is_name and names(key):
+            got = "null" if value is None else shortened(str(value))
+            raise UsageError(f"{key} must be one of {', '.join(names(key))}; got {got}")
     try:
         yield
     except (ValueError, TypeError, LookupError, AttributeError, AssertionError, OSError, RecursionError) as error:

@@ -6,14 +6,12 @@ import logging
 from pathlib import Path
 
 import torch
-import yaml
 
 from metarun.experiment.errors import ConfigError
-from metarun.experiment.overrides import key_of, read
-from metarun.files import write_text
+from metarun.files import write_json
 from metarun.layers.drop_block import drop_blocks
 from metarun.learner.learner import Learner
-from metarun.run_folder import CONFIG, OVERRIDES, read_config, read_overrides
+from metarun.run_folder import EXTENDED, read_config
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +28,13 @@ def take_weights(learner: Learner, weights: dict[str, torch.Tensor], source: Pat
         ConfigError: none of its parameters is among them.
     """
     state = learner.state_dict()
-    fitting = {name: value for name, value in weights.items() if name in state and state[name].shape == value.shape}
+    fitting = {
+        name: value
+        for name, value in weights.items()
+        if name in state
+        and state[name].shape == value.shape
+        and state[name].is_floating_point() == value.is_floating_point()
+    }
     learned = {name for name, _ in learner.named_parameters()}
     if not learned & set(fitting):
         raise ConfigError(
@@ -73,9 +77,8 @@ def iterations_of(folder: Path) -> int:
 
 
 def extend(folder: Path, iterations: int) -> None:
-    """Note in a run's folder that it has more iterations now, so that it is resumed with them."""
-    config = read_config(folder)
-    config["run"]["iterations"] = iterations
-    kept = [line for line in read_overrides(folder) if key_of(read(line)) != "run.iterations"]
-    write_text(folder / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
-    write_text(folder / OVERRIDES, yaml.safe_dump([*kept, f"run.iterations={iterations}"], allow_unicode=True))
+    """Note in a run's folder that it has more iterations now, so that it is resumed with them.
+
+    What it was started with stays as it is, for checkpoints and result are bound to it by digests.
+    """
+    write_json(folder / EXTENDED, {"iterations": iterations})

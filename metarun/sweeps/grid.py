@@ -17,10 +17,12 @@ from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
+from metarun.experiment.errors import ConfigError
 from metarun.experiment.multirun import SweepJob, multirun
 from metarun.experiment.overrides import UsageError, key_of, lines_of, read
+from metarun.experiment.schema import check_multirun
 from metarun.files import write_text
 from metarun.sweeps.launchers import launch
 from metarun.sweeps.plan import assign_folders, compose
@@ -47,15 +49,16 @@ def sweep(
         HydraException: a cell cannot be composed, two would be the same, an algorithm has no inner learning rate, or
             a folder holds something else.
     """
+    check(config)
     folder = Path(config.hydra.sweep.dir)
-    combinations = grid(context, config, parsed(arguments))
-    jobs = [SweepJob(number, lines, folder) for number, lines in enumerate(combinations)]
-    if not jobs:
-        raise UsageError("the grid is empty: nothing to run")
-    assign_folders(context, config, jobs)
+    with multirun.planning(folder, config.hydra.overrides.task):
+        combinations = grid(context, config, parsed(arguments))
+        jobs = [SweepJob(number, lines, folder) for number, lines in enumerate(combinations)]
+        assign_folders(context, config, jobs)
+        save_config(config)
+        missing = [job for job in jobs if job.state != "done"]
+        multirun.make_folders(missing)
     multirun.jobs[:] = jobs
-    save_config(config)
-    missing = [job for job in jobs if job.state != "done"]
     if len(missing) < len(jobs):
         resumed = sum(job.state == "resumable" for job in missing)
         log.info(f"{len(jobs)} cells: {len(jobs) - len(missing)} are done, {resumed} resume, {len(missing)} to run")
@@ -63,6 +66,18 @@ def sweep(
         max_batch_size = os.cpu_count()
     size = max_batch_size or len(jobs)
     return [launch(launcher, missing[at : at + size]) for at in range(0, len(missing), size)]
+
+
+def check(config: DictConfig) -> None:
+    """Check the multirun's own keys.
+
+    Raises:
+        HydraException: one holds what it must not.
+    """
+    try:
+        check_multirun(config)
+    except ConfigError as error:
+        raise UsageError(str(error)) from error
 
 
 def save_config(config: DictConfig) -> None:
@@ -85,7 +100,7 @@ def grid(context: HydraContext, config: DictConfig, overrides: list[Override]) -
         HydraException: a value that is no list of choices, or an algorithm without an inner learning rate.
     """
     values = {key_of(override): discrete_lines(override) for override in overrides}
-    seeds, rates = swept(config, "seed", int), swept(config, "inner_lr", (int, float))
+    seeds, rates = config.sweep.seed, config.sweep.inner_lr
     if seeds is not None and "seed" not in values:
         values["seed"] = [f"seed={seed}" for seed in seeds]
     combinations = [dict(zip(values, lines, strict=True)) for lines in itertools.product(*values.values())]
@@ -99,22 +114,6 @@ def grid(context: HydraContext, config: DictConfig, overrides: list[Override]) -
             forms[fixed] = form_of_rate(context, config, list(fixed))
         for rate in rates:
             yield [*lines.values(), forms[fixed].format(rate)]
-
-
-def swept(config: DictConfig, name: str, kind: type | tuple[type, ...]) -> list[int | float] | None:
-    """The values of `sweep.NAME`; None: it is not swept.
-
-    Raises:
-        UsageError: it is no list of at least one number.
-    """
-    values = config.sweep[name]
-    if values is None:
-        return None
-    numbers = list(values) if isinstance(values, ListConfig) else []
-    if not numbers or not all(isinstance(v, kind) and not isinstance(v, bool) for v in numbers):
-        what = "integers" if kind is int else "numbers"
-        raise UsageError(f"sweep.{name} must be a list of {what}, at least one, as [1,2]; got {values}")
-    return numbers
 
 
 def discrete_lines(override: Override) -> list[str]:

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, Sweep
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
-from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from metarun.experiment.multirun import SweepJob, multirun
 from metarun.experiment.overrides import UsageError, choices_of, first_choice, key_of, lines_of, quoted, read
+from metarun.experiment.targets import make, refuse_foreign_targets
 from metarun.files import write_text
 from metarun.run_folder import result_or_empty
 from metarun.sweeps import grid
@@ -70,13 +70,16 @@ def search(
     Raises:
         HydraException: Optuna is not installed, nothing is to be searched, or a cell cannot be composed.
     """
+    grid.check(config)
     space, fixed, seeds = split(grid.parsed(arguments))
     if config.sweep.inner_lr is not None:
         raise UsageError("sweep.inner_lr is a grid; to search, give algo.inner_lr='tag(log,interval(1e-4,1))'")
-    seeds = seeds or [f"seed={seed}" for seed in grid.swept(config, "seed", int) or ()]
+    seeds = seeds or [f"seed={seed}" for seed in config.sweep.seed or ()]
     first = check_choices(context, config, arguments)
-    study = open_study(config, options, is_higher_better(context, config, first))
-    grid.save_config(config)
+    higher = is_higher_better(context, config, first)
+    with multirun.planning(Path(config.hydra.sweep.dir), config.hydra.overrides.task):
+        study = open_study(config, options, higher)
+        grid.save_config(config)
     again = requeue(study)
     done = sum("ended" in trial.user_attrs for trial in study.trials)
     if done or again:
@@ -214,9 +217,17 @@ def ask(study: optuna.Study, space: dict[str, Any], count: int) -> list[optuna.T
 
 
 def is_higher_better(context: HydraContext, config: DictConfig, fixed: list[str]) -> bool:
-    """By the headline metric of the data set; touches no data."""
-    cell = compose(context, config, fixed, 0)
-    return bool(instantiate(cell.data, device="cpu", _convert_="all").higher_is_better)
+    """By the headline metric of the data set; touches no data.
+
+    Raises:
+        HydraException: the trials' configuration makes no sense.
+    """
+    try:
+        node: Any = OmegaConf.to_container(compose(context, config, fixed, 0).data, resolve=True)
+        refuse_foreign_targets({"data": node})
+        return bool(make("data", node, device="cpu").higher_is_better)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def requeue(study: optuna.Study) -> int:
@@ -259,8 +270,10 @@ def run_batch(
         cells += own
     for cell in cells:
         cell.state = state_of(cell.folder, compose(context, config, cell.overrides, cell.number))
+    missing = [cell for cell in cells if cell.state != "done"]
+    multirun.make_folders(missing)
     multirun.jobs.extend(cells)
-    if missing := [cell for cell in cells if cell.state != "done"]:
+    if missing:
         launch(launcher, missing)
     for trial, own in zip(trials, of_trial, strict=True):
         tell(study, trial, [result_or_empty(cell.folder) for cell in own])

@@ -17,8 +17,16 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from metarun.experiment.multirun import SweepJob
-from metarun.experiment.overrides import UsageError, in_our_words, is_place, key_of, quoted, read, value_text
-from metarun.run_folder import can_resume, has_config, holds_checkpoint, leaves, read_config, status_of
+from metarun.experiment.overrides import UsageError, in_our_words, key_of, quoted, read, value_text
+from metarun.run_folder import (
+    can_resume,
+    has_config,
+    has_whole_config,
+    holds_checkpoint,
+    is_same_config,
+    read_config,
+    read_result,
+)
 
 LONGEST_NAME = 150
 
@@ -168,12 +176,12 @@ def state_of(folder: Path, composed: DictConfig) -> Literal["new", "resumable", 
     Raises:
         HydraException: it holds another one.
     """
-    status = status_of(folder)
-    if status is None and not holds_checkpoint(folder):
+    begun = has_whole_config(folder)
+    status = read_result(folder)["status"] if (folder / "result.json").exists() else None
+    if status is None and not holds_checkpoint(folder) and not begun:
         return "new"
-    config: Any = OmegaConf.to_container(composed)
-    saved = read_config(folder) if has_config(folder) else {}
-    if comparable(saved) != comparable(config):
+    wanted: Any = OmegaConf.to_container(composed)
+    if not is_same_config(read_config(folder) if has_config(folder) else {}, wanted):
         raise HydraException(
             f"{folder} holds a run of another configuration. Name another hydra.sweep.dir, or repeat the command that "
             "it was started with to resume it"
@@ -181,10 +189,3 @@ def state_of(folder: Path, composed: DictConfig) -> Literal["new", "resumable", 
     if status in ("completed", "diverged"):
         return "done"
     return "resumable" if can_resume(folder) else "new"
-
-
-def comparable(config: dict[str, Any]) -> dict[str, Any]:
-    """What of a configuration makes a run what it is: not the multirun's part, nor where its data lies."""
-    return {
-        key: value for key, value in leaves(config) if key.split(".")[0] not in ("hydra", "sweep") and not is_place(key)
-    }

@@ -90,7 +90,7 @@ def test_a_sweep_has_lines_and_a_first_one():
     assert first_choice(read("algo.inner_lr=tag(log,interval(1e-4,1))")) == "algo.inner_lr=0.0001"
     assert lines_of(read("~algo.x")) == ["~algo.x"]
     for nothing in ("seed=range(0)", "algo=glob(zzz*)"):
-        with pytest.raises(UsageError, match="sweeps over nothing"):
+        with pytest.raises(UsageError, match="must be at least one value"):
             lines_of(read(nothing))
 
 

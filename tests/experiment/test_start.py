@@ -7,14 +7,13 @@ import shutil
 
 import pytest
 import torch
-import yaml
 from commands import SMALL, metarun, small
 from torch import nn
 
 from metarun.experiment.errors import ConfigError
 from metarun.experiment.start import extend, iterations_of, refuse_other_schedule, take_weights
 from metarun.learner.learner import Learner, Stage
-from metarun.run_folder import read_result
+from metarun.run_folder import DamagedFileError, read_result
 
 
 class Two(Learner):
@@ -63,11 +62,13 @@ def test_a_run_is_not_made_longer_where_its_first_part_would_change():
 def test_the_folder_notes_more_iterations(tmp_path):
     (tmp_path / ".hydra").mkdir()
     (tmp_path / ".hydra" / "config.yaml").write_text("run: {iterations: 3}\nalgo: {eval_steps: '${run.x}'}\n")
-    (tmp_path / ".hydra" / "overrides.yaml").write_text("[run.iterations=3, seed=1]")
+    before = (tmp_path / ".hydra" / "config.yaml").read_bytes()
     extend(tmp_path, 5)
     assert iterations_of(tmp_path) == 5
-    assert yaml.safe_load((tmp_path / ".hydra" / "config.yaml").read_text())["algo"] == {"eval_steps": "${run.x}"}
-    assert yaml.safe_load((tmp_path / ".hydra" / "overrides.yaml").read_text()) == ["seed=1", "run.iterations=5"]
+    assert (tmp_path / ".hydra" / "config.yaml").read_bytes() == before
+    (tmp_path / "extended.json").write_text('{"iterations": "many"}')
+    with pytest.raises(DamagedFileError, match="extended.json"):
+        iterations_of(tmp_path)
 
 
 def test_a_finished_run_made_longer_equals_one_that_was_as_long_at_once(tmp_path):

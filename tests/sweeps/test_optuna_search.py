@@ -123,7 +123,7 @@ def test_what_makes_no_sense_is_refused(arguments, wanted, tmp_path):
             ["interval(-1,1)) must be a range to search"],
         ),
         (["algo.inner_lr=interval(2,1)"], ["algo.inner_lr=interval(2,1) must be a range"]),
-        (["algo.inner_steps=range(0)"], ["sweeps over nothing"]),
+        (["algo.inner_steps=range(0)"], ["must be at least one value"]),
         (["algo=maml,mamml"], ["there is no algo=mamml", "did you mean maml?"]),
         ([RATE, "data=omniglot,sinusoid", "data.ways=5"], ["there is no setting data.ways with data=sinusoid"]),
         ([RATE, "hydra.sweeper.storage=foo"], ["hydra.sweeper.storage must be an Optuna URL", "foo"]),
@@ -146,3 +146,18 @@ def test_without_optuna_it_is_one_line(tmp_path, monkeypatch):
     outcome = search(RATE, folder=tmp_path)
     assert outcome.status == 2
     assert outcome.err == "metarun: hydra/sweeper=optuna needs Optuna, which is not installed: pip install optuna\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sweep.seed=[]"], "sweep.seed must be null or a list of at least one integer"),
+        (["data._target_=os.getcwd"], "data._target_ must be of metarun or torch.optim"),
+        (["seed=range(0)"], "seed must be at least one value"),
+    ],
+)
+def test_values_that_make_no_sense_and_foreign_code_are_refused_before_the_first_trial(arguments, message, tmp_path):
+    outcome = search(RATE, *arguments, folder=tmp_path)
+    assert outcome.status == 2
+    assert outcome.err.startswith(f"metarun: {message}")
+    assert not (tmp_path / "search").exists()

@@ -30,13 +30,6 @@ def test_long_names_are_cut_and_stay_different():
     assert len(set(names)) == 2 and all(len(name) <= plan.LONGEST_NAME for name in names)
 
 
-def test_where_data_lies_does_not_tell_runs_apart():
-    here = {"data": {"root": "/a", "ways": 5}, "sweep": {"seed": [1]}, "hydra": {}, "run": {"resume": None}}
-    moved = {**here, "data": {"root": "/b", "ways": 5}, "sweep": {"seed": [2]}}
-    assert plan.comparable(here) == plan.comparable(moved)
-    assert plan.comparable(here) != plan.comparable({**here, "data": {"root": "/a", "ways": 4}})
-
-
 def test_stopped_and_resumed_only_what_is_missing_runs(tmp_path, monkeypatch, unbroken):
     stop_the_second(monkeypatch)
     outcome = sweep("-m", *LONGER, folder=tmp_path, sizes=())
