@@ -143,7 +143,7 @@ def in_our_words(lines: Iterable[str]) -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, LookupError, AttributeError, AssertionError, OSError, RecursionError) as error:
-        if isinstance(error, OmegaConfBaseException):
+        if isinstance(error, OmegaConfBaseException | HydraException):  # some are OSError, too
             raise
         raise UsageError(f"{shortened(' '.join(lines))} cannot be composed: {shortened(str(error))}") from error
 
