@@ -180,14 +180,14 @@ def check_multirun(cfg: DictConfig) -> None:
 
 
 def check_output(folder: str | None) -> None:
-    """Refuse a run that would not keep its configuration: nothing could resume, test or load it.
+    """Refuse to let Hydra write a run's configuration, which metarun does itself, once and whole.
 
     Raises:
-        ConfigError: `hydra.output_subdir` is not `.hydra`.
+        ConfigError: `hydra.output_subdir` is not null.
     """
-    if folder != ".hydra":
+    if folder is not None:
         raise ConfigError(
-            f"hydra.output_subdir must be .hydra, where a run's configuration is looked for; got {folder!r}"
+            f"hydra.output_subdir must be null: metarun itself keeps a run's configuration, in .hydra; got {folder!r}"
         )
 
 
