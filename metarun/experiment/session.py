@@ -127,12 +127,22 @@ class Experiment:
         Raises:
             DataError, TrackerError: nothing can start.
         """
-        self.data.prepare()
+        self.data.prepare(self.needed())
         self.metrics = MetricsFile(self.folder / "metrics.jsonl")
         self.metrics.cut(self.state.iteration)  # before the tracker starts, which reads it on resume
         self._start_tracker()
         if not self.iterations:  # untrained or only tested: the weights that are tested are kept all the same
             self.save("last")
+
+    def needed(self) -> dict[Split, set[str]]:
+        """The streams that this run draws from each split: nothing else of the data is asked for."""
+        evaluation = {self.learner.evaluation_stream_for(self.data)}
+        needed: dict[Split, set[str]] = {"test": evaluation}
+        if self.iterations:
+            needed["train"] = {stage.stream for stage in self.learner.stages}
+        if self.iterations or self.data.kind == "verification":  # whose threshold is chosen there
+            needed["val"] = evaluation
+        return needed
 
     def _start_tracker(self) -> None:
         file = self.folder / "checkpoint" / "tracker.json"

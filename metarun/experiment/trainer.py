@@ -53,7 +53,7 @@ class Trainer:
             DivergenceError, InterruptedRun: as in the first.
             RuntimeError: another process is gone.
         """
-        self.experiment.data.prepare()
+        self.experiment.data.prepare({"train": self.experiment.needed().get("train", ())})
         for _ in self.steps():
             if self.stop_requested():
                 self.raise_if_stop_requested()

@@ -12,8 +12,9 @@ from PIL import Image
 
 from metarun.data import miniimagenet
 from metarun.data.miniimagenet import MiniImageNet
-from metarun.images.decoding import by_class, image_decoder
+from metarun.images.decoding import by_class
 from metarun.images.files import Zip
+from metarun.images.pixels import ImageDecoder
 from metarun.tasks import DataError
 
 SPLITS = ("train", "val", "test")
@@ -187,7 +188,7 @@ def test_real_data(real_root, sizes):
     train = by_class(files, "train")  # 800 MB decoded: only a sample of it here
     assert len(train) == 64 and {len(members) for members in train.values()} == {600}
     assert len(set(train) | names["val"] | names["test"]) == 100
-    decode = image_decoder(3, 84, 84)
+    decode = ImageDecoder(3, 84, 84)
     sample = np.stack([decode(files.read(name)) for members in train.values() for name in members[::60]]) / 255
     assert np.allclose(sample.mean((0, 2, 3)), MEAN, atol=0.03)
     assert np.allclose(sample.std((0, 2, 3)), STD, atol=0.03)
