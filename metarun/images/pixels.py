@@ -117,6 +117,8 @@ def opened(data: bytes) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=_formats())
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(f"it has {image.width} x {image.height} pixels, and at most {MAX_PIXELS:,} are decoded")
+    if image.tile and isinstance(image.info.get("transparency"), int):  # which Pillow does not scale as it does pixels
+        image.info["transparency"] *= {"L;2": 85, "L;4": 17}.get(str(image.tile[0][3]), 1)
     return image
 
 
