@@ -43,6 +43,13 @@ class _Bytearray(metaclass=_Frozen):
         return bytearray(_raw(data) if encoding in ("latin1", "latin-1") else b"")
 
 
+class _Bytes(metaclass=_Frozen):
+    """`bytes()`: none, as protocols 0 to 2 write them."""
+
+    def __new__(cls) -> Any:
+        return b""
+
+
 class _Dtype(metaclass=_Frozen):
     """`numpy.dtype`: keeps what the pickle says, and makes a plain dtype of it when one is needed."""
 
@@ -146,6 +153,7 @@ class ArrayUnpickler(pickle.Unpickler):
         **{(builtins, "set"): set for builtins in ("builtins", "__builtin__")},
         **{(builtins, "frozenset"): frozenset for builtins in ("builtins", "__builtin__")},
         **{(builtins, "bytearray"): _Bytearray for builtins in ("builtins", "__builtin__")},
+        ("__builtin__", "bytes"): _Bytes,
     }
 
     def find_class(self, module: str, name: str) -> Any:
