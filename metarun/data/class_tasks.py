@@ -94,8 +94,10 @@ class ClassTasks(TaskSet):
         return len(set(self.train_shots)) == 1
 
     def prepare(self, needed: Needed | None = None) -> None:
+        if needed is None:
+            needed = dict.fromkeys(SPLITS, (self.evaluation_stream,))
         for split in SPLITS:
-            for stream in sorted((needed or dict.fromkeys(SPLITS, (self.evaluation_stream,))).get(split, ())):
+            for stream in sorted(needed.get(split, ())):
                 self._sampler(split, stream)
 
     def outputs(self, split: Split, stream: str = "episodes") -> int:

@@ -16,6 +16,7 @@ import pytest
 
 from metarun.data import download, miniimagenet, omniglot
 from metarun.data.download import DATASETS, Remote, fetch, main
+from metarun.images.cache import Contents, cached
 from metarun.tasks import DataError
 
 DATA = np.random.RandomState(0).bytes(300_000)
@@ -249,7 +250,21 @@ def test_help(capsys):
     assert caught.value.code == 0
     printed = capsys.readouterr().out
     assert printed.startswith("usage: metarun-download ")
-    assert all(word in printed for word in (*DATASETS, "all", "--root", "METARUN_DATA"))
+    assert all(
+        word in printed for word in (*DATASETS, "all", "--root", "METARUN_DATA", "METARUN_CACHE", "--clear-cache")
+    )
+
+
+def test_the_image_cache_is_listed_and_cleared(cache, capsys):
+    chunk = np.zeros((3, 1, 2, 2), np.uint8)
+    cached("toy", ["k"], lambda: Contents(["a"], [3], (1, 2, 2), iter([chunk])))
+    (entry,) = (path for path in (cache / "images").iterdir() if path.is_dir())
+    assert main(["--list-cache"]) == 0 and entry.is_dir()
+    assert f"{entry}: 0.0 MB" in capsys.readouterr().out
+    assert main(["--clear-cache"]) == 0 and not entry.exists()
+    assert f"removed {entry}: 0.0 MB" in capsys.readouterr().out
+    assert main(["--clear-cache"]) == 0
+    assert capsys.readouterr().out == f"{cache / 'images'}: 0.0 MB removed\n"
 
 
 @pytest.mark.parametrize("arguments", [[], ["omniglott"], ["omniglot", "--rot", "x"]])
