@@ -15,7 +15,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageColor
+from PIL import Image, ImageColor, UnidentifiedImageError
 
 # Only these are tried, whatever a file is called: Pillow would hand others to programs such as Ghostscript.
 FORMATS = ("PNG", "JPEG", "MPO", "GIF", "BMP", "DIB", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA")
@@ -109,12 +109,15 @@ def opened(data: bytes) -> Image.Image:
     """An image file, its head read.
 
     Raises:
-        ValueError: it has too many pixels.
-        OSError, ...: it is of no format that is read, or damaged.
+        ValueError: it has too many pixels, or is of no format that is read.
+        OSError, ...: it is damaged.
     """
     with _opening, warnings.catch_warnings():  # they are global: one thread at a time
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        image = Image.open(io.BytesIO(data), formats=_formats())
+        try:
+            image = Image.open(io.BytesIO(data), formats=_formats())
+        except UnidentifiedImageError as error:
+            raise ValueError(f"it is damaged, or none of {', '.join(_formats())}") from error
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(f"it has {image.width} x {image.height} pixels, and at most {MAX_PIXELS:,} are decoded")
     if image.tile and isinstance(image.info.get("transparency"), int):  # which Pillow does not scale as it does pixels
