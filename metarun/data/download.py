@@ -111,6 +111,8 @@ def fetch(remote: Remote, root: Path) -> Path:
             and what to do by hand.
     """
     target = root / remote.name
+    if target.exists() and not target.is_file():
+        raise DataError(f"{target} must be a file; got a folder, a pipe or a device in its place")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         # pooch has no lock: of two processes, one waits for the other instead of downloading the same file.

@@ -76,7 +76,7 @@ class Folder:
 
     def read(self, name: str) -> bytes:
         with open_regular(self.path / name) as file:
-            return read_bounded(file, f"{name} in {self}")
+            return read_bounded(file, f"{name} in {self}", os.fstat(file.fileno()).st_size)
 
     def fingerprint(self, names: Sequence[str]) -> list[Any]:
         return sorted(self.digests(names).items())
@@ -161,7 +161,7 @@ class Zip:
             raise DataError(f"{where} is encrypted: unpack the archive, and name the folder")
         try:
             with self._archive.open(info) as file:  # zipfile locks the shared handle: threads may read at once
-                return read_bounded(file, where)
+                return read_bounded(file, where, info.file_size)
         except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, NotImplementedError) as error:
             raise DataError(f"{where} is damaged, or packed in a way that cannot be read: {error}") from error
 
@@ -235,13 +235,13 @@ def is_image(name: str) -> bool:
     return not is_hidden(name) and PurePosixPath(name).suffix.lower() in SUFFIXES
 
 
-def read_bounded(file: Any, what: str) -> bytes:
-    """All bytes of an open file.
+def read_bounded(file: Any, what: str, size: int = 0) -> bytes:
+    """All bytes of an open file, which says itself that it has `size`.
 
     Raises:
-        DataError: it, `what`, has more than `MAX_BYTES`.
+        DataError: it, `what`, has more than `MAX_BYTES`; then at most as many were read.
     """
-    data: bytes = file.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise DataError(f"{what} must have at most {MAX_BYTES:,} bytes; got more")
+    data: bytes = b"" if size > MAX_BYTES else file.read(MAX_BYTES + 1)
+    if max(size, len(data)) > MAX_BYTES:
+        raise DataError(f"{what} must have at most {MAX_BYTES:,} bytes; got {max(size, len(data)):,}")
     return data

@@ -190,10 +190,10 @@ def _scaled(image: Image.Image) -> Image.Image:
     if image.mode == "I" and image.format not in ("PNG", "PPM"):  # which have 16 bits in it
         raise ValueError("pixels of 32 bits, or with a sign, have no stated range: save it with 8 or 16 bits a channel")
     white = 2 ** int(tags.get(BITS, (16,))[0]) - 1
-    grey = np.asarray(image).astype(np.int64)
+    grey = np.asarray(image).clip(0, white).astype(np.uint32)
     if tags.get(PHOTOMETRIC) == 0:
         grey = white - grey
-    return Image.fromarray(((grey * 255 + white // 2) // white).clip(0, 255).astype(np.uint8))
+    return Image.fromarray(((grey * 255 + white // 2) // white).astype(np.uint8))
 
 
 def _unlike(image: Image.Image, key: Any) -> Image.Image | None:

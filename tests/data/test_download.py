@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import os
 import pickle
 import stat
 import sys
@@ -242,6 +243,15 @@ def test_a_full_disk_is_no_traceback(server, tmp_path, monkeypatch):
     with pytest.raises(DataError, match="No space left on device.*--root"):
         fetch(remote(server), tmp_path)
     assert left(tmp_path) == []
+
+
+def test_what_is_no_file_is_neither_read_nor_replaced(server, tmp_path):
+    """A pipe would be waited for."""
+    target = tmp_path / remote(server).name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(target)
+    with pytest.raises(DataError, match="must be a file; got a folder, a pipe or a device"):
+        fetch(remote(server), tmp_path)
 
 
 def test_help(capsys):

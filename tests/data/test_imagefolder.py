@@ -227,6 +227,18 @@ def test_small_classes_can_be_left_out(root, sizes, capsys):
         open_folder(root, sizes, min_images=0)
 
 
+def test_names_in_no_encoding_are_read_and_do_not_steer_the_terminal(root, sizes, capsys):
+    folder = os.fsencode(root / "train") + b"/\xff\x1b[31m"
+    os.mkdir(folder)
+    for i in range(3):
+        Image.new("RGB", (9, 9)).save(os.fsdecode(folder + b"/\xfe%d.png" % i))
+    for _ in range(2):
+        names = open_folder(root, sizes, min_images=4).load("train").names
+    assert names == ("cat", "dog", "owl")
+    lines = said(capsys)
+    assert any("left out: \\udcff\\x1b[31m" in line for line in lines) and not any("\x1b" in line for line in lines)
+
+
 def test_transparency_shows_the_background(tmp_path, sizes):
     """Black ink on a transparent ground was black on black."""
     ink = Image.new("RGBA", (8, 8), (0, 0, 0, 0))

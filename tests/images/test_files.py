@@ -103,6 +103,13 @@ def test_no_more_is_read_of_a_file_than_an_image_takes(tmp_path, monkeypatch):
     (tmp_path / "2.png").write_bytes(bytes(3000))
     with pytest.raises(DataError, match=r"2\.png in .* must have at most 2,000 bytes"):
         Folder(tmp_path).read("2.png")
+    path = zipped(tmp_path / "y.zip", bytes(3000))
+    raw = bytearray(path.read_bytes())
+    at = raw.index(b"PK\1\2") + 24
+    raw[at : at + 4] = (3 * 10**9).to_bytes(4, "little")
+    path.write_bytes(raw)
+    with pytest.raises(DataError, match=r"at most 2,000 bytes; got 3,000,000,000"):
+        Zip(path).read("a/1.png")
 
 
 def test_only_regular_files_are_opened(tmp_path):
