@@ -69,7 +69,7 @@ class MiniImageNet(ImageTasks):
 def _load(place: Path, split: Split) -> Images:
     label, decoder = f"miniimagenet-{split}", ImageDecoder(3, SIZE, SIZE)
     if place.suffix == ".pkl":
-        key = ["pickle", *Folder(place.parent).digests([place.name]).values()]
+        key: list[object] = ["pickle", *Folder(place.parent).digests([place.name]).values()]
         images = cached(label, key, lambda: pickle_contents(place))
     else:
         if place.suffix == ".csv":

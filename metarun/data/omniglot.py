@@ -188,11 +188,11 @@ def _load(sources: dict[str, Path]) -> Images:
     key = [list(sources), SIZE, *(files.fingerprint(names) for files, names in members.items())]
     images = cached("omniglot", key, lambda: _contents(characters, members))
     for half, path in sources.items():
-        characters = sum(name.startswith(half) for name in images.names)
-        if characters != HALVES[half] or images.counts.unique().tolist() != [DRAWINGS]:
+        number = sum(name.startswith(half) for name in images.names)
+        if number != HALVES[half] or images.counts.unique().tolist() != [DRAWINGS]:
             raise DataError(
                 f"{path} must hold the {HALVES[half]} characters of {DRAWINGS} drawings of Omniglot's {half}; "
-                f"got {characters} of {images.counts.min()} to {images.counts.max()}"
+                f"got {number} of {images.counts.min()} to {images.counts.max()}"
             )
     return images
 

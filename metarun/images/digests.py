@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from metarun.files import write_text
 from metarun.images.cache import cache_folder
@@ -24,7 +25,7 @@ from metarun.tasks import DataError
 SETTLED = 2.0  # seconds: a file that changed later may change again without a new time
 
 
-def content_digests(root: Path, names: Sequence[str], opened: Callable[[Path], BinaryIO]) -> dict[str, str]:
+def content_digests(root: Path, names: Sequence[str], opened: Callable[[Path], BufferedReader]) -> dict[str, str]:
     """The digest of each file `root`/`name`.
 
     Args:
@@ -66,7 +67,7 @@ def _state(path: Path) -> list[int]:
     return [status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns]
 
 
-def _read_all(paths: list[Path], opened: Callable[[Path], BinaryIO]) -> list[str]:
+def _read_all(paths: list[Path], opened: Callable[[Path], BufferedReader]) -> list[str]:
     def digest(path: Path) -> str:
         with opened(path) as file:
             return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

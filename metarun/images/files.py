@@ -8,6 +8,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Sequence
+from io import BufferedReader
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
@@ -175,7 +176,7 @@ def open_files(path: Path) -> Files:
     return Folder(path) if path.is_dir() else Zip(path)
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """Open a regular file; a pipe, which would be waited for, a socket or a device is not opened.
 
     Raises:

@@ -10,7 +10,7 @@ import math
 import pickle
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from metarun.images.files import disguise, open_regular
 from metarun.tasks import DataError
 
 PLAIN = re.compile(r"[biufc]\d{1,2}|[SU]\d{1,6}")  # booleans, numbers, bytes and text of a fixed length
+
+ORDERS: tuple[Literal["<", ">"], ...] = ("<", ">")
 
 
 class _Frozen(type):
@@ -67,7 +69,7 @@ class _Dtype(metaclass=_Frozen):
         """
         spec, state = self.said
         if isinstance(spec, str) and PLAIN.fullmatch(spec):
-            for order in "<>":
+            for order in ORDERS:
                 dtype = np.dtype(spec).newbyteorder(order)
                 if state is None or state == dtype.__reduce__()[2]:
                     return dtype
@@ -94,7 +96,8 @@ class _Array(np.ndarray, metaclass=_Frozen):
     def __setstate__(self, state: Any) -> None:
         _, shape, dtype, fortran, raw = state
         plain, data = _checked(raw, dtype, shape)
-        super().__setstate__((1, shape, plain, bool(fortran), data))
+        checked: Any = (1, shape, plain, bool(fortran), data)
+        super().__setstate__(checked)
 
 
 class _FromBuffer(metaclass=_Frozen):
