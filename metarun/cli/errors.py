@@ -13,14 +13,20 @@ from omegaconf.errors import OmegaConfBaseException
 
 from metarun import old_names
 from metarun.experiment.choices import CONF, GROUPS, names
+from metarun.experiment.errors import ConfigError
+from metarun.run_folder import DamagedFileError
 
 EXTRAS = {f"hydra/launcher/{name}": name for name in ("joblib", "ray")}  # what of Hydra's comes with which extra
 EXTRAS |= {f"hydra/launcher/submitit_{name}": "submitit" for name in ("local", "slurm")}
 
 
+NO_CHOICE = "Config group override must be a string or a list"  # Hydra's ValueError for GROUP=null
+
+
 def is_users_fault(error: BaseException) -> bool:
     """Whether it is the user's input that is at fault."""
-    return isinstance(error, HydraException | OmegaConfBaseException)
+    faults = HydraException | OmegaConfBaseException | ConfigError | DamagedFileError
+    return isinstance(error, faults) or str(error).startswith(NO_CHOICE)
 
 
 def explain(error: BaseException, arguments: list[str]) -> str:
@@ -46,7 +52,12 @@ def explain(error: BaseException, arguments: list[str]) -> str:
         return f"there is no setting {key.group(1)}. Nearest: {listing}. `metarun --cfg job` prints all"
     if isinstance(error, ConfigCompositionException) and error.__cause__ is not None:
         return f"{text}\n{error.__cause__}"
-    return text
+    return _no_choice(arguments) if text.startswith(NO_CHOICE) else text
+
+
+def _no_choice(arguments: list[str]) -> str:
+    group = next((group for group in GROUPS if f"{group}=null" in arguments), "a group")
+    return f"{group} must be one of {', '.join(names(group) if group in GROUPS else GROUPS)}; got null"
 
 
 def _nearest(name: str, choices: list[str]) -> str:

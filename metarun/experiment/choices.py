@@ -69,6 +69,11 @@ def describe(group: str, name: str) -> dict[str, Any]:
     return merged | (content.get(group) or {} if text.startswith("# @package _global_") else content)
 
 
+def files_of(group: str, name: str) -> list[Path]:
+    """The file of a choice, after those of the choices it builds on."""
+    return [*(path for base in _bases(group, name) for path in files_of(group, base)), CONF / group / f"{name}.yaml"]
+
+
 def _bases(group: str, name: str) -> list[str]:
     """The choices that a choice's file builds on: `/algo/maml@_here_` in its defaults list, or a neighbour, `maml`."""
     entries = _read(group, name)[1].get("defaults", [])

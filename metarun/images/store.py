@@ -52,7 +52,8 @@ class Normalisation:
 
     def apply_(self, x: Tensor) -> Tensor:
         """`x [n, C, H, W]` (float32) from 0 to 255, normalised in place."""
-        return x.mul_(self.scale) if self.shift is None else torch.addcmul(self.shift, x, self.scale, out=x)
+        scale = self.scale.to(x.device)
+        return x.mul_(scale) if self.shift is None else torch.addcmul(self.shift.to(x.device), x, scale, out=x)
 
 
 class ImageStore:
@@ -62,7 +63,7 @@ class ImageStore:
 
     Args:
         images: the images; they are moved to `device`.
-        device: where tasks are drawn.
+        device: where they are kept.
         mean, std: as `Normalisation` takes them.
         augment: random change of images in [0, 1], before they are normalised; None for none.
     """
@@ -83,7 +84,7 @@ class ImageStore:
 
     def take(self, index: Tensor, generator: torch.Generator) -> Tensor:
         """`index [...]` -> `[..., C, H, W]` (float32), augmented and normalised."""
-        raw = self.pixels.index_select(0, index.flatten())
+        raw = self.pixels.index_select(0, index.flatten().to(self.pixels.device)).to(index.device)
         x = raw.to(torch.float32)  # three times as fast as a product of mixed types
         if self.augment is not None:
             x = self.augment(x / 255, generator) * 255

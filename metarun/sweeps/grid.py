@@ -21,7 +21,9 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
+from metarun.experiment.errors import ConfigError
 from metarun.experiment.multirun import SweepJob, multirun
+from metarun.experiment.schema import check_multirun
 from metarun.files import write_text
 from metarun.sweeps.launchers import launch
 from metarun.sweeps.plan import assign_folders, compose
@@ -48,13 +50,16 @@ def sweep(
         HydraException: a cell cannot be composed, two would be the same, an algorithm has no inner learning rate, or
             a folder holds something else.
     """
+    check(config)
     folder = Path(config.hydra.sweep.dir)
-    combinations = grid(context, config, parsed(context, arguments))
-    jobs = [SweepJob(number, lines, folder) for number, lines in enumerate(combinations)]
-    assign_folders(context, config, jobs)
+    with multirun.planning(folder, config.hydra.overrides.task):
+        combinations = grid(context, config, parsed(context, arguments))
+        jobs = [SweepJob(number, lines, folder) for number, lines in enumerate(combinations)]
+        assign_folders(context, config, jobs)
+        save_config(config)
+        missing = [job for job in jobs if job.state != "done"]
+        multirun.make_folders(missing)
     multirun.jobs[:] = jobs
-    save_config(config)
-    missing = [job for job in jobs if job.state != "done"]
     if len(missing) < len(jobs):
         resumed = sum(job.state == "resumable" for job in missing)
         log.info(f"{len(jobs)} cells: {len(jobs) - len(missing)} are done, {resumed} resume, {len(missing)} to run")
@@ -62,6 +67,18 @@ def sweep(
         max_batch_size = os.cpu_count()
     size = max_batch_size or len(jobs)
     return [launch(launcher, missing[at : at + size]) for at in range(0, len(missing), size)]
+
+
+def check(config: DictConfig) -> None:
+    """Check the multirun's own keys.
+
+    Raises:
+        HydraException: one holds what it must not.
+    """
+    try:
+        check_multirun(config)
+    except ConfigError as error:
+        raise HydraException(str(error)) from error
 
 
 def save_config(config: DictConfig) -> None:
@@ -113,7 +130,10 @@ def choices_of(override: Override) -> list[str]:
             f"{override.input_line}: a grid needs choices, as {override.get_key_element()}=1,2,3; a range to search in "
             "is for hydra/sweeper=optuna"
         )
-    return list(override.sweep_string_iterator())
+    choices = list(override.sweep_string_iterator())
+    if not choices:
+        raise HydraException(f"{override.get_key_element()} must be at least one value; got {override.input_line}")
+    return choices
 
 
 def form_of_rate(context: HydraContext, config: DictConfig, lines: list[str]) -> str:

@@ -20,10 +20,10 @@ from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Overrid
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
-from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from metarun.experiment.multirun import SweepJob, multirun
+from metarun.experiment.targets import make, refuse_foreign_targets
 from metarun.files import write_text
 from metarun.run_folder import result_or_empty
 from metarun.sweeps import grid
@@ -69,12 +69,14 @@ def search(
     Raises:
         HydraException: Optuna is not installed, nothing is to be searched, or a cell cannot be composed.
     """
+    grid.check(config)
     space, fixed, seeds = split(grid.parsed(context, arguments))
     if config.sweep.inner_lr is not None:
         raise HydraException("sweep.inner_lr is a grid; to search, give algo.inner_lr='tag(log,interval(1e-4,1))'")
     seeds = seeds or [f"seed={seed}" for seed in config.sweep.seed or ()]
-    study = open_study(config, options, is_higher_better(context, config, fixed))
-    grid.save_config(config)
+    with multirun.planning(Path(config.hydra.sweep.dir), config.hydra.overrides.task):
+        study = open_study(config, options, is_higher_better(context, config, fixed))
+        grid.save_config(config)
     again = requeue(study)
     done = sum("ended" in trial.user_attrs for trial in study.trials)
     if done or again:
@@ -148,9 +150,17 @@ def open_study(config: DictConfig, options: OptunaConfig, higher: bool) -> optun
 
 
 def is_higher_better(context: HydraContext, config: DictConfig, fixed: list[str]) -> bool:
-    """By the headline metric of the data set; touches no data."""
-    cell = compose(context, config, fixed, 0)
-    return bool(instantiate(cell.data, device="cpu", _convert_="all").higher_is_better)
+    """By the headline metric of the data set; touches no data.
+
+    Raises:
+        HydraException: the trials' configuration makes no sense.
+    """
+    try:
+        node: Any = OmegaConf.to_container(compose(context, config, fixed, 0).data, resolve=True)
+        refuse_foreign_targets({"data": node})
+        return bool(make("data", node, device="cpu").higher_is_better)
+    except ValueError as error:
+        raise HydraException(str(error)) from error
 
 
 def requeue(study: optuna.Study) -> int:
@@ -193,8 +203,10 @@ def run_batch(
         cells += own
     for cell in cells:
         cell.state = state_of(cell.folder, compose(context, config, cell.overrides, cell.number))
+    missing = [cell for cell in cells if cell.state != "done"]
+    multirun.make_folders(missing)
     multirun.jobs.extend(cells)
-    if missing := [cell for cell in cells if cell.state != "done"]:
+    if missing:
         launch(launcher, missing)
     for trial, own in zip(trials, of_trial, strict=True):
         tell(study, trial, [result_or_empty(cell.folder) for cell in own])

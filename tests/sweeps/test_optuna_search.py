@@ -113,3 +113,18 @@ def test_what_makes_no_sense_is_refused(arguments, wanted, tmp_path):
     for word in wanted:
         assert word in outcome.err
     assert "Traceback" not in outcome.err and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sweep.seed=[]"], "sweep.seed must be null or a list of at least one integer"),
+        (["data._target_=os.getcwd"], "data._target_ must be of metarun or torch.optim"),
+        (["seed=range(0)"], "seed must be at least one value"),
+    ],
+)
+def test_values_that_make_no_sense_and_foreign_code_are_refused_before_the_first_trial(arguments, message, tmp_path):
+    outcome = search(RATE, *arguments, folder=tmp_path)
+    assert outcome.status == 2
+    assert outcome.err.startswith(f"metarun: {message}")
+    assert not (tmp_path / "search").exists()
