@@ -149,7 +149,7 @@ def checked(cfg: DictConfig) -> DictConfig:
         ConfigError: a key is unknown or missing, a value is of another type, or a class is not allowed.
     """
     if "hydra" in cfg:
-        cfg = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+        cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     config, raw = _resolved(cfg), OmegaConf.to_container(cfg)
     try:
         refuse_foreign_targets(config)
