@@ -181,7 +181,7 @@ def test_a_prediction_that_is_not_finite_is_none():
 
 def test_labels_are_numbered():
     labels = Labels.of([3, 1, 3, 2])
-    assert labels.classes == [1, 2, 3] and labels.index.tolist() == [2, 0, 2, 1]
+    assert labels.classes == [1, 2, 3] and labels.numbers.tolist() == [2, 0, 2, 1]
     assert Labels.of(torch.tensor([True, False])).back(torch.tensor([0, 1])).tolist() == [False, True]
 
 
