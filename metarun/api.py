@@ -224,7 +224,7 @@ def _write_config(spec: RunSpec, hydra: DictConfig) -> None:
 def _own_hydra() -> Iterator[None]:
     """Inside, Hydra is not initialised; afterwards it is as the calling program had it."""
     instances: dict[type, Any] = Singleton._instances  # as Hydra's own initialize does
-    kinds = (GlobalHydra, HydraConfig, VersionBase)
+    kinds: tuple[type, ...] = (GlobalHydra, HydraConfig, VersionBase)
     callers = {kind: instances.pop(kind) for kind in kinds if kind in instances}
     try:
         yield
