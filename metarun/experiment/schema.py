@@ -53,6 +53,7 @@ VAL_TASKS = 200  # of a validation, where nobody says how many
 BITS = 2**63  # torch and NumPy count in 64 bits
 MOST = 2**31  # of what is made or looped over: no memory holds as many
 
+CountOrNull = Annotated[Any, Only("null or an integer of at least 1", lambda value: value is None or is_int(value, 1))]
 Seed = Annotated[int, Only("an integer from 0 to 2^63 - 1", lambda value: value >= 0)]
 
 
@@ -66,7 +67,7 @@ class RunConfig:
     iterations: Count
     meta_batch_size: Count
     eval_tasks: Count
-    val_tasks: Annotated[Any, Only("null or an integer of at least 1", lambda n: n is None or is_int(n, 1))]
+    val_tasks: CountOrNull
     validate_every: Count
     log_every: Count
     curve_steps: Index
