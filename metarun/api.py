@@ -234,7 +234,7 @@ def _own_hydra() -> Iterator[None]:
     finally:
         for kind in kinds:
             instances.pop(kind, None)
-        instances.update(callers)  # type: ignore[arg-type]
+        instances.update(callers)
 
 
 @contextmanager
