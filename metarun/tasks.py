@@ -121,7 +121,7 @@ class TaskSet(ABC):
         streams: the streams that some split of this data set can sample.
         evaluation_stream: the stream that learners are validated and tested on, unless they have their own.
         fusable_args: constructor arguments that change values but no shapes. Fused runs may differ in them.
-        device: where batches are sampled.
+        device: where training batches are sampled, and what is sampled from lies.
     """
 
     kind: ClassVar[Kind]
@@ -141,13 +141,13 @@ class TaskSet(ABC):
 
     @abstractmethod
     def sample(self, split: Split, stream: str, tasks: int, generator: torch.Generator) -> Batch:
-        """Sample a batch of tasks, or of mini-batches, on `self.device`.
+        """Sample a batch of tasks, or of mini-batches, on the device of the generator.
 
         Args:
             split: where the classes or functions come from.
             stream: one of `streams`.
             tasks: T.
-            generator: the source of all random numbers.
+            generator: the source of all random numbers; in training on `self.device`, of held-out tasks on the CPU.
 
         Raises:
             DataError: the data is missing, or the split has too few classes or examples.
@@ -180,9 +180,10 @@ class TaskSet(ABC):
         """Sample one block of a split's held-out tasks, the same for every algorithm, run and seed.
 
         A block has `BLOCK` tasks and its own seed, so that the first 100 of 600 tasks are the same as the first 100 of
-        100. Streams share the seed, so that the oracle is tested on the tasks that MAML is tested on.
+        100. Streams share the seed, so that the oracle is tested on the tasks that MAML is tested on. They are sampled
+        on the CPU, and stay there: a GPU's generator would draw others from the same seed.
         """
-        return self.sample(split, stream, BLOCK, stream_generator(self.device, "held-out", split, block))
+        return self.sample(split, stream, BLOCK, stream_generator("cpu", "held-out", split, block))
 
     def curves(self, tasks: int, points: int, generator: torch.Generator) -> tuple[Task, list[str]] | None:
         """Sample tasks for a figure of adapted curves; None: inputs are not points on a line.

@@ -25,7 +25,7 @@ from metarun.cli.errors import explain, is_users_fault
 from metarun.cli.help import help_text
 from metarun.cli.resume import is_multirun, with_saved_overrides
 from metarun.cli.startup import import_for
-from metarun.experiment.cell import composed_spec, record_exit, record_failure, refuse
+from metarun.experiment.cell import composed_spec, holding, record_exit, record_failure, refuse
 from metarun.experiment.choices import CONF
 from metarun.experiment.multirun import multirun
 from metarun.experiment.signals import no_interrupt_is_lost, stopping_signals
@@ -52,7 +52,8 @@ def run_job(cfg: DictConfig) -> float | None:
             spec.cfg, spec.choices = saved_config(spec.folder)
             spec.overrides = [entry for entry in read_overrides(spec.folder) if not entry.startswith("run.resume=")]
             spec.cfg.run.resume = path
-        result = run_worker(spec) if ranks().rank else run(spec)
+        with holding(spec):
+            result = run_worker(spec) if ranks().rank else run(spec)
     except ConfigError as error:
         result = refuse(spec, error, silent=bool(ranks().rank))
     except Exception as error:  # of a single run Hydra shows it; a multirun's other jobs go on
@@ -66,6 +67,13 @@ def run_job(cfg: DictConfig) -> float | None:
 
 def main() -> NoReturn:
     """Entry point of the console script; never returns."""
+    try:
+        _main()
+    finally:
+        multirun.release()
+
+
+def _main() -> NoReturn:
     show_traceback = "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and what is printed is ours to say
     os.environ.setdefault("WANDB_SILENT", "true")

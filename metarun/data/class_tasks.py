@@ -151,7 +151,7 @@ class ClassTasks(TaskSet):
         low, high = self._sizes(split)[1]
         if low == high:
             return low
-        return low + int(torch.randint(high - low + 1, (), generator=generator, device=self.device))
+        return low + int(torch.randint(high - low + 1, (), generator=generator, device=generator.device))
 
     def _sizes(self, split: Split) -> tuple[int, tuple[int, int], int]:
         """Ways, fewest and most shots, and queries of a split's tasks."""

@@ -56,6 +56,7 @@ class Trainer:
             RuntimeError: another process is gone.
         """
         self.experiment.data.prepare()
+        self.experiment.learner.check_data(self.experiment.data)
         for _ in self.steps():
             if self.stop_requested():
                 self.raise_if_stop_requested()
@@ -87,7 +88,7 @@ class Trainer:
     def validate(self, iteration: int) -> None:
         run = self.experiment
         evaluation = run.evaluate("val", run.config.val_tasks, run.learner.eval_steps, "validation")
-        run.record_validation(iteration, evaluation.estimate().mean)
+        run.record_validation(iteration, evaluation.estimate())
 
     def loss(self, step: Step) -> float:
         return step.loss

@@ -68,10 +68,10 @@ def read_place(folder: Path) -> tuple[Group, int] | None:
     """The group of a run and its place there; None: it has none, or none that can be read."""
     try:
         saved: dict[str, Any] = json.loads((folder / FILE).read_text())
-        place = saved.pop("place")
-        group = Group(**saved)
+        rates = [{name: float(rate) for name, rate in of_place.items()} for of_place in saved["rates"]]
+        group, place = Group(str(saved["name"]), rates, list(map(int, saved["data"]))), int(saved["place"])
         return (group, place) if 0 <= place < len(group) == len(group.data) else None
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
 
 

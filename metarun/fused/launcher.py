@@ -18,6 +18,7 @@ import itertools
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 from hydra.core.utils import JobReturn, configure_log, run_job, setup_globals
@@ -25,7 +26,8 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from metarun.experiment.build import Components, build
-from metarun.experiment.cell import RunSpec, composed_spec, record_exit, refuse
+from metarun.experiment.cell import RunSpec, composed_spec, holding, record_exit, refuse
+from metarun.experiment.claim import FolderError
 from metarun.experiment.errors import ConfigError
 from metarun.experiment.run import run
 from metarun.experiment.session import Experiment
@@ -67,7 +69,7 @@ def launch(
         job_config = context.config_loader.load_sweep_config(config, list(overrides))
         with open_dict(job_config):
             job_config.hydra.job.id = job_config.hydra.job.num = number
-        # Hydra makes the folder and writes .hydra; the job itself only tells where it is.
+        # Hydra makes the folder; the job itself only tells where it is.
         returned = run_job(
             hydra_context=context,
             task_function=lambda cfg: specs.append(composed_spec(cfg)),
@@ -95,7 +97,8 @@ def run_all(specs: list[RunSpec], sizes: Sizes) -> list[dict[str, Any]]:
     components: dict[int, Components] = {}
     for number, spec in enumerate(specs):
         try:
-            components[number] = build(spec.cfg, spec.choices)
+            with holding(spec):
+                components[number] = build(spec.cfg, spec.choices)
         except ConfigError as error:
             results[number] = refuse(spec, error)
             continue
@@ -107,13 +110,33 @@ def run_all(specs: list[RunSpec], sizes: Sizes) -> list[dict[str, Any]]:
     for key, numbers in groups.items():
         for at in range(0, len(numbers), sizes.max_replicas):
             chosen = numbers[at : at + sizes.max_replicas]
-            runs = [specs[n] for n in chosen], [components[n] for n in chosen]
-            ended = run_group(*runs, sizes.micro_batch, begun.get(key))
-            results |= dict(zip(chosen, ended, strict=True))
-            if any(result["exit_status"] > 128 for result in ended):
-                rest = {"exit_status": ended[0]["exit_status"], "mean": None}
+            runs = {n: (specs[n], components[n]) for n in chosen}
+            ended = run_held(runs, sizes.micro_batch, begun.get(key))
+            results |= ended
+            if stopped := [result["exit_status"] for result in ended.values() if result["exit_status"] > 128]:
+                rest = {"exit_status": stopped[0], "mean": None}
                 return [results.get(n, rest) for n in range(len(specs))]
     return [results[n] for n in range(len(specs))]
+
+
+def run_held(
+    runs: dict[int, tuple[RunSpec, Components]], micro_batch: int | str | None, group: Group | None
+) -> dict[int, dict[str, Any]]:
+    """The results of runs of one key, by their numbers, whose folders are held meanwhile."""
+    results: dict[int, dict[str, Any]] = {}
+    held: dict[int, tuple[RunSpec, Components]] = {}
+    with ExitStack() as stack:
+        for number, (spec, components) in runs.items():
+            try:
+                stack.enter_context(holding(spec))
+                held[number] = spec, components
+            except FolderError as error:  # another process came between
+                results[number] = refuse(spec, error)
+        if held:
+            specs, all_components = zip(*held.values(), strict=True)
+            ended = run_group(list(specs), list(all_components), micro_batch, group)
+            results |= dict(zip(held, ended, strict=True))
+    return results
 
 
 def group_of(spec: RunSpec) -> Group | None:

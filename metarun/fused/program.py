@@ -10,7 +10,7 @@ from typing import Any
 from metarun.evaluation.evaluate import Evaluation, has_headline_metric
 from metarun.experiment.cadence import between_steps
 from metarun.experiment.errors import ConfigError
-from metarun.experiment.result import close, failure
+from metarun.experiment.result import close, compute_result, failure
 from metarun.experiment.run import finish
 from metarun.experiment.session import Experiment
 from metarun.fused.evaluate import diagnostics, evaluate_replicas, score_replicas
@@ -157,7 +157,7 @@ class Program:
         evaluations = self.evaluate("test", "test", self.config.eval_tasks, self.config.curve_steps)
 
         def report(run: Experiment, r: int) -> None:
-            self.results[r] = close(run, finish(run, evaluations[r]), 0)
+            self.results[r] = finish(run, compute_result(run, evaluations[r]))
 
         self._each(report)
 
@@ -218,7 +218,7 @@ class Program:
     def validate(self, iteration: int) -> None:
         evaluations = self.evaluate("val", "validation", self.config.val_tasks, self.first.learner.eval_steps)
         self.replicas.scatter_optimizer_state()
-        self._each(lambda run, r: run.record_validation(iteration, evaluations[r].estimate().mean))
+        self._each(lambda run, r: run.record_validation(iteration, evaluations[r].estimate()))
         self.validation = median_validation([self.runs[r] for r in self.active])
 
     def loss(self, step: Steps) -> float | None:
@@ -253,6 +253,6 @@ class Program:
 
 
 def median_validation(runs: Iterable[Experiment]) -> float | None:
-    """The middle one of the runs' last validations; None before the first."""
-    values = sorted(run.validation for run in runs if run.validation is not None)
+    """The middle one of the runs' last validations, of those that are finite; None: there is none."""
+    values = sorted(run.validation for run in runs if run.validation is not None and math.isfinite(run.validation))
     return values[len(values) // 2] if values else None

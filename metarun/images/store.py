@@ -39,7 +39,7 @@ class ImageStore:
 
     Args:
         images: the images; they are moved to `device`.
-        device: where tasks are drawn.
+        device: where they are kept.
         mean, std: per channel, of pixels in [0, 1], to normalise with; None leaves pixels in [0, 1].
         augment: random change of images in [0, 1], before they are normalised; None for none.
     """
@@ -65,12 +65,12 @@ class ImageStore:
 
     def take(self, index: Tensor, generator: torch.Generator) -> Tensor:
         """`index [...]` -> `[..., C, H, W]` (float32), augmented and normalised."""
-        raw = self.pixels.index_select(0, index.flatten())
+        raw = self.pixels.index_select(0, index.flatten().to(self.pixels.device)).to(index.device)
         x = raw.to(torch.float32)  # three times as fast as a product of mixed types
         if self.augment is not None:
             x = self.augment(x / 255, generator) * 255
         if self.shift is None:
-            x.mul_(self.scale)
+            x.mul_(self.scale.to(x.device))
         else:
-            torch.addcmul(self.shift, x, self.scale, out=x)
+            torch.addcmul(self.shift.to(x.device), x, self.scale.to(x.device), out=x)
         return x.view(*index.shape, *raw.shape[1:])

@@ -113,6 +113,10 @@ class TrainState:
             "generators": {name: generator.get_state() for name, generator in self.generators.items()},
         }
 
+    def generator_names(self) -> list[tuple[str, ...]]:
+        """What a checkpoint may call the state of each generator: its name, and an older one."""
+        return [(name, SEED_NAMES.get(name, name)) for name in self.generators]
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         self.iteration = state["iteration"]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from metarun.report.console import Progress, print_line, print_result
+from metarun.report.console import Progress, print_line, print_result, shown
 
 RESULT = {
     "status": "completed",
@@ -208,3 +208,16 @@ def test_a_result_on_pairs_names_them_and_their_partition():
         {**RESULT, "ways": None, "shots": None, "queries": None, "pairs": 10, "partition": "glyphs"}, None, console
     )
     assert "10 pairs, partition glyphs, seed 0" in text(console)
+
+
+def test_tasks_that_are_not_finite_are_counted_where_the_mean_would_be():
+    console = piped()
+    steps = [*RESULT["steps"][:3], {"step": 3, "mean": None, "ci95": None, "median": None, "not_finite": 12}]  # type: ignore[index]
+    print_result(RESULT | {"steps": steps}, console=console)
+    (line,) = [line for line in text(console).splitlines() if "12 tasks not finite" in line]
+    assert line.split()[0] == "3" and line.split()[-1] == "-"
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), float("inf")])
+def test_no_value_is_a_dash(missing):
+    assert shown("accuracy", missing) == shown("mse", missing) == "-"
