@@ -32,7 +32,7 @@ from metarun.experiment.errors import ConfigError
 from metarun.experiment.run import run
 from metarun.experiment.session import Experiment
 from metarun.experiment.signals import signals
-from metarun.fused.group import Group, read_place
+from metarun.fused.group import Group, places_in
 from metarun.fused.program import FusionError, Program
 from metarun.fused.replicas import fusion_blocker
 from metarun.tasks import TaskSet
@@ -95,6 +95,7 @@ def run_all(specs: list[RunSpec], sizes: Sizes) -> list[dict[str, Any]]:
     groups: dict[str, list[int]] = {}
     begun: dict[str, Group] = {}
     components: dict[int, Components] = {}
+    places = places_in(spec.folder for spec in specs)
     for number, spec in enumerate(specs):
         try:
             with holding(spec):
@@ -103,8 +104,9 @@ def run_all(specs: list[RunSpec], sizes: Sizes) -> list[dict[str, Any]]:
             results[number] = refuse(spec, error)
             continue
         key = program_key(spec, components[number])
-        if (group := group_of(spec)) is not None and len(group) <= sizes.max_replicas:
-            key = f"{group.name} {key}"
+        group, _ = places.get(spec.folder.resolve(), (None, 0))
+        if group is not None and len(group) <= sizes.max_replicas:
+            key = f"{group.members} {key}"
             begun[key] = group
         groups.setdefault(key, []).append(number)
     for key, numbers in groups.items():
@@ -137,12 +139,6 @@ def run_held(
             ended = run_group(list(specs), list(all_components), micro_batch, group)
             results |= dict(zip(held, ended, strict=True))
     return results
-
-
-def group_of(spec: RunSpec) -> Group | None:
-    """The group that a resumed run trained in; None: none."""
-    place = read_place(spec.folder) if spec.cfg.run.resume else None
-    return None if place is None else place[0]
 
 
 def program_key(spec: RunSpec, components: Components) -> str:
@@ -205,11 +201,15 @@ def run_fused(
     """
     runs = fusable(specs, components)
     places = list(range(len(runs)))
-    if group is not None:
-        places = [place for _, place in filter(None, (read_place(spec.folder) for spec in specs))]
-    if group is None or len(set(places)) < len(runs):  # a folder that was copied
-        group, places = Group.of(runs), list(range(len(runs)))
-    results = {p: result for p, run in zip(places, runs, strict=True) if (result := run.prepare_folder()) is not None}
+    if group is None:
+        group = Group.of(runs)
+    else:
+        places = [group.members.index(spec.folder.resolve()) for spec in specs]
+    try:
+        prepared = {place: run.prepare_folder() for place, run in zip(places, runs, strict=True)}
+    except ConfigError as error:
+        raise FusionError(str(error)) from error
+    results = {place: result for place, result in prepared.items() if result is not None}
     waiting = {place: run for place, run in zip(places, runs, strict=True) if place not in results}
     iterations = sorted({run.state.iteration for run in waiting.values()})
     with signals() as received_signals:
