@@ -105,7 +105,7 @@ def digits(folder: Path) -> dict[str, dict]:
                 left["episodes.npz"] = {name: episodes[name].tolist() for name in episodes.files}
             for name in ("best", "last"):
                 saved = load(cell / "checkpoint", name)
-                left[name] = json.dumps(listed((saved.weights, saved.state)), default=str)
+                left[name] = json.dumps(listed((saved.weights, saved.state)), default=str, sort_keys=True)
         cells[cell.name] = left
     return cells
 
