@@ -223,14 +223,15 @@ def _files(spec: RunSpec, hydra: DictConfig) -> dict[str, str]:
 @contextmanager
 def _own_hydra() -> Iterator[None]:
     """Inside, Hydra is not initialised; afterwards it is as the calling program had it."""
-    instances, kinds = Singleton._instances, (GlobalHydra, HydraConfig, VersionBase)
+    instances: dict[type, Any] = Singleton._instances  # as Hydra's own initialize does
+    kinds: tuple[type, ...] = (GlobalHydra, HydraConfig, VersionBase)
     callers = {kind: instances.pop(kind) for kind in kinds if kind in instances}
     try:
         yield
     finally:
         for kind in kinds:
             instances.pop(kind, None)
-        instances.update(callers)  # type: ignore[arg-type]
+        instances.update(callers)
 
 
 @contextmanager

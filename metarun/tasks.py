@@ -8,7 +8,7 @@ on every leaf.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -21,6 +21,7 @@ from metarun.sampling import stream_generator
 Split = Literal["train", "val", "test"]
 Kind = Literal["classification", "regression", "verification"]
 TaskLoss = Callable[[Any, Tensor], Tensor]
+Needed = Mapping[Split, Collection[str]]  # streams by split
 
 BLOCK = 20  # held-out tasks per block; each block has its own seed
 
@@ -163,8 +164,16 @@ class TaskSet(ABC):
     def describe(self) -> dict[str, Any]:
         """`ways`, `shots`, `queries` and `partition` for `result.json`; None where they do not apply."""
 
-    def prepare(self) -> None:  # noqa: B027  (an optional step, not a forgotten one)
-        """Load what sampling needs, with a progress bar if that takes long. Called once before training."""
+    def prepare(self, needed: Needed | None = None) -> None:  # noqa: B027  (an optional step, not a forgotten one)
+        """Load what sampling needs, with a progress bar if that takes long. Called once before training.
+
+        Args:
+            needed: the streams that will be sampled of each split; splits that are not named need not be there. None:
+                episodes of all splits.
+
+        Raises:
+            DataError: data is missing, or too little for these streams.
+        """
 
     @property
     def fixed_shapes(self) -> bool:

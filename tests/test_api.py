@@ -50,6 +50,7 @@ def ours_of(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def test_it_is_quiet_about_hydra_and_leaves_the_program_as_it_was(tmp_path):
+    torch.use_deterministic_algorithms(False)  # as another test may have left it
     before = (torch.get_rng_state(), torch.get_num_threads(), ours_of(os.environ), Path.cwd())
     with initialize_config_dir(str(CONF), version_base="1.3"):  # as a program that uses Hydra itself
         first = package.train("tracker=none", "device.threads=1", "device.deterministic=true", run=TINY)

@@ -27,7 +27,8 @@ def import_for(cfg: Mapping[str, Any]) -> None:
     """
     if "metarun.experiment.run" in sys.modules:
         return
-    cache_problem()  # before torch is there, which dies of a folder that it cannot make
+    with suppress(OSError):
+        cache_problem()  # before torch is there, which dies of a folder that it cannot make
     collects = gc.isenabled()
     gc.disable()
     try:

@@ -53,6 +53,7 @@ VAL_TASKS = 200  # of a validation, where nobody says how many
 BITS = 2**63  # torch and NumPy count in 64 bits
 MOST = 2**31  # of what is made or looped over: no memory holds as many
 
+CountOrNull = Annotated[Any, Only("null or an integer of at least 1", lambda value: value is None or is_int(value, 1))]
 Seed = Annotated[int, Only("an integer from 0 to 2^63 - 1", lambda value: value >= 0)]
 
 
@@ -66,7 +67,7 @@ class RunConfig:
     iterations: Count
     meta_batch_size: Count
     eval_tasks: Count
-    val_tasks: Annotated[Any, Only("null or an integer of at least 1", lambda n: n is None or is_int(n, 1))]
+    val_tasks: CountOrNull
     validate_every: Count
     log_every: Count
     curve_steps: Index
@@ -180,14 +181,14 @@ def check_multirun(cfg: DictConfig) -> None:
 
 
 def check_output(folder: str | None) -> None:
-    """Refuse a run that would not keep its configuration: nothing could resume, test or load it.
+    """Refuse to let Hydra write a run's configuration, which metarun does itself, once and whole.
 
     Raises:
-        ConfigError: `hydra.output_subdir` is not `.hydra`.
+        ConfigError: `hydra.output_subdir` is not null.
     """
-    if folder != ".hydra":
+    if folder is not None:
         raise ConfigError(
-            f"hydra.output_subdir must be .hydra, where a run's configuration is looked for; got {folder!r}"
+            f"hydra.output_subdir must be null: metarun itself keeps a run's configuration, in .hydra; got {folder!r}"
         )
 
 

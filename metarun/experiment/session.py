@@ -172,7 +172,7 @@ class Experiment:
             DataError, TrackerError, ConfigError: nothing can start.
         """
         with refused_if_it_fails():
-            self.data.prepare()
+            self.data.prepare(self.needed())
             if self.iterations:
                 self.learner.check_data(self.data)
             self.metrics = MetricsFile(self.folder / "metrics.jsonl")
@@ -187,6 +187,16 @@ class Experiment:
             self.metrics.cut(self.state.iteration)
         except ValueError as error:
             raise ConfigError(f"{error}. Delete the line, or the file: the run goes on without") from error
+
+    def needed(self) -> dict[Split, set[str]]:
+        """The streams that this run draws from each split: nothing else of the data is asked for."""
+        evaluation = {self.learner.evaluation_stream_for(self.data)}
+        needed: dict[Split, set[str]] = {"test": evaluation}
+        if self.iterations:
+            needed["train"] = {stage.stream for stage in self.learner.stages}
+        if self.iterations or self.data.kind == "verification":  # whose threshold is chosen there
+            needed["val"] = evaluation
+        return needed
 
     def _start_tracker(self) -> None:
         file = self.folder / "checkpoint" / "tracker.json"

@@ -61,7 +61,7 @@ class TrainedLearner:
                 return AdaptedLearner(self, self.learner.adapt(Examples(inputs, targets)), flat=flat)
         labels = self._labels(y, len(inputs))
         with torch.no_grad(), number_of_ways(self.learner, len(labels.classes)):
-            return AdaptedLearner(self, self.learner.adapt(Examples(inputs, labels.index.to(inputs.device))), labels)
+            return AdaptedLearner(self, self.learner.adapt(Examples(inputs, labels.numbers.to(inputs.device))), labels)
 
     def score_pairs(self, x: Any) -> Any:
         """Score how likely both inputs of each pair are of one class: `x [b, 2, ...]` to `[b]`, in the kind of x.
@@ -115,7 +115,7 @@ class TrainedLearner:
         name = self.choices["algo"]
         require("algo", name, "classification" in self.learner.task_types, "one for classification, to take classes")
         labels = Labels.of(y)
-        require("y", len(labels.index), len(labels.index) == n, f"{n} labels, one of each input")
+        require("y", len(labels.numbers), len(labels.numbers) == n, f"{n} labels, one of each input")
         count = len(labels.classes)
         if self.learner.any_ways():
             require("y", count, count > 1, "labels of at least 2 classes")
@@ -213,12 +213,12 @@ class Labels(NamedTuple):
 
     Attributes:
         classes: each once: sorted, or where they cannot be sorted in the order of their first appearance.
-        index: the number of each example's class, `[n]`.
+        numbers: of each example's class, `[n]`.
         back: from numbers `[m]` to labels, of the kind that they came in: a tensor, an array or a list.
     """
 
     classes: Sequence[Label]
-    index: Tensor  # type: ignore[assignment]  # a tuple has a method of that name
+    numbers: Tensor
     back: Callable[[Tensor], Any]
 
     @classmethod

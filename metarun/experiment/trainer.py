@@ -55,7 +55,7 @@ class Trainer:
             DivergenceError, InterruptedRun: as in the first.
             RuntimeError: another process is gone.
         """
-        self.experiment.data.prepare()
+        self.experiment.data.prepare({"train": self.experiment.needed().get("train", ())})
         self.experiment.learner.check_data(self.experiment.data)
         for _ in self.steps():
             if self.stop_requested():

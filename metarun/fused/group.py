@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import copy
 import json
-import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,12 @@ class Group:
     """The places of a program.
 
     Args:
-        name: what its runs know each other by.
+        members: of each place, the run's folder.
         rates: of each place, the initial learning rate of each optimizer.
         data: of each place, the number of its data set: those of one number share it.
     """
 
-    name: str
+    members: list[Path]
     rates: list[dict[str, float]]
     data: list[int]
 
@@ -45,11 +45,12 @@ class Group:
         """A new group of runs, in their order."""
         data = [run.data for run in runs]
         rates = [{name: initial_rate(o) for name, o in run.state.optimizers.items()} for run in runs]
-        return cls(uuid.uuid4().hex, rates, [data.index(own) for own in data])
+        return cls([run.folder.resolve() for run in runs], rates, [data.index(own) for own in data])
 
     def write(self, folder: Path, place: int) -> None:
-        """Keep a run's place in its folder."""
-        write_json(folder / FILE, {"place": place, **asdict(self)})
+        """Keep the group in the folder of one of its runs."""
+        members = [os.path.relpath(member, folder.resolve()) for member in self.members]  # a multirun may be moved
+        write_json(folder / FILE, {"place": place, "members": members, "rates": self.rates, "data": self.data})
 
     def trainings(self, runs: Mapping[int, Experiment]) -> tuple[list[TrainState], list[TaskSet]]:
         """Of each place a training and its tasks: a run's own, or a stand-in's, which draws and steps for nothing."""
@@ -64,15 +65,25 @@ class Group:
         return trainings, [shared[number] for number in self.data]
 
 
-def read_place(folder: Path) -> tuple[Group, int] | None:
-    """The group of a run and its place there; None: it has none, or none that can be read."""
+def read_group(folder: Path) -> Group | None:
+    """The group of a run; None: it has none, or none that can be read."""
     try:
         saved: dict[str, Any] = json.loads((folder / FILE).read_text())
-        place = saved.pop("place")
-        group = Group(**saved)
-        return (group, place) if 0 <= place < len(group) == len(group.data) else None
-    except (OSError, ValueError, TypeError, KeyError):
+        rates = [{name: float(rate) for name, rate in of_place.items()} for of_place in saved["rates"]]
+        group = Group(
+            [(folder / member).resolve() for member in saved["members"]], rates, list(map(int, saved["data"]))
+        )
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
+    return group if len(group) == len(group.data) == len(set(group.members)) > 0 else None
+
+
+def places_in(folders: Iterable[Path]) -> dict[Path, tuple[Group, int]]:
+    """By their folders the runs that have a group, and their places in it; whichever of its runs has kept it."""
+    folders = [folder.resolve() for folder in folders]
+    groups = [group for folder in folders if (group := read_group(folder)) is not None and folder in group.members]
+    places = {member: (group, place) for group in groups for place, member in enumerate(group.members)}
+    return {folder: places[folder] for folder in folders if folder in places}
 
 
 def stand_in(training: TrainState, rates: Mapping[str, float]) -> TrainState:

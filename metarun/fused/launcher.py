@@ -17,8 +17,8 @@ from __future__ import annotations
 import itertools
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 from hydra.core.utils import JobReturn, configure_log, run_job, setup_globals
@@ -32,7 +32,7 @@ from metarun.experiment.errors import ConfigError
 from metarun.experiment.run import run
 from metarun.experiment.session import Experiment
 from metarun.experiment.signals import signals
-from metarun.fused.group import Group, read_place
+from metarun.fused.group import Group, places_in
 from metarun.fused.program import FusionError, Program
 from metarun.fused.replicas import fusion_blocker
 from metarun.tasks import TaskSet
@@ -95,6 +95,7 @@ def run_all(specs: list[RunSpec], sizes: Sizes) -> list[dict[str, Any]]:
     groups: dict[str, list[int]] = {}
     begun: dict[str, Group] = {}
     components: dict[int, Components] = {}
+    places = places_in(spec.folder for spec in specs)
     for number, spec in enumerate(specs):
         try:
             with holding(spec):
@@ -103,39 +104,41 @@ def run_all(specs: list[RunSpec], sizes: Sizes) -> list[dict[str, Any]]:
             results[number] = refuse(spec, error)
             continue
         key = program_key(spec, components[number])
-        if (group := group_of(spec)) is not None and len(group) <= sizes.max_replicas:
-            key = f"{group.name} {key}"
+        group, _ = places.get(spec.folder.resolve(), (None, 0))
+        if group is not None and len(group) <= sizes.max_replicas:
+            key = f"{group.members} {key}"
             begun[key] = group
         groups.setdefault(key, []).append(number)
     for key, numbers in groups.items():
         for at in range(0, len(numbers), sizes.max_replicas):
-            chosen = {n: specs[n] for n in numbers[at : at + sizes.max_replicas]}
-            with holding_those(chosen, results):
-                runs = list(chosen.values()), [components[n] for n in chosen]
-                ended = run_group(*runs, sizes.micro_batch, begun.get(key))
-            results |= dict(zip(chosen, ended, strict=True))
-            if any(result["exit_status"] > 128 for result in ended):
-                rest = {"exit_status": ended[0]["exit_status"], "mean": None}
+            chosen = numbers[at : at + sizes.max_replicas]
+            runs = {n: (specs[n], components[n]) for n in chosen}
+            ended = run_held(runs, sizes.micro_batch, begun.get(key))
+            results |= ended
+            if stopped := [result["exit_status"] for result in ended.values() if result["exit_status"] > 128]:
+                rest = {"exit_status": stopped[0], "mean": None}
                 return [results.get(n, rest) for n in range(len(specs))]
     return [results[n] for n in range(len(specs))]
 
 
-@contextmanager
-def holding_those(chosen: dict[int, RunSpec], results: dict[int, dict[str, Any]]) -> Iterator[None]:
-    """Inside, the folders of the chosen runs are this process's; one that another process took leaves them, refused."""
+def run_held(
+    runs: dict[int, tuple[RunSpec, Components]], micro_batch: int | str | None, group: Group | None
+) -> dict[int, dict[str, Any]]:
+    """The results of runs of one key, by their numbers, whose folders are held meanwhile."""
+    results: dict[int, dict[str, Any]] = {}
+    held: dict[int, tuple[RunSpec, Components]] = {}
     with ExitStack() as stack:
-        for number, spec in list(chosen.items()):
+        for number, (spec, components) in runs.items():
             try:
                 stack.enter_context(holding(spec))
-            except FolderError as error:
-                results[number] = refuse(chosen.pop(number), error)
-        yield
-
-
-def group_of(spec: RunSpec) -> Group | None:
-    """The group that a resumed run trained in; None: none."""
-    place = read_place(spec.folder) if spec.cfg.run.resume else None
-    return None if place is None else place[0]
+                held[number] = spec, components
+            except FolderError as error:  # another process came between
+                results[number] = refuse(spec, error)
+        if held:
+            specs, all_components = zip(*held.values(), strict=True)
+            ended = run_group(list(specs), list(all_components), micro_batch, group)
+            results |= dict(zip(held, ended, strict=True))
+    return results
 
 
 def program_key(spec: RunSpec, components: Components) -> str:
@@ -198,11 +201,15 @@ def run_fused(
     """
     runs = fusable(specs, components)
     places = list(range(len(runs)))
-    if group is not None:
-        places = [place for _, place in filter(None, (read_place(spec.folder) for spec in specs))]
-    if group is None or len(set(places)) < len(runs):  # a folder that was copied
-        group, places = Group.of(runs), list(range(len(runs)))
-    results = {p: result for p, run in zip(places, runs, strict=True) if (result := run.prepare_folder()) is not None}
+    if group is None:
+        group = Group.of(runs)
+    else:
+        places = [group.members.index(spec.folder.resolve()) for spec in specs]
+    try:
+        prepared = {place: run.prepare_folder() for place, run in zip(places, runs, strict=True)}
+    except ConfigError as error:
+        raise FusionError(str(error)) from error
+    results = {place: result for place, result in prepared.items() if result is not None}
     waiting = {place: run for place, run in zip(places, runs, strict=True) if place not in results}
     iterations = sorted({run.state.iteration for run in waiting.values()})
     with signals() as received_signals:

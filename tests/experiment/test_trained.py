@@ -181,7 +181,7 @@ def test_a_prediction_that_is_not_finite_is_none():
 
 def test_labels_are_numbered():
     labels = Labels.of([3, 1, 3, 2])
-    assert labels.classes == [1, 2, 3] and labels.index.tolist() == [2, 0, 2, 1]
+    assert labels.classes == [1, 2, 3] and labels.numbers.tolist() == [2, 0, 2, 1]
     assert Labels.of(torch.tensor([True, False])).back(torch.tensor([0, 1])).tolist() == [False, True]
 
 
@@ -245,12 +245,21 @@ def test_a_users_own_pictures_are_told_apart_in_eight_lines(real_data, tmp_path,
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("metarun.experiment.run.draw_result", lambda *_, **__: None)
     with ZipFile(real_data / "omniglot" / "omniglot_png.zip") as drawings:
-        alphabet = sorted(name for name in drawings.namelist() if "/Tengwar/" in name and name.endswith(".png"))
-        drawings.extractall("mine", [name for name in alphabet if int(Path(name).parent.name[-2:]) <= 7])
-    sizes = {"iterations": 60, "meta_batch_size": 4, "eval_tasks": 20, "val_tasks": 20, "validate_every": 60}
-    tiny = ("tracker=none", "backbone.filters=16", "data.train_ways=10", "data.train_queries=5", "data.queries=2")
+        for alphabet, place, classes in (
+            *(("Greek", "data/train", 20), ("Korean", "data/val", 5), ("Latin", "data/test", 5)),
+            ("Tengwar", "mine", 7),
+        ):
+            for name in drawings.namelist():
+                character, file = Path(name).parts[-2:]
+                if f"/{alphabet}/" in name and name.endswith(".png") and int(character[-2:]) <= classes:
+                    target = Path(place, alphabet + character, file)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.write_bytes(drawings.read(name))
+    sizes = {"iterations": 60, "meta_batch_size": 2, "eval_tasks": 20, "val_tasks": 20, "validate_every": 60}
+    images = ("data=imagefolder", "data.root=data", "data.size=28", "data.channels=1", "data.queries=2")
+    small = ("data.train_ways=10", "data.train_queries=4", "backbone.filters=16", "backbone.norm=batch")
 
-    run = package.train("algo=protonet", "data=omniglot", f"data.root={real_data}", *tiny, run=sizes)
+    run = package.train("algo=protonet", *images, *small, "optimizer.lr=0.01", "tracker=none", run=sizes)
     learner, prepare = package.load(run.folder), package.preparation(run.folder)
     pictures = sorted(Path("mine").rglob("*.png"))
     labels = [picture.parent.name for picture in pictures]
@@ -260,4 +269,4 @@ def test_a_users_own_pictures_are_told_apart_in_eight_lines(real_data, tmp_path,
     right = [name == label for name, label in zip(predicted, labels, strict=True)]
 
     assert len(pictures) == 140 and sorted(set(predicted)) == sorted(set(labels))
-    assert np.mean(right) > 0.6  # chance: 0.14
+    assert np.mean(right) > 0.45  # chance: 0.14, and 0.03 its standard deviation

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from metarun.experiment.cell import RunSpec
 from metarun.experiment.choices import CONF
-from metarun.fused.group import FILE, read_place
+from metarun.fused.group import FILE, places_in, read_group
 from metarun.fused.launcher import Sizes, run_all
 from metarun.run_folder import can_resume, read_result, status_of
 from metarun.tracking.jsonl import read_metrics
@@ -104,7 +105,7 @@ def digits(folder: Path) -> dict[str, dict]:
                 left["episodes.npz"] = {name: episodes[name].tolist() for name in episodes.files}
             for name in ("best", "last"):
                 saved = load(cell / "checkpoint", name)
-                left[name] = json.dumps(listed((saved.weights, saved.state)), default=str)
+                left[name] = json.dumps(listed((saved.weights, saved.state)), default=str, sort_keys=True)
         cells[cell.name] = left
     return cells
 
@@ -132,16 +133,21 @@ def test_a_killed_program_ends_as_the_unbroken_one_digit_for_digit(seed, unbroke
             assert ours[name][key] == theirs[name][key], f"{name}: {key}"
 
 
-def test_a_place_that_cannot_be_read_is_none(unbroken, tmp_path):
+def test_a_group_is_known_from_any_of_its_runs_also_where_it_was_moved(unbroken, tmp_path):
     folder, _ = unbroken
-    cells = sorted(path.parent for path in folder.glob("*/result.json"))
-    groups = [read_place(cell) for cell in cells]
-    assert (
-        sorted(place for _, place in groups) == list(range(len(CELLS)))
-        and len({group.name for group, _ in groups}) == 1
-    )
-    assert read_place(tmp_path) is None
+    shutil.copytree(folder, tmp_path / "moved")
+    cells = [tmp_path / "moved" / str(number) for number in range(len(CELLS))]
+    for cell in cells[3:]:  # the process was killed before it had told all
+        (cell / FILE).unlink()
+    places = places_in(cells[2:])
+    assert [places[cell.resolve()][1] for cell in cells[2:]] == list(range(2, len(CELLS)))
+    assert places_in(cells[3:]) == {}
+
+
+def test_a_group_that_cannot_be_read_is_none(tmp_path):
+    assert read_group(tmp_path) is None
     (tmp_path / FILE).parent.mkdir()
-    for text in ("{", "[]", "{}", '{"place": 9, "name": "x", "rates": [{}], "data": [0]}'):
+    texts = ["{", "[]", "{}", '{"members": ["."], "rates": [{}, {}], "data": [0]}']
+    for text in (*texts, '{"members": ["."], "rates": [1], "data": [0]}', '{"members": [], "rates": [], "data": []}'):
         (tmp_path / FILE).write_text(text)
-        assert read_place(tmp_path) is None
+        assert read_group(tmp_path) is None

@@ -97,6 +97,9 @@ def test_a_run_in_two_processes_is_the_run_in_one(alone, tmp_path):
     assert result["episodes"] == alone["episodes"] and result["processes"] == 2
     assert [entry.name for entry in tmp_path.iterdir()] == ["run"]  # the other process left nothing
     assert outcome.out.count("iterations") == 1 and outcome.out.count("0 of 60") == 1  # one of them speaks
+    again = torchrun("-m", "metarun", "run.resume=run", folder=tmp_path)
+    assert again.status == 0, again.err
+    assert again.out.count("is completed, there is nothing to resume") == 1
 
 
 LONGER = (*RUN, "run.iterations=1500", "run.validate_every=1500", "run.checkpoint_seconds=3600")
