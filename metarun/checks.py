@@ -18,7 +18,7 @@ class Only:
     """In `Annotated[T, Only(what, holds)]`: of the values of T, those for which `holds` does; `what` says which."""
 
     what: str
-    holds: Callable[[Any], bool]
+    holds: Callable[[Any], object]
 
 
 Positive = Annotated[float, Only("a number above 0", lambda value: value > 0)]

@@ -40,6 +40,7 @@ TORCH_RANGES: dict[str, Any] = {
     "optimizer.optimizer.eps": NonNegative,
     "optimizer.optimizer.weight_decay": NonNegative,
     "optimizer.optimizer.momentum": NonNegative,
+    **{f"scheduler.{name}": Count for name in ("T_max", "T_0", "T_mult", "step_size", "total_iters", "total_steps")},
     "scheduler.max_lr": Positive,
     "scheduler.milestones": Annotated[Sequence[Count], Only("a list of at least one integer of at least 1", len)],
     "scheduler.start_factor": Annotated[float, Only("a number in (0, 1]", lambda value: 0 < value <= 1)],
@@ -141,7 +142,7 @@ def checked(cfg: DictConfig) -> DictConfig:
         ConfigError: a key is unknown or missing, a value is of another type, or a class is not allowed.
     """
     if "hydra" in cfg:
-        cfg = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+        cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     config, raw = _resolved(cfg), OmegaConf.to_container(cfg)
     try:
         refuse_foreign_targets(config)
