@@ -152,7 +152,8 @@ def load(path: str | Path) -> Learner:
     """
     folder = Path(path)
     cfg, choices = saved_config(folder)
-    cfg.device.name = "auto"
+    if isinstance(cfg.get("device"), DictConfig):
+        cfg.device.name = "auto"
     with torch.random.fork_rng(devices=[]):  # drawing initial weights must not reseed the caller
         learner = build(cfg, choices).learner
     learner.load_state_dict(tested_weights(folder))
