@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,11 @@ from omegaconf import OmegaConf
 from runs import write_config, write_run
 
 from metarun.run_folder import (
+    DamagedFileError,
     can_resume,
+    has_whole_config,
     holds_checkpoint,
+    is_same_config,
     load_yaml,
     natural,
     read_choices,
@@ -90,9 +95,9 @@ def no_config(folder):
 DAMAGE = {
     broken_json: ("broken", "result.json cannot be read"),
     list_json: ("broken", "result.json cannot be read"),
-    unknown_status: ("broken", None),
+    unknown_status: ("broken", "status must be one of completed, diverged, failed, interrupted; got 3"),
     binary: ("broken", "result.json cannot be read"),
-    broken_yaml: ("completed", "config.yaml cannot be read"),
+    broken_yaml: ("broken", "config.yaml cannot be read"),
     no_result: ("unfinished", "no result.json"),
     no_config: ("completed", "no .hydra/config.yaml"),
 }
@@ -105,7 +110,7 @@ def test_a_broken_run_is_listed_as_such(damage, tmp_path):
     (run,) = read_runs([tmp_path])
     status, problem = DAMAGE[damage]
     assert run.status == status
-    assert problem in run.problem if problem else run.problem is None
+    assert problem in run.problem
     assert run.settings is not None and run.inner_lr in (0.01, None)
 
 
@@ -206,3 +211,108 @@ def test_the_services_names_of_a_run(tmp_path):
     assert read_tracker_ids(tmp_path / "tracker.json") == {"wandb": "abc123"}
     write_run_ids(tmp_path / "tracker.json", {"wandb": "x", "other": "y"})
     assert read_tracker_ids(tmp_path / "tracker.json") == {"wandb": "x", "other": "y"}
+
+
+# ------------------------------------------------------------------------------------------------ damaged files
+
+
+NO_MAPPING = {
+    "empty": b"",
+    "cut off": b"a: [1\nb: {",
+    "binary": b"\xff\xfe\x00\x80",
+    "a list": b"- 1",
+    "a number": b"3",
+}
+CUT_JSON = {"empty": b"", "cut off": b'{"status": "comp', "binary": b"\xff\xfe\x00", "a list": b"[1]", "null": b"null"}
+WRONG = {
+    "status a number": {"status": 3},
+    "mean text": {"mean": "0.5"},
+    "mean a list": {"mean": [0.5]},
+    "steps a mapping": {"steps": {}},
+    "metrics a list": {"metrics": []},
+    "overrides text": {"overrides": "seed=1"},
+    "paper text": {"paper": "0.5"},
+}
+RESULT = {name: json.dumps({"status": "completed"} | wrong).encode() for name, wrong in WRONG.items()}
+CHOICES = {
+    "no hydra": b"a: 1",
+    "no choices": b"hydra: {runtime: {}}",
+    "choices a list": b"hydra: {runtime: {choices: [maml]}}",
+    "no algo": b"hydra: {runtime: {choices: {data: sinusoid}}}",
+    "algo a number": b"hydra: {runtime: {choices: {algo: 1, data: sinusoid}}}",
+}
+TEXTS = {"a mapping": b"a: 1", "numbers": b"[1, 2]", "null": b"null", "text": b"seed=1"}
+MULTIRUN = {"no overrides": b"hydra: {}", "numbers": b"hydra: {overrides: {task: [1], hydra: []}}"}
+
+
+def read_ids(folder):
+    return read_tracker_ids(folder / "checkpoint" / "tracker.json")
+
+
+KINDS = {
+    "result.json": (read_result, CUT_JSON | RESULT),
+    ".hydra/config.yaml": (read_config, NO_MAPPING | {"a group is no mapping": b"run: 3", "a bomb": b"a: &a [*a]"}),
+    ".hydra/hydra.yaml": (read_choices, NO_MAPPING | CHOICES),
+    ".hydra/overrides.yaml": (read_overrides, {"cut off": b"[seed=1,", "binary": b"\xff\xfe\x00"} | TEXTS),
+    "multirun.yaml": (read_multirun, NO_MAPPING | MULTIRUN),
+    "checkpoint/tracker.json": (read_ids, {"cut off": b'{"wandb', "a list": b'{"wandb": []}'}),
+}
+CASES = [(file, kind) for file, (_, kinds) in KINDS.items() for kind in [*kinds, "a folder", "missing"]]
+
+
+@pytest.mark.parametrize(("file", "kind"), CASES, ids=[f"{file}: {kind}" for file, kind in CASES])
+def test_a_damaged_file_is_named_in_one_line_that_says_what_can_be_done(file, kind, tmp_path):
+    read, kinds = KINDS[file]
+    path = tmp_path / file
+    path.parent.mkdir(exist_ok=True)
+    if kind == "a folder":
+        path.mkdir()
+    elif kind != "missing":
+        path.write_bytes(kinds[kind])
+    lenient = kind in ("missing", "a folder") and "checkpoint" in file  # as if there were none
+    absent = kind in ("missing", "a folder") and file in (".hydra/config.yaml", "multirun.yaml")
+    if lenient:
+        assert read(tmp_path) == {}
+        return
+    error = FileNotFoundError if absent or (kind, file) == ("missing", "result.json") else DamagedFileError
+    with pytest.raises(error) as raised:
+        read(tmp_path)
+    message = str(raised.value)
+    assert "\n" not in message and (file in message or absent or kind == "missing")
+    if error is DamagedFileError:
+        assert re.search(r"[Dd]elete|[Rr]epeat", message), message
+    assert not has_whole_config(tmp_path)
+
+
+def test_what_is_left_of_a_run_decides_what_can_be_done(tmp_path):
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "config.yaml").write_text("a: [")
+    with pytest.raises(DamagedFileError, match="never began: repeat its command"):
+        read_config(tmp_path)
+    (tmp_path / "checkpoint").mkdir()
+    with pytest.raises(DamagedFileError, match="cannot go on: repeat its command with another folder"):
+        read_config(tmp_path)
+
+
+def test_a_configuration_is_the_same_wherever_its_data_lies(tmp_path):
+    one = {"seed": 0, "data": {"root": "a", "ways": 5}, "run": {"resume": None}, "sweep": {"seed": [0, 1]}}
+    assert is_same_config(one, {"seed": 0, "data": {"root": "b", "ways": 5}, "run": {"resume": "x"}})
+    assert not is_same_config(one, {"seed": 0, "data": {"root": "b", "ways": 2}, "run": {"resume": "x"}})
+
+
+def test_files_that_were_changed_after_the_run_are_told(tmp_path):
+    folder = write_run(tmp_path / "run")
+    digests = {
+        file: hashlib.sha256((folder / file).read_bytes()).hexdigest()
+        for file in (".hydra/config.yaml", "episodes.npz")
+    }
+    result = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps(result | {"sha256": digests}))
+    assert read_run(folder).status == "completed" and read_run(folder).episodes() is not None
+    with (folder / "episodes.npz").open("ab") as file:
+        file.write(b"more")
+    assert read_run(folder).episodes() is None
+    with (folder / ".hydra" / "config.yaml").open("a") as file:
+        file.write("more: 1\n")
+    run = read_run(folder)
+    assert run.status == "broken" and run.problem == ".hydra/config.yaml was changed after the run"

@@ -13,6 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from metarun import old_names
 from metarun.experiment.choices import CONF, GROUPS, names
+from metarun.experiment.errors import ConfigError
+from metarun.run_folder import DamagedFileError
 
 EXTRAS = {f"hydra/launcher/{name}": name for name in ("joblib", "ray")}  # what of Hydra's comes with which extra
 EXTRAS |= {f"hydra/launcher/submitit_{name}": "submitit" for name in ("local", "slurm")}
@@ -23,7 +25,8 @@ NO_CHOICE = "Config group override must be a string or a list"  # Hydra's ValueE
 
 def is_users_fault(error: BaseException) -> bool:
     """Whether it is the user's input that is at fault."""
-    return isinstance(error, HydraException | OmegaConfBaseException) or str(error).startswith(NO_CHOICE)
+    faults = HydraException | OmegaConfBaseException | ConfigError | DamagedFileError
+    return isinstance(error, faults) or str(error).startswith(NO_CHOICE)
 
 
 def explain(error: BaseException, arguments: list[str]) -> str:

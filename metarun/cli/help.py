@@ -17,10 +17,12 @@ Choices (GROUP=NAME)
 {choices}
 
 Common numbers (GROUP.KEY=VALUE; `--cfg job` prints all)
-  seed  run.iterations  run.meta_batch_size  run.eval_tasks  run.resume=PATH  run.init_from=PATH  run.evaluate=PATH
+  seed  run.iterations  run.meta_batch_size  run.eval_tasks  run.val_tasks
+  run.resume=PATH  run.init_from=PATH  run.evaluate=PATH
   data.root=PATH  data.ways  data.shots  data.queries  data.partition
   algo.inner_lr  algo.inner_steps  algo.eval_steps
-  optimizer.lr  backbone.init  device.threads  device.compile  tracker.wandb.mode=offline|online
+  optimizer.lr  backbone.init  device.threads  device.compile  device.task_micro_batch
+  tracker.wandb.mode=offline|online
 
 Hydra's own
   -m/--multirun  sweep over comma-separated values      --cfg job  print the configuration, run nothing

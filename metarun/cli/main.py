@@ -1,6 +1,6 @@
 """The `metarun` command: Hydra's, with our words where it is mistyped.
 
-Exit status: 0 completed, 1 failed, 2 refused before starting, 3 diverged, 130 and 143 interrupted; a multirun
+Exit status: 0 completed, 1 failed, 2 refused before starting, 3 diverged, 129, 130 and 143 interrupted; a multirun
 1 if any run failed, else 3 if any diverged.
 """
 
@@ -26,10 +26,10 @@ from metarun.cli.errors import explain, is_users_fault
 from metarun.cli.help import help_text
 from metarun.cli.resume import is_multirun, with_saved_overrides
 from metarun.cli.startup import import_for
-from metarun.experiment.cell import composed_spec, record_exit, record_failure, refuse
+from metarun.experiment.cell import composed_spec, holding, record_exit, record_failure, refuse
 from metarun.experiment.choices import CONF
 from metarun.experiment.multirun import multirun
-from metarun.experiment.signals import no_interrupt_is_lost
+from metarun.experiment.signals import no_interrupt_is_lost, stopping_signals
 from metarun.run_folder import read_overrides
 from metarun.sweeps.plan import quoted
 from metarun.training.ranks import ranks
@@ -56,7 +56,8 @@ def run_job(cfg: DictConfig) -> float | None:
             spec.cfg, spec.choices = saved_config(spec.folder)
             spec.overrides = [entry for entry in read_overrides(spec.folder) if not entry.startswith("run.resume=")]
             spec.cfg.run.resume = path
-        result = run_worker(spec) if ranks().rank else run(spec)
+        with holding(spec):
+            result = run_worker(spec) if ranks().rank else run(spec)
     except ConfigError as error:
         result = refuse(spec, error, silent=bool(ranks().rank))
     except Exception as error:  # of a single run Hydra shows it; a multirun's other jobs go on
@@ -70,23 +71,30 @@ def run_job(cfg: DictConfig) -> float | None:
 
 def main() -> NoReturn:
     """Entry point of the console script; never returns."""
+    try:
+        _main()
+    finally:
+        multirun.release()
+
+
+def _main() -> NoReturn:
     show_traceback = "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and what is printed is ours to say
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its makers
     multirun.clear()
-    _require_ranks()
+    _refuse_wrong_ranks()
     if {"-h", "--help"} & set(sys.argv[1:]):  # Hydra would first list every file of conf/, which takes seconds
         print(help_text())
         sys.exit(0)
-    terminate = signal.signal(signal.SIGTERM, _terminated)
+    before = {number: signal.signal(number, _terminated) for number in stopping_signals() if number != signal.SIGINT}
     try:
         sys.argv[1:] = with_saved_overrides(sys.argv[1:])
         with no_interrupt_is_lost(), _folder_of_this_process():
             run_job()
     except KeyboardInterrupt:
         _say_how_to_resume()
-        sys.exit(max([130, *multirun.exit_statuses]))
+        sys.exit(next((status for status in multirun.exit_statuses if status > 128), 130))
     except Exception as error:
         if show_traceback or not is_users_fault(error):
             raise
@@ -94,15 +102,16 @@ def main() -> NoReturn:
             print(f"metarun: {explain(error, sys.argv[1:])}", file=sys.stderr)
         sys.exit(2)
     finally:
-        signal.signal(signal.SIGTERM, terminate)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     status = multirun.exit_status()
     if multirun.all_refused():
         multirun.remove_refused()
     sys.exit(status)
 
 
-def _require_ranks() -> None:
-    """End the command if the environment that torchrun should have set makes no sense."""
+def _refuse_wrong_ranks() -> None:
+    """End where the environment is not as torchrun sets it; all that follows reads it."""
     try:
         ranks()
     except ValueError as error:
@@ -130,9 +139,9 @@ def _folder_of_this_process() -> Iterator[None]:
         yield
 
 
-def _terminated(*_: object) -> None:
-    """SIGTERM outside a run, which receives its own: processes of a launcher end with this one."""
-    multirun.exit_statuses.append(128 + signal.SIGTERM)
+def _terminated(number: int, _: object) -> None:
+    """SIGTERM or SIGHUP outside a run, which receives its own: processes of a launcher end with this one."""
+    multirun.exit_statuses.append(128 + number)
     raise KeyboardInterrupt
 
 

@@ -8,11 +8,15 @@ So it rests meanwhile, and never looks at those objects again.
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from importlib import import_module
 from typing import Any
+
+from metarun.tracking.wandb_settings import wandb_mode
+from metarun.training.compiler_cache import cache_problem
 
 
 def import_for(cfg: Mapping[str, Any]) -> None:
@@ -23,6 +27,7 @@ def import_for(cfg: Mapping[str, Any]) -> None:
     """
     if "metarun.experiment.run" in sys.modules:
         return
+    cache_problem()  # before torch is there, which dies of a folder that it cannot make
     collects = gc.isenabled()
     gc.disable()
     try:
@@ -39,6 +44,6 @@ def import_for(cfg: Mapping[str, Any]) -> None:
 def packages(tracker: Mapping[str, Any]) -> Iterator[str]:
     """Names in their order: W&B defines classes with pydantic, which for each of them looks through every module that
     is there, and with torch there are three thousand."""
-    if "wandb" in tracker and tracker["wandb"]["mode"] != "disabled":
+    if "wandb" in tracker and wandb_mode(tracker["wandb"]["mode"], os.environ)[0] != "disabled":
         yield from ("wandb", "wandb.apis.public")  # the second by `wandb.init`
     yield from ("matplotlib.figure", "matplotlib.backends.backend_agg", "metarun.experiment.run")

@@ -20,8 +20,9 @@ from metarun.experiment.errors import ConfigError
 from metarun.experiment.schema import RunConfig, checked
 from metarun.experiment.targets import class_at, make
 from metarun.layers.drop_block import drop_blocks
+from metarun.layers.norm import MODES, STATELESS, batch_norms
 from metarun.learner.learner import Learner
-from metarun.run_folder import read_choices, read_config
+from metarun.run_folder import GROUPS, DamagedFileError, read_choices, read_config
 from metarun.tasks import TaskSet
 from metarun.tracking.trackers import Trackers
 from metarun.training import checkpoint
@@ -92,12 +93,27 @@ def _build_learner(cfg: DictConfig, data: TaskSet, choices: dict[str, str]) -> L
         train_outputs = data.outputs("train", learner.stages[-1].stream)
         wanted = f"data.ways={outputs} for algo={choices['algo']}, whose last layer has one unit for each way"
         require("data.train_ways", train_outputs, train_outputs == outputs, wanted)
+    _refuse_norms(learner, choices["algo"])
     if drop_blocks(learner) and not learner.supports_dropblock:
         raise ValueError(
             f"backbone.drop_rate must be 0 for algo={choices['algo']}, which draws no masks to drop by; "
             f"got {cfg.backbone.drop_rate}"
         )
     return learner
+
+
+def _refuse_norms(learner: Learner, algo: str) -> None:
+    """Refuse batch norms of a mode with which this learner's predictions would be wrong, and name those that work."""
+    allowed = learner.batch_norm_modes
+    *names, last = [*(mode for mode in MODES if mode in allowed), *STATELESS]
+    reason = (
+        "which adapts layers whose running statistics would be those of other weights"
+        if "running" not in allowed
+        else "in which no example may see later ones of its sequence"
+    )
+    for norm in batch_norms(learner):
+        what = f"{', '.join(names)} or {last} for algo={algo}, {reason}"
+        require("backbone.norm", norm.mode, norm.mode in allowed, what)
 
 
 def _class(config: Mapping[str, Any]) -> Any:
@@ -131,40 +147,73 @@ def saved_config(folder: Path) -> tuple[DictConfig, dict[str, str]]:
     """The configuration a run was started with, and its chosen groups.
 
     Raises:
-        ConfigError: there is no run in that folder.
+        ConfigError: there is no run in that folder, or its configuration is damaged.
     """
     try:
-        config = read_config(folder)
-    except FileNotFoundError as error:
+        config, choices = read_config(folder), read_choices(folder)
+        missing = [key for key in ("seed", *GROUPS) if key not in config]
+        if missing := missing + [name for name in ("backbone",) if name not in choices]:
+            raise DamagedFileError(f"the configuration of the run in {folder} is damaged (it has no {missing[0]})")
+    except (FileNotFoundError, DamagedFileError) as error:
         raise ConfigError(str(error)) from error
-    return OmegaConf.create(config), read_choices(folder)
+    return OmegaConf.create(config), choices
 
 
-def load(path: str | Path) -> Learner:
-    """The trained learner of a run's folder, in evaluation mode, ready for `adapt(support)` or `score_pairs(pairs)`.
-
-    Args:
-        path: the run's folder. Its data need not be there.
+def load_components(folder: Path) -> tuple[Components, dict[str, str]]:
+    """The components of a run's folder and its chosen groups; the learner has its tested weights, in evaluation mode.
 
     Raises:
         ConfigError: no run there.
         FileNotFoundError: the run has no checkpoint.
+        CheckpointError: it is damaged, or was changed.
     """
-    folder = Path(path)
+    loaded, choices = saved_components(folder)
+    tested = tested_checkpoint(folder)
+    checkpoint.require_weights(folder / "checkpoint", tested.weights, loaded.learner.state_dict(), precision=True)
+    loaded.learner.load_state_dict(tested.weights)
+    loaded.learner.eval()
+    if loaded.data.kind == "regression":
+        variance = tested.details.get("residual_variance")
+        loaded.learner.residual_variance.fill_(torch.nan if variance is None else variance)
+    return loaded, choices
+
+
+def saved_components(folder: Path) -> tuple[Components, dict[str, str]]:
+    """The components of a run's configuration on this machine's device, and its chosen groups; initial weights.
+
+    Raises:
+        ConfigError: no run there.
+    """
     cfg, choices = saved_config(folder)
     if isinstance(cfg.get("device"), DictConfig):
         cfg.device.name = "auto"
     with torch.random.fork_rng(devices=[]):  # drawing initial weights must not reseed the caller
-        learner = build(cfg, choices).learner
-    learner.load_state_dict(tested_weights(folder))
-    return learner.eval()
+        return build(cfg, choices), choices
 
 
-def tested_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """The weights a finished run is tested with: its best, or where it kept none, its last.
+def tested_checkpoint(folder: Path) -> checkpoint.Checkpoint:
+    """The checkpoint that a finished run is tested with: its best, or where it kept none, its last.
 
     Raises:
         FileNotFoundError: the run has no checkpoint.
+        CheckpointError: it is damaged, or was changed.
     """
-    name = "best" if checkpoint.exists(folder / "checkpoint", "best") else "last"
-    return checkpoint.load(folder / "checkpoint", name).weights
+    name = tested_name(folder)
+    saved = checkpoint.load(folder / "checkpoint", name)
+    error = saved.details.get("best" if name == "best" else "last_metric")
+    return saved._replace(details={"residual_variance": error, **saved.details})  # which earlier versions did not keep
+
+
+def tested_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights a finished run is tested with.
+
+    Raises:
+        FileNotFoundError: the run has no checkpoint.
+        CheckpointError: it is damaged, or was changed.
+    """
+    return checkpoint.load_weights(folder / "checkpoint", tested_name(folder))
+
+
+def tested_name(folder: Path) -> str:
+    """Name of the checkpoint whose weights a finished run is tested with: its best, or where it kept none, its last."""
+    return "best" if checkpoint.exists(folder / "checkpoint", "best") else "last"

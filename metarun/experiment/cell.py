@@ -1,20 +1,42 @@
-"""One run as the command line composed it, and what becomes of it whichever launcher runs it."""
+"""One run as the command line composed it, and what becomes of it whichever launcher runs it.
+
+Hydra writes nothing into a run's folder (conf/config.yaml): what it was composed of is written here, once and whole,
+after the folder is held and before anything else.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
+import secrets
+import shutil
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from metarun.experiment.multirun import multirun, remove_unused
-from metarun.files import write_json
-from metarun.run_folder import FORMAT, can_resume
+from metarun.experiment.claim import FolderError, claim, reason, unusable
+from metarun.experiment.multirun import multirun
+from metarun.files import remove_leftovers, write_json, write_text
+from metarun.run_folder import (
+    CONFIG,
+    FORMAT,
+    HYDRA,
+    OVERRIDES,
+    can_resume,
+    has_whole_config,
+    holds_result,
+    is_same_config,
+    read_config,
+)
+from metarun.training.ranks import ranks
 
 
 @dataclass
@@ -27,6 +49,7 @@ class RunSpec:
         folder: the run's folder.
         overrides: what the command line changed.
         sweep: name of the multirun that it belongs to; None: none.
+        files: what it was composed of, as its folder keeps it: texts by name in the folder.
     """
 
     cfg: DictConfig
@@ -34,22 +57,122 @@ class RunSpec:
     folder: Path
     overrides: list[str]
     sweep: str | None = None
+    files: dict[str, str] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
         return f"{self.choices['algo']} on {self.choices['data']}"
 
 
+class HoldFolder(Callback):
+    """Hydra's callback, named in conf/config.yaml: the folder of a single run is claimed before Hydra makes it."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """Hydra would turn an exception here into a warning, and go on."""
+        if ranks().rank:
+            return
+        try:
+            folder = run_folder(config)
+            resumed = OmegaConf.select(config, "run.resume")
+            if resumed and Path(resumed).resolve() != folder.resolve():
+                raise FolderError(f"run.resume must be the folder of the run, {folder}; got {resumed}")
+            multirun.claim(folder, "hydra.run.dir")
+        except FolderError as error:
+            print(f"metarun: {error}", file=sys.stderr)
+            raise SystemExit(2) from error
+
+
+def run_folder(config: DictConfig) -> Path:
+    """`hydra.run.dir` of what is about to run, interpolations resolved."""
+    before = HydraConfig.instance().cfg
+    HydraConfig.instance().set_config(config)
+    try:
+        return Path(str(config.hydra.run.dir)).absolute()
+    finally:
+        HydraConfig.instance().cfg = before
+
+
 def composed_spec(cfg: DictConfig) -> RunSpec:
     """The run that Hydra has just composed."""
     logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it tells of its font cache
+    logging.raiseExceptions = False  # a log that cannot be written, on a full disk, would print a traceback for a line
     context = HydraConfig.get()
     sweep = Path(context.sweep.dir).name if context.mode == RunMode.MULTIRUN else None
     choices = {str(group): str(name) for group, name in context.runtime.choices.items()}
     folder = Path(context.runtime.output_dir)
+    files = {
+        str(CONFIG): OmegaConf.to_yaml(cfg),
+        str(HYDRA): OmegaConf.to_yaml(HydraConfig.instance().cfg),
+        str(OVERRIDES): OmegaConf.to_yaml(context.overrides.task),
+    }
     if sweep is not None and can_resume(folder):
         cfg.run.resume = str(folder)
-    return RunSpec(cfg, choices, folder, list(context.overrides.task), sweep)
+    return RunSpec(cfg, choices, folder, list(context.overrides.task), sweep, files)
+
+
+@contextmanager
+def holding(spec: RunSpec) -> Iterator[None]:
+    """Inside, the run's folder is this process's, and what it was composed of is kept there.
+
+    Of the processes that torchrun started the first holds it.
+
+    Raises:
+        FolderError: another process works there, it holds another run, or it cannot be written.
+    """
+    if ranks().rank:
+        yield
+        return
+    own = None if multirun.holds(spec.folder) else claim(spec.folder, "hydra.sweep.dir")
+    try:
+        try:
+            begin(spec)
+        except OSError as error:
+            raise unusable(spec.folder, "hydra.run.dir" if own is None else "hydra.sweep.dir", error) from error
+        yield
+    finally:
+        if own is not None:
+            own.release()
+
+
+def begin(spec: RunSpec) -> None:
+    """Keep what a run was composed of, unless it is kept already.
+
+    Raises:
+        FolderError: the folder holds another run, or nobody knows which.
+        OSError: it cannot be written.
+    """
+    folder = spec.folder
+    whole = has_whole_config(folder)
+    if not spec.cfg.run.resume:
+        refuse_other_run(spec, whole)
+    remove_leftovers(folder)
+    if whole or not spec.files:
+        return
+    temporary = folder / f".hydra.{secrets.token_hex(4)}"
+    for name, text in spec.files.items():
+        write_text(temporary / Path(name).name, text)
+    target = folder / CONFIG.parent
+    if target.exists():  # half-written, by an earlier version that was killed: the run never began
+        shutil.rmtree(target)
+    os.replace(temporary, target)
+
+
+def refuse_other_run(spec: RunSpec, whole: bool) -> None:
+    """Refuse a new run in the folder of another one; the same may begin again where it has not come to anything.
+
+    Args:
+        whole: whether the folder says what the run there was composed of.
+
+    Raises:
+        FolderError: there is another.
+    """
+    folder = spec.folder
+    key = "hydra.run.dir" if spec.sweep is None else "hydra.sweep.dir"
+    if (folder / "multirun.yaml").exists():
+        raise FolderError(f"{key}={folder} holds a multirun. Name another folder, or resume it: sweep.resume={folder}")
+    wanted: Any = OmegaConf.to_container(spec.cfg)
+    if holds_result(folder) or (whole and not is_same_config(read_config(folder), wanted)):
+        raise FolderError(f"{key}={folder} holds a run already. Name another folder, or resume it: run.resume={folder}")
 
 
 def record_exit(spec: RunSpec, result: dict[str, Any]) -> float | None:
@@ -68,21 +191,24 @@ def record_exit(spec: RunSpec, result: dict[str, Any]) -> float | None:
 
 
 def refuse(spec: RunSpec, why: object, silent: bool = False) -> dict[str, Any]:
-    """Say why a run is refused, and remove what Hydra made for it.
+    """Say why a run is refused, and remove what this command made for it.
 
     The error is not raised: Hydra would print more, and end a multirun.
     """
     if not silent:
         print(f"metarun: {why}", file=sys.stderr)
-    if spec.sweep is not None:
+    if spec.sweep is None:
+        multirun.withdraw(spec.folder)
+    elif not isinstance(why, FolderError):  # else the folder is another's, or cannot be written
         record_failure(spec, {"error": str(why), "refused": True})
-    elif not spec.cfg.run.resume:
-        remove_unused(spec.folder)
     return {"exit_status": 2, "mean": None}
 
 
 def record_failure(spec: RunSpec, details: dict[str, Any]) -> None:
-    """Write the `result.json` of a multirun's job that ended before it could write one."""
+    """Write the `result.json` of a multirun's job that ended before it could write one, as far as the disk takes it."""
     result: dict[str, Any] = {name: spec.choices.get(name) for name in ("algo", "data", "backbone")}
     result |= {"seed": spec.cfg.get("seed"), "overrides": spec.overrides, "mean": None}
-    write_json(spec.folder / "result.json", {"format": FORMAT, "status": "failed", **result, **details})
+    try:
+        write_json(spec.folder / "result.json", {"format": FORMAT, "status": "failed", **result, **details})
+    except OSError as error:
+        print(f"metarun: cannot write {spec.folder / 'result.json'}: {reason(error)}", file=sys.stderr)

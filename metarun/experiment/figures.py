@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from metarun.evaluation.metrics import PAIRS
+from metarun.experiment.attempts import Attempts
 from metarun.experiment.result import Outcome
 from metarun.report import run_figures
 from metarun.tracking.trackers import Trackers
@@ -12,32 +15,41 @@ from metarun.tracking.trackers import Trackers
 Lines = dict[str, list[tuple[float, float | None]]]
 
 
-def draw_result(result: Outcome, folder: Path, trained: bool) -> None:
-    """Draw the PNGs of a run's folder.
+def draw_result(result: Outcome, folder: Path, trained: bool, attempt: Attempts | None = None) -> None:
+    """Draw the PNGs of a run's folder; one that fails does not stop the others.
 
     Args:
         result: of the test.
         folder: the run's.
         trained: there is a learning curve to draw, of metrics.jsonl.
+        attempt: draws each.
     """
+    attempt = attempt or Attempts(folder)
+    for name, draw in pictures(result, folder, trained):
+        attempt(name, partial(draw, folder / name))
+
+
+def pictures(result: Outcome, folder: Path, trained: bool) -> Iterator[tuple[str, Callable[[Path], None]]]:
+    """(file's name, what draws it there) of each picture that the result has."""
     evaluation, metric = result.evaluation, result.evaluation.headline
     if len(result.curve) > 1:
-        run_figures.step_curve(result.curve, metric, folder / "step_curve.png")
+        yield "step_curve.png", lambda path: run_figures.step_curve(result.curve, metric, path)
     if trained:
-        run_figures.learning_curve(folder / "metrics.jsonl", metric, folder / "learning_curve.png")
+        yield "learning_curve.png", lambda path: run_figures.learning_curve(folder / "metrics.jsonl", metric, path)
     if result.adapted_curves:
-        run_figures.adapted_curves(result.adapted_curves, folder / "adapted_curves.png")
+        yield "adapted_curves.png", lambda path: run_figures.adapted_curves(result.adapted_curves, path)
     if instances := instance_accuracies(result):
-        assert result.chance is not None
-        run_figures.instances(instances, result.chance, folder / "instances.png")
-    if result.verification is not None:
-        details = result.verification.details
+        yield "instances.png", lambda path: run_figures.instances(instances, result.chance or 0.0, path)
+    if (pairs := result.verification) is not None:
+        details = pairs.details
         scores, same = (evaluation.values[name].ravel() for name in PAIRS)
-        run_figures.roc(details, evaluation.estimate().mean, folder / "roc.png")
-        run_figures.pair_scores(scores[same == 1], scores[same == 0], details["threshold"], folder / "scores.png")
+        error, threshold = evaluation.estimate().mean, details["threshold"]
+        yield "roc.png", lambda path: run_figures.roc(details, error, path)
+        yield "scores.png", lambda path: run_figures.pair_scores(scores[same == 1], scores[same == 0], threshold, path)
     if (found := result.calibration) is not None:
         title = f"{found.metric.replace('_', ' ')} {found.error['mean']:.3f}"
-        run_figures.reliability(found.diagram, title, calibration_axes(found.metric), folder / "reliability.png")
+        axes = calibration_axes(found.metric)
+        yield "reliability.png", lambda path: run_figures.reliability(found.diagram, title, axes, path)
 
 
 def track_result(result: Outcome, folder: Path, tracker: Trackers) -> None:

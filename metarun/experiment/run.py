@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from metarun.evaluation.evaluate import Evaluation
@@ -12,19 +13,24 @@ from metarun.experiment.build import build
 from metarun.experiment.cell import RunSpec
 from metarun.experiment.errors import ConfigError, InterruptedRun
 from metarun.experiment.figures import draw_result, track_result
-from metarun.experiment.result import close, compute_result, failure
+from metarun.experiment.result import Outcome, close, compute_result, failure
 from metarun.experiment.session import Experiment
 from metarun.experiment.signals import signals
 from metarun.experiment.trainer import Trainer
-from metarun.training.distributed import process_group
+from metarun.files import write_atomically
+from metarun.run_folder import status_of
+from metarun.training.distributed import MissingProcessError, process_group
 from metarun.training.loop import DivergenceError
+from metarun.training.ranks import ranks
+
+EPISODES = "episodes.npz"
 
 
 def run(spec: RunSpec) -> dict[str, Any]:
     """Train, test, and leave a folder that says everything about it.
 
     Returns:
-        The content of `result.json`, with `exit_status` beside it (0, 1, 3, 130 or 143; see metarun/cli/main.py).
+        The content of `result.json`, with `exit_status` beside it (0, 1, 3, 129, 130 or 143; see metarun/cli/main.py).
 
     Raises:
         ConfigError: before anything started.
@@ -36,10 +42,10 @@ def run(spec: RunSpec) -> dict[str, Any]:
             experiment.open()
             with experiment.checkpoint_on_error():
                 Trainer(experiment).train()
-            fields, exit_status = finish(experiment, test(experiment)), 0
+            outcome = compute_result(experiment, test(experiment))
         except (Exception, KeyboardInterrupt) as error:
-            fields, exit_status = failure(experiment, error)
-        return close(experiment, fields, exit_status)
+            return close(experiment, *failure(experiment, error))
+        return finish(experiment, outcome)
 
 
 def test(experiment: Experiment) -> Evaluation:
@@ -49,20 +55,21 @@ def test(experiment: Experiment) -> Evaluation:
     return experiment.evaluate("test", config.eval_tasks, config.curve_steps, "test")
 
 
-def finish(experiment: Experiment, evaluation: Evaluation) -> dict[str, Any]:
-    """From the evaluation on the test tasks: compute the result, write it, draw it, track it.
+def finish(experiment: Experiment, outcome: Outcome) -> dict[str, Any]:
+    """Write the result of the test; only then write its episodes, draw it and track it, each of which may fail.
 
     Returns:
-        The test's part of `result.json`.
-
-    Raises:
-        DivergenceError: the score of a pair is NaN or infinite.
+        The content of `result.json`, with `exit_status` beside it: 3 where a held-out task has a prediction that is not
+        finite, else 0.
     """
-    result = compute_result(experiment, evaluation)
-    result.write_episodes(experiment.folder / "episodes.npz")
-    draw_result(result, experiment.folder, trained=experiment.iterations > 0)
-    track_result(result, experiment.folder, experiment.tracker)
-    return result.fields()
+    folder, attempt, episodes = experiment.folder, experiment.attempt, outcome.episodes()
+    digests = {EPISODES: hashlib.sha256(episodes).hexdigest(), **experiment.tested_weights_digest()}
+    after = (
+        lambda: attempt(EPISODES, lambda: write_atomically(folder / EPISODES, lambda file: file.write(episodes))),
+        lambda: attempt("pictures", lambda: draw_result(outcome, folder, experiment.iterations > 0, attempt)),
+        lambda: attempt("tracking", lambda: track_result(outcome, folder, experiment.tracker)),
+    )
+    return close(experiment, {**outcome.fields(), "sha256": digests}, 3 if outcome.diverged else 0, after)
 
 
 def run_worker(spec: RunSpec) -> dict[str, Any]:
@@ -78,6 +85,8 @@ def run_worker(spec: RunSpec) -> dict[str, Any]:
         ConfigError: before anything started.
     """
     with open_experiment(spec) as experiment:
+        if experiment.config.resume and status_of(experiment.folder) == "completed":
+            return {"exit_status": 0, "mean": None}  # process 0 says so
         try:
             Trainer(experiment).work()
         except (DivergenceError, InterruptedRun):
@@ -96,7 +105,14 @@ def open_experiment(spec: RunSpec) -> Iterator[Experiment]:
         ConfigError: the configuration makes no sense.
     """
     components = build(spec.cfg, spec.choices)
-    with process_group(components.device.torch_device) as processes, signals() as received_signals:
+    with ExitStack() as stack:
+        try:
+            processes = stack.enter_context(process_group(components.device.torch_device))
+        except MissingProcessError as error:
+            if error.first_missing and ranks().rank:  # which would say so
+                print(f"metarun: {error}", file=sys.stderr)
+            raise ConfigError(str(error)) from error
+        received_signals = stack.enter_context(signals())
         experiment = Experiment(components, spec, processes, received_signals)
         if components.config.meta_batch_size < processes.size:
             raise ConfigError(

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from metarun.checks import Count, Fraction, Index, NonNegative, Only, Positive, is_number
+from metarun.checks import Count, Fraction, Index, NonNegative, Only, Positive, is_int, is_number
 from metarun.experiment.choices import CONF, GROUPS, describe, files_of, names
 from metarun.experiment.errors import ConfigError
 from metarun.experiment.targets import SPECIAL, class_at, place_of, refuse_foreign_targets
@@ -50,20 +50,25 @@ TORCH_RANGES: dict[str, Any] = {
         float, Only("a number in [0.0, 1.0]", lambda v: isinstance(v, float) and 0 <= v <= 1)
     ],
 }
+VAL_TASKS = 200  # of a validation, where nobody says how many
 BITS = 2**63  # torch and NumPy count in 64 bits
 MOST = 2**31  # of what is made or looped over: no memory holds as many
 
+CountOrNull = Annotated[Any, Only("null or an integer of at least 1", lambda value: value is None or is_int(value, 1))]
 Seed = Annotated[int, Only("an integer from 0 to 2^63 - 1", lambda value: value >= 0)]
 
 
 @dataclass
 class RunConfig:
-    """The group `run`. Units and meanings stand in conf/config.yaml."""
+    """The group `run`. Units and meanings stand in conf/config.yaml.
+
+    `val_tasks` may be given as None: `VAL_TASKS`, or `eval_tasks` if these are fewer.
+    """
 
     iterations: Count
     meta_batch_size: Count
     eval_tasks: Count
-    val_tasks: Count
+    val_tasks: CountOrNull
     validate_every: Count
     log_every: Count
     curve_steps: Index
@@ -72,6 +77,10 @@ class RunConfig:
     resume: str | None
     init_from: str | None
     evaluate: str | None
+
+    def __post_init__(self) -> None:
+        if self.val_tasks is None:
+            self.val_tasks = min(VAL_TASKS, self.eval_tasks)
 
 
 @dataclass
@@ -173,14 +182,14 @@ def check_multirun(cfg: DictConfig) -> None:
 
 
 def check_output(folder: str | None) -> None:
-    """Refuse a run that would not keep its configuration: nothing could resume, test or load it.
+    """Refuse to let Hydra write a run's configuration, which metarun does itself, once and whole.
 
     Raises:
-        ConfigError: `hydra.output_subdir` is not `.hydra`.
+        ConfigError: `hydra.output_subdir` is not null.
     """
-    if folder != ".hydra":
+    if folder is not None:
         raise ConfigError(
-            f"hydra.output_subdir must be .hydra, where a run's configuration is looked for; got {folder!r}"
+            f"hydra.output_subdir must be null: metarun itself keeps a run's configuration, in .hydra; got {folder!r}"
         )
 
 

@@ -14,16 +14,21 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
+from metarun.checks import is_number
+from metarun.evaluation.estimate import Estimate
 from metarun.evaluation.evaluate import Evaluation, evaluate
-from metarun.experiment.build import Components, tested_weights
+from metarun.experiment.attempts import Attempts
+from metarun.experiment.build import Components, tested_name, tested_weights
 from metarun.experiment.cell import RunSpec
+from metarun.experiment.claim import reason
 from metarun.experiment.errors import ConfigError, InterruptedRun
 from metarun.report.console import Progress, print_result
-from metarun.run_folder import read_result, read_tracker_ids, result_or_empty, status_of
+from metarun.run_folder import DamagedFileError, config_digests, read_result, read_tracker_ids, result_or_empty
 from metarun.tasks import Split
 from metarun.tracking.jsonl import MetricsFile
 from metarun.tracking.trackers import Trackers, write_run_ids
 from metarun.training import checkpoint
+from metarun.training.compilation import CompilationError, OnFailure, warn_uncompiled
 from metarun.training.distributed import SingleProcess
 from metarun.training.loop import DivergenceError, TrainState
 
@@ -45,6 +50,8 @@ class Experiment:
         best, validation: the best and the last validation's metric.
         losses: since the last line of metrics.
         replicas: runs trained in one program with it (metarun/fused/launcher.py).
+        attempt: does what may fail without the run.
+        config_digests: of the files that it was composed of, which its checkpoints and its result are bound to.
 
     Raises:
         ConfigError: it cannot start from the run that it names.
@@ -73,11 +80,16 @@ class Experiment:
         self.validation: float | None = None
         self.train_seconds = 0.0
         self.compile_seconds = 0.0
-        self.compiled = self.device.compiles(self.learner, self.iterations, fixed_shapes=self.data.fixed_shapes)
+        try:
+            self.compiled = self.device.compiles(self.learner, self.iterations, fixed_shapes=self.data.fixed_shapes)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
         self.step_seconds: deque[float] = deque(maxlen=5000)
         self.tracker: Trackers = components.tracker
         self.metrics: MetricsFile | None = None
         self.replicas = 1
+        self.attempt = Attempts(self.folder)
+        self.config_digests = config_digests(self.folder)
         self._load_start()
 
     @property
@@ -94,16 +106,31 @@ class Experiment:
             if self.config.resume and checkpoint.exists(own, "last"):
                 self._restore(checkpoint.load(own, "last"))
             elif source:  # also of a run that was killed before its first checkpoint
-                self.learner.load_state_dict(tested_weights(Path(source)))
-                if not self.config.evaluate:
-                    self.learner.progress.zero_()
+                self._load_weights(Path(source))
+        except checkpoint.CheckpointError as error:
+            folder = self.folder if self.config.resume else Path(source or "")
+            raise ConfigError(f"{error}. {what_is_left(folder)}") from error
         except (RuntimeError, FileNotFoundError) as error:
             raise ConfigError(f"cannot start from {self.config.resume or source}: {error}") from error
 
+    def _load_weights(self, source: Path) -> None:
+        weights = tested_weights(source)
+        checkpoint.require_weights(source / "checkpoint", weights, self.learner.state_dict(), precision=False)
+        self.learner.load_state_dict(weights)
+        if not self.config.evaluate:
+            self.learner.progress.zero_()
+
     def _restore(self, saved: checkpoint.Checkpoint) -> None:
+        """Load a checkpoint of this run, all of which is checked before anything is changed."""
+        details, folder = saved.details, self.folder / "checkpoint"
+        checkpoint.require_details(folder, details)
+        stem = folder / details["files"]
+        checkpoint.require_weights(
+            stem.with_suffix(".safetensors"), saved.weights, self.learner.state_dict(), precision=True
+        )
+        checkpoint.require_state(stem.with_suffix(".state"), saved, self.state.optimizers, self.state.generator_names())
         self.learner.load_state_dict(saved.weights)
         self.state.load_state_dict(saved.state)
-        details = saved.details
         self.best, self.validation = details["best"], details["last_metric"]
         self.train_seconds, self.compiled = details["train_seconds"], details["compiled"]
         self.losses = details["losses"]
@@ -113,29 +140,57 @@ class Experiment:
 
         Returns:
             The result of a resumed run that is completed already, with its exit status; None: there is work to do.
+
+        Raises:
+            ConfigError: the result of a resumed run is damaged, or the folder cannot be written.
         """
+        with refused_if_it_fails():
+            return self._prepare_folder()
+
+    def _prepare_folder(self) -> dict[str, Any] | None:
         if not self.config.resume:
             shutil.rmtree(self.folder / "checkpoint", ignore_errors=True)
             (self.folder / "result.json").unlink(missing_ok=True)
-        elif status_of(self.folder) == "completed":
+        elif (self.folder / "result.json").exists():
             result = read_result(self.folder)
-            print(f"metarun: the run in {self.folder} is completed, there is nothing to resume")
-            print_result(result, self.folder)
-            return {**result, "exit_status": 0}
+            if result["status"] == "completed":
+                print(f"metarun: the run in {self.folder} is completed, there is nothing to resume")
+                print_result(result, self.folder)
+                return {**result, "exit_status": 0}
         return None
 
     def open(self) -> None:
         """Load the data, open metrics.jsonl, start the trackers.
 
         Raises:
-            DataError, TrackerError: nothing can start.
+            DataError, TrackerError, ConfigError: nothing can start.
         """
-        self.data.prepare()
-        self.metrics = MetricsFile(self.folder / "metrics.jsonl")
-        self.metrics.cut(self.state.iteration)  # before the tracker starts, which reads it on resume
-        self._start_tracker()
+        with refused_if_it_fails():
+            self.data.prepare(self.needed())
+            if self.iterations:
+                self.learner.check_data(self.data)
+            self.metrics = MetricsFile(self.folder / "metrics.jsonl")
+            self._cut_metrics()  # before the tracker starts, which reads it on resume
+            self._start_tracker()
         if not self.iterations:  # untrained or only tested: the weights that are tested are kept all the same
             self.save("last")
+
+    def _cut_metrics(self) -> None:
+        assert self.metrics is not None
+        try:
+            self.metrics.cut(self.state.iteration)
+        except ValueError as error:
+            raise ConfigError(f"{error}. Delete the line, or the file: the run goes on without") from error
+
+    def needed(self) -> dict[Split, set[str]]:
+        """The streams that this run draws from each split: nothing else of the data is asked for."""
+        evaluation = {self.learner.evaluation_stream_for(self.data)}
+        needed: dict[Split, set[str]] = {"test": evaluation}
+        if self.iterations:
+            needed["train"] = {stage.stream for stage in self.learner.stages}
+        if self.iterations or self.data.kind == "verification":  # whose threshold is chosen there
+            needed["val"] = evaluation
+        return needed
 
     def _start_tracker(self) -> None:
         file = self.folder / "checkpoint" / "tracker.json"
@@ -149,6 +204,16 @@ class Experiment:
             write_run_ids(file, self.tracker.run_ids)
 
     # --------------------------------------------------------------------------------------- between two steps
+
+    def go_on_uncompiled(self, error: CompilationError) -> None:
+        """Torch cannot compile the step: say so, and keep that the run is not compiled."""
+        warn_uncompiled(str(error).removeprefix("torch cannot compile: "))
+        self.compiled = False
+
+    @property
+    def on_compilation_failure(self) -> OnFailure | None:
+        """What to do where torch cannot compile; None: end the run, since the user asked for it by name."""
+        return self.go_on_uncompiled if self.device.compile == "auto" else None
 
     def record_step(self, index: int, seconds: float, loss: float) -> None:
         """Record a step: its index in this process, duration, loss."""
@@ -180,10 +245,14 @@ class Experiment:
         self.metrics.log(values, iteration)
         self.tracker.log(values, iteration)
 
-    def record_validation(self, iteration: int, value: float) -> None:
-        """Record a validation's metric; the best weights so far are kept as checkpoint `best`."""
-        self.validation = value
-        self._record({f"val/{self.data.metric}": value}, iteration)
+    def record_validation(self, iteration: int, estimate: Estimate) -> None:
+        """Record a validation's metric; the best weights so far are kept as checkpoint `best`.
+
+        One with a task that is not finite has no mean, and is never the best; the number of such tasks is recorded.
+        """
+        self.validation = value = estimate.mean
+        count = {"val/not_finite": float(estimate.not_finite)} if estimate.not_finite else {}
+        self._record({f"val/{self.data.metric}": value, **count}, iteration)
         better = self.best is None or (value > self.best if self.data.higher_is_better else value < self.best)
         if better and np.isfinite(value):
             self.best = value
@@ -202,12 +271,14 @@ class Experiment:
         details = {
             "best": self.best,
             "last_metric": self.validation,
+            "residual_variance": self._validation_error() if self.data.kind == "regression" else None,
             "train_seconds": self.train_seconds,
             "compiled": self.compiled,
             "losses": self.losses,
         }
         state = self.state.state_dict()
-        checkpoint.save(self.folder / "checkpoint", name, self.state.iteration, weights, state, details)
+        place, iteration = self.folder / "checkpoint", self.state.iteration
+        checkpoint.save(place, name, iteration, weights, state, details, self.config_digests)
 
     def stop_requested(self) -> bool:
         """Whether any process of the run got a signal: asked between two steps by all, who get the same answer."""
@@ -267,8 +338,46 @@ class Experiment:
         if self.data.kind == "regression":
             self.learner.residual_variance.fill_(self._validation_error() or torch.nan)
 
+    def tested_weights_digest(self) -> dict[str, str]:
+        """SHA-256 of the file whose weights were tested, by its name in the folder; empty where nobody knows."""
+        try:
+            details = checkpoint.read_pointer(self.folder / "checkpoint", tested_name(self.folder))
+        except (OSError, checkpoint.CheckpointError):
+            return {}
+        file = f"{details['files']}.safetensors"
+        digests = details.get("sha256", {})
+        return {f"checkpoint/{file}": digests[file]} if file in digests else {}
+
     def _validation_error(self) -> float | None:
         """Mean squared error of the tested weights on validation tasks, where it is known."""
         if self.config.evaluate:
-            return result_or_empty(Path(self.config.evaluate)).get("validation", {}).get("best")
+            validation = result_or_empty(Path(self.config.evaluate)).get("validation")
+            best = validation.get("best") if isinstance(validation, dict) else None
+            return best if is_number(best) else None
         return self.best if checkpoint.exists(self.folder / "checkpoint", "best") else self.validation
+
+
+@contextmanager
+def refused_if_it_fails() -> Iterator[None]:
+    """Inside, before the start, what the file system refuses and what is damaged refuses the run.
+
+    Raises:
+        ConfigError: something did.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"cannot start: {reason(error)}") from error
+    except DamagedFileError as error:
+        raise ConfigError(str(error)) from error
+
+
+def what_is_left(folder: Path) -> str:
+    """What can still be done with a run one of whose checkpoints cannot be used, for people."""
+    place = folder / "checkpoint"
+    again = f"To run it anew, delete {place} and resume it"
+    if checkpoint.is_whole(place, "best"):
+        return f"Its checkpoint `best` is whole: run.evaluate={folder} tests it. {again}"
+    if checkpoint.is_whole(place, "last"):
+        return f"Its checkpoint `last` is whole: run.evaluate={folder} tests it once best.json is deleted. {again}"
+    return again

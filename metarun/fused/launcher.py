@@ -14,9 +14,11 @@ A multirun that stopped is resumed as with every launcher (metarun/sweeps/grid.p
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 from hydra.core.utils import JobReturn, configure_log, run_job, setup_globals
@@ -24,11 +26,13 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from metarun.experiment.build import Components, build
-from metarun.experiment.cell import RunSpec, composed_spec, record_exit, refuse
+from metarun.experiment.cell import RunSpec, composed_spec, holding, record_exit, refuse
+from metarun.experiment.claim import FolderError
 from metarun.experiment.errors import ConfigError
 from metarun.experiment.run import run
 from metarun.experiment.session import Experiment
 from metarun.experiment.signals import signals
+from metarun.fused.group import Group, read_place
 from metarun.fused.program import FusionError, Program
 from metarun.fused.replicas import fusion_blocker
 from metarun.tasks import TaskSet
@@ -65,7 +69,7 @@ def launch(
         job_config = context.config_loader.load_sweep_config(config, list(overrides))
         with open_dict(job_config):
             job_config.hydra.job.id = job_config.hydra.job.num = number
-        # Hydra makes the folder and writes .hydra; the job itself only tells where it is.
+        # Hydra makes the folder; the job itself only tells where it is.
         returned = run_job(
             hydra_context=context,
             task_function=lambda cfg: specs.append(composed_spec(cfg)),
@@ -89,23 +93,49 @@ def run_all(specs: list[RunSpec], sizes: Sizes) -> list[dict[str, Any]]:
     """Every run's result, with its exit status beside it. Groups run in the order of their first runs."""
     results: dict[int, dict[str, Any]] = {}
     groups: dict[str, list[int]] = {}
+    begun: dict[str, Group] = {}
     components: dict[int, Components] = {}
     for number, spec in enumerate(specs):
         try:
-            components[number] = build(spec.cfg, spec.choices)
+            with holding(spec):
+                components[number] = build(spec.cfg, spec.choices)
         except ConfigError as error:
             results[number] = refuse(spec, error)
             continue
-        groups.setdefault(program_key(spec, components[number]), []).append(number)
-    for numbers in groups.values():
+        key = program_key(spec, components[number])
+        if (group := group_of(spec)) is not None and len(group) <= sizes.max_replicas:
+            key = f"{group.name} {key}"
+            begun[key] = group
+        groups.setdefault(key, []).append(number)
+    for key, numbers in groups.items():
         for at in range(0, len(numbers), sizes.max_replicas):
-            chosen = numbers[at : at + sizes.max_replicas]
-            ended = run_group([specs[n] for n in chosen], [components[n] for n in chosen], sizes.micro_batch)
+            chosen = {n: specs[n] for n in numbers[at : at + sizes.max_replicas]}
+            with holding_those(chosen, results):
+                runs = list(chosen.values()), [components[n] for n in chosen]
+                ended = run_group(*runs, sizes.micro_batch, begun.get(key))
             results |= dict(zip(chosen, ended, strict=True))
             if any(result["exit_status"] > 128 for result in ended):
                 rest = {"exit_status": ended[0]["exit_status"], "mean": None}
                 return [results.get(n, rest) for n in range(len(specs))]
     return [results[n] for n in range(len(specs))]
+
+
+@contextmanager
+def holding_those(chosen: dict[int, RunSpec], results: dict[int, dict[str, Any]]) -> Iterator[None]:
+    """Inside, the folders of the chosen runs are this process's; one that another process took leaves them, refused."""
+    with ExitStack() as stack:
+        for number, spec in list(chosen.items()):
+            try:
+                stack.enter_context(holding(spec))
+            except FolderError as error:
+                results[number] = refuse(chosen.pop(number), error)
+        yield
+
+
+def group_of(spec: RunSpec) -> Group | None:
+    """The group that a resumed run trained in; None: none."""
+    place = read_place(spec.folder) if spec.cfg.run.resume else None
+    return None if place is None else place[0]
 
 
 def program_key(spec: RunSpec, components: Components) -> str:
@@ -126,12 +156,12 @@ def program_key(spec: RunSpec, components: Components) -> str:
 
 
 def run_group(
-    specs: list[RunSpec], components: list[Components], micro_batch: int | str | None
+    specs: list[RunSpec], components: list[Components], micro_batch: int | str | None, group: Group | None
 ) -> list[dict[str, Any]]:
     """The results of runs of one key: fused if possible, otherwise sequentially."""
-    if len(specs) > 1 and not specs[0].cfg.run.evaluate:
+    if (len(specs) > 1 or group is not None) and not specs[0].cfg.run.evaluate:
         try:
-            results = run_fused(specs, components, micro_batch)
+            results = run_fused(specs, components, micro_batch, group)
             refusals = [result.get("refusal") for result in results]
             for number, (spec, why) in enumerate(zip(specs, refusals, strict=True)):
                 if why is not None:  # said once for all
@@ -152,9 +182,39 @@ def run_group(
 
 
 def run_fused(
-    specs: list[RunSpec], components: list[Components], micro_batch: int | str | None
+    specs: list[RunSpec], components: list[Components], micro_batch: int | str | None, group: Group | None
 ) -> list[dict[str, Any]]:
     """The results of runs that train together.
+
+    A process may be killed between two checkpoints. Runs that are behind come up first, in the places that they have.
+
+    Args:
+        specs, components: of the runs.
+        micro_batch: see `Program`.
+        group: that they trained in before; None: a new one.
+
+    Raises:
+        FusionError: they cannot.
+    """
+    runs = fusable(specs, components)
+    places = list(range(len(runs)))
+    if group is not None:
+        places = [place for _, place in filter(None, (read_place(spec.folder) for spec in specs))]
+    if group is None or len(set(places)) < len(runs):  # a folder that was copied
+        group, places = Group.of(runs), list(range(len(runs)))
+    results = {p: result for p, run in zip(places, runs, strict=True) if (result := run.prepare_folder()) is not None}
+    waiting = {place: run for place, run in zip(places, runs, strict=True) if place not in results}
+    iterations = sorted({run.state.iteration for run in waiting.values()})
+    with signals() as received_signals:
+        for iteration, until in itertools.zip_longest(iterations, iterations[1:]):
+            members = {p: run for p, run in waiting.items() if run.state.iteration == iteration and p not in results}
+            if members:
+                results |= Program(members, group, received_signals, micro_batch).run(until)
+    return [results[place] for place in places]
+
+
+def fusable(specs: list[RunSpec], components: list[Components]) -> list[Experiment]:
+    """Runs that can train together.
 
     Raises:
         FusionError: they cannot.
@@ -170,13 +230,4 @@ def run_fused(
         raise FusionError("their tasks differ in size")
     if (reason := fusion_blocker(runs[0].state)) is not None:
         raise FusionError(reason)
-    results: list[dict[str, Any] | None] = [run.prepare_folder() for run in runs]
-    waiting = [r for r, result in enumerate(results) if result is None]
-    with signals() as received_signals:
-        # A process may be killed between two checkpoints: runs at the same iteration resume together.
-        for iteration in sorted({runs[r].state.iteration for r in waiting}):
-            members = [r for r in waiting if runs[r].state.iteration == iteration]
-            program = Program([runs[r] for r in members], received_signals, micro_batch)
-            for r, result in zip(members, program.run(), strict=True):
-                results[r] = result
-    return [result for result in results if result is not None]
+    return runs

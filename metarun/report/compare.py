@@ -1,7 +1,13 @@
 """Comparison of runs: the table of learners by settings, sensitivity to the inner learning rate, paired tests.
 
 A *setting* is everything that the runs of one learner on one data set differ in, except the seed and keys that change
-no number (`IGNORED`). So what a sweep varies counts, and what a learner's own configuration file sets does not.
+no number (`IGNORED`). So what a sweep varies counts, and what a learner's own configuration file sets does not. Of the
+device only the precision counts, unless runs of one seed differ in more: they are no repetitions of each other.
+
+Data of one name may differ: another folder of images, or a folder whose content has changed. `result.json` has a
+fingerprint of the held-out tasks. Folders (`data.root`) of which no two runs have the same fingerprint are different
+data, each with the last part of its path in the setting. Runs whose configuration is the same, with the folder, and
+whose fingerprints differ have it in their setting, as `tasks`.
 
 An *entry* of the table is a learner at a setting. Its interval is over seeds, 95 % by Student's t; with a single seed
 it is that run's interval over tasks. The best of a setting is the entry with the best mean among those whose runs all
@@ -22,6 +28,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from metarun.run_files import read_episodes
 from metarun.run_folder import Run, as_number, result_mtime
 
 Setting = tuple[tuple[str, Any], ...]
@@ -29,6 +36,7 @@ Setting = tuple[tuple[str, Any], ...]
 # Numbers do not depend on these keys, or these follow from keys on which they do.
 IGNORED = ("seed", "paper", "tracker", "device", "sweep", "run.resume", "run.checkpoint_seconds", "run.log_every")
 IGNORED_KEYS = ("data.root", "data._target_", "algo._target_", "backbone._target_")
+COUNTED = ("device.precision",)
 TOLERANCE = 0.1  # of the best, for robustness
 
 
@@ -69,8 +77,9 @@ class Entry:
 
     @property
     def paper(self) -> dict[str, Any] | None:
-        """The published figure that the runs name; None if they name none."""
-        return next((run.result["paper"] for run in self.runs if run.result.get("paper")), None)
+        """The published figure that all runs that have one name; None if there is none, or several."""
+        figures = [paper for run in self.runs if (paper := published_figure(run))]
+        return figures[0] if figures and all(paper == figures[0] for paper in figures) else None
 
     @property
     def higher_is_better(self) -> bool:
@@ -84,13 +93,15 @@ class Table:
 
     Attributes:
         entries: by learner and setting.
-        left_out: number of runs that a newer run of the same learner, setting and seed replaces.
+        left_out: number of runs that a newer run of the same configuration and seed replaces.
+        values: each run's setting as a mapping, by the run's `id`.
     """
 
     algos: list[str]
     settings: list[Setting]
     entries: dict[tuple[str, Setting], Entry]
     left_out: int
+    values: dict[int, dict[str, Any]]
 
     def row(self, algo: str) -> list[Entry | None]:
         """The entries of a learner, a setting each."""
@@ -144,27 +155,136 @@ class Paired(NamedTuple):
 
 def settings_of(runs: Sequence[Run]) -> list[Setting]:
     """Each run's setting: (key, value) for every key that varies among the runs of one learner on one data set."""
-    several_data = len({run.data for run in runs}) > 1
+    folders = data_folders(runs)
+    keys = varying_keys(runs)
+    settings = [setting_at(run, keys, folder) for run, folder in zip(runs, folders, strict=True)]
+    if more := colliding_keys(runs, settings):
+        settings = [setting_at(run, [*keys, *more], folder) for run, folder in zip(runs, folders, strict=True)]
+    if len({run.data for run in runs}) > 1:
+        settings = [(("data", run.data), *setting) for run, setting in zip(runs, settings, strict=True)]
+    return with_fingerprints(runs, settings)
+
+
+def varying_keys(runs: Sequence[Run]) -> list[str]:
+    """The keys that count and vary among the runs of one learner on one data set."""
     varying: dict[str, None] = {}
     for group in grouped(runs, lambda run: (run.algo, run.data)).values():
+        if len({run.backbone for run in group} - {"?"}) > 1:
+            varying["backbone"] = None
         for key in dict.fromkeys(key for run in group for key in run.settings):
             if not ignored(key) and len({repr(run.settings.get(key)) for run in group}) > 1:
                 varying[key] = None
-    keys = without_followers(list(varying), runs)
-    settings = []
-    for run in runs:
-        pairs = [(key, plain(run.settings[key])) for key in keys if key in run.settings]
-        settings.append(tuple([("data", run.data), *pairs] if several_data else pairs))
-    return settings
+    return without_followers(list(varying), runs)
+
+
+def setting_at(run: Run, keys: Sequence[str], folder: str | None) -> Setting:
+    """A run's setting of some keys, and the name of the folder of its data where that tells data apart."""
+    values = {"backbone": run.backbone} | run.settings
+    pairs = [(key, plain(values[key])) for key in keys if key in values]
+    return tuple(pairs if folder is None else [("data.root", folder), *pairs])
+
+
+def colliding_keys(runs: Sequence[Run], settings: Sequence[Setting]) -> list[str]:
+    """The keys of the device in which runs of the same learner, setting and seed differ."""
+    cases = list(zip(runs, settings, strict=True))
+    found: dict[str, None] = {}
+    for group in grouped(cases, lambda case: (case[0].algo, case[0].data, case[1], plain(case[0].seed))).values():
+        for key in dict.fromkeys(key for run, _ in group for key in run.settings if key.startswith("device.")):
+            if len({repr(run.settings.get(key)) for run, _ in group}) > 1:
+                found[key] = None
+    return list(found)
+
+
+def data_folders(runs: Sequence[Run]) -> list[str | None]:
+    """Of each run the name of its data's folder, where runs of the same data set have different data; else None."""
+    names: dict[tuple[str, str], str] = {}
+    for data, group in grouped(runs, lambda run: run.data).items():
+        classes = same_folders(group)
+        firsts = list(dict.fromkeys(classes.values()))
+        if len(firsts) > 1:
+            tails = dict(zip(firsts, shortest_tails(firsts), strict=True))
+            names |= {(data, root): tails[first] for root, first in classes.items()}
+    return [names.get((run.data, root_of(run))) for run in runs]
+
+
+def same_folders(runs: Sequence[Run]) -> dict[str, str]:
+    """By folder of data the first folder that holds the same, as the fingerprints of runs show."""
+    first = {root: root for root in dict.fromkeys(map(root_of, runs))}
+    for group in grouped((run for run in runs if run.fingerprint), lambda run: run.fingerprint).values():
+        roots = [first[root_of(run)] for run in group]
+        first = {root: roots[0] if of in roots else of for root, of in first.items()}
+    return first
+
+
+def root_of(run: Run) -> str:
+    """The folder of a run's data as it is configured."""
+    root = run.settings.get("data.root")
+    return "null" if root is None else str(root).rstrip("/")
+
+
+def shortest_tails(paths: Sequence[str]) -> list[str]:
+    """The last parts of different paths, as few of them as tell the paths apart."""
+    parts = [path.split("/") for path in paths]
+    for length in range(1, max(map(len, parts))):
+        tails = ["/".join(part[-length:]) for part in parts]
+        if len(set(tails)) == len(tails):
+            return tails
+    return list(paths)
+
+
+def with_fingerprints(runs: Sequence[Run], settings: Sequence[Setting]) -> list[Setting]:
+    """Settings with the fingerprint of the tasks, where those differ among runs of one learner at one setting.
+
+    Runs whose data follow from their seed (`data.split_seed=${seed}`) differ on purpose.
+    """
+    cases = [case for case in zip(runs, settings, strict=True) if case[0].fingerprint and not seeded_data(case[0])]
+    split: set[tuple[Setting, str]] = set()
+    for (_, setting), group in grouped(cases, lambda case: (case[0].algo, case[1])).items():
+        fingerprints = {run.fingerprint for run, _ in group}
+        if len(fingerprints) > 1:
+            split |= {(setting, fingerprint) for fingerprint in fingerprints}
+    return [
+        (*setting, ("tasks", run.fingerprint[:8])) if (setting, run.fingerprint) in split else setting
+        for run, setting in zip(runs, settings, strict=True)
+    ]
+
+
+def seeded_data(run: Run) -> bool:
+    """Whether a run's data are configured to follow from its seed."""
+    return any(key.startswith("data.") and "${seed}" in str(value) for key, value in run.settings.items())
+
+
+def published_figure(run: Run) -> dict[str, Any] | None:
+    """The published figure beside a run; None where it names none, or one of other data, ways or shots.
+
+    An older version could borrow the figure with the setting of another data set (`setting=DATA/ALGO`).
+    """
+    paper = run.result.get("paper")
+    if not paper or any(paper.get(key) not in (None, run.result.get(key)) for key in ("data", "ways", "shots")):
+        return None
+    data, slash, _ = str(run.choices.get("setting") or "").partition("/")
+    return None if slash and data != run.data else paper
 
 
 def without_followers(keys: list[str], runs: Sequence[Run]) -> list[str]:
-    """The keys without those written as another's value (`${algo.inner_steps}`), which vary only because it does."""
-    return [key for key in keys if not all(str(run.settings.get(key)).startswith("${") for run in runs)]
+    """The keys without those that vary only because another does: written as its value (`${algo.inner_steps}`), or
+    the same in all runs of a backbone."""
+    kept = [key for key in keys if not all(str(run.settings.get(key)).startswith("${") for run in runs)]
+    if "backbone" not in kept:
+        return kept
+    by_backbone = grouped(runs, lambda run: (run.algo, run.data, run.backbone)).values()
+    return [
+        key
+        for key in kept
+        if not key.startswith("backbone.")
+        or any(len({repr(run.settings.get(key)) for run in group}) > 1 for group in by_backbone)
+    ]
 
 
 def ignored(key: str) -> bool:
     """Whether a key is no part of a setting."""
+    if key in COUNTED:
+        return False
     return key in IGNORED_KEYS or any(key == entry or key.startswith(f"{entry}.") for entry in IGNORED)
 
 
@@ -185,8 +305,8 @@ def grouped(items: Iterable[Any], key: Any) -> dict[Any, list[Any]]:
 
 
 def tabulate(runs: Sequence[Run]) -> Table:
-    """The table of learners by settings; runs whose learner cannot be read are left out."""
-    named = [run for run in runs if run.algo != "?"]
+    """The table of learners by settings; runs whose learner or configuration cannot be read are left out."""
+    named = [run for run in runs if run.algo != "?" and "config" not in run.damaged]
     settings = dict(zip(map(id, named), settings_of(named), strict=True))
     groups = grouped(named, lambda run: (run.algo, settings[id(run)]))
     newest = {key: newest_by_seed(group) for key, group in groups.items()}
@@ -196,6 +316,7 @@ def tabulate(runs: Sequence[Run]) -> Table:
         sorted(dict.fromkeys(settings[id(run)] for run in named), key=setting_order(named, settings)),
         entries,
         len(named) - sum(map(len, newest.values())),
+        {key: dict(setting) for key, setting in settings.items()},
     )
     for setting in table.settings:
         mark_best([entry for (_, group), entry in entries.items() if group == setting])
@@ -340,20 +461,31 @@ def paired(first: Run, second: Run) -> Paired:
     """Compare two runs task by task.
 
     Raises:
-        ValueError: they do not share their held-out tasks, or one has no episodes.npz.
+        ValueError: they do not share their held-out tasks, or those of one cannot be read.
     """
-    values = []
-    for run in (first, second):
-        episodes = run.episodes()
-        if episodes is None:
-            raise ValueError(f"{run.name} has no held-out tasks to compare (no episodes.npz, or none of {run.metric})")
-        values.append(episodes)
+    values = [tasks_of(run) for run in (first, second)]
     if first.metric != second.metric:
         raise ValueError(f"{first.name} measures {first.metric}, {second.name} {second.metric}")
     hashes = [run.result.get("episodes") for run in (first, second)]
     if hashes[0] != hashes[1] or hashes[0] is None or values[0].shape != values[1].shape:
         raise ValueError(f"{first.name} and {second.name} were tested on different tasks")
     return paired_values(*values)
+
+
+def tasks_of(run: Run) -> np.ndarray:
+    """The headline metric of a run's held-out tasks `[tasks]`.
+
+    Raises:
+        ValueError: it cannot be read, or is NaN or infinite on some of them.
+    """
+    try:
+        values = read_episodes(run.folder / "episodes.npz", run.metric)
+    except ValueError as error:
+        raise ValueError(f"{run.name} has no held-out tasks to compare: {error}") from error
+    bad = int(np.sum(~np.isfinite(values)))
+    if bad:
+        raise ValueError(f"{run.name} diverged on {bad:,} of its {len(values):,} held-out tasks")
+    return values
 
 
 def paired_values(first: np.ndarray, second: np.ndarray) -> Paired:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -14,8 +15,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from metarun.plain_text import one_line
 from metarun.report import tables
 from metarun.report.compare import METHOD, Paired, over_rates, paired, tabulate
+from metarun.report.console import PlainConsole
 from metarun.report.numbers import estimate
 from metarun.run_folder import STATUSES, Run, read_runs
 
@@ -25,7 +28,7 @@ varied, and runs that are missing or broken. PATH is the folder of a run or of a
 """
 EXAMPLES = """\
 examples:
-  metarun-report outputs/sweeps/2026-11-21_10-00-00
+  metarun-report outputs/sweeps/2026-11-21_10-00-00-123456
   metarun-report outputs --html report.html
   metarun-report outputs --compare maml_seed=0 mtnet_seed=0    # a paired test on the held-out tasks that both share
 """
@@ -41,8 +44,8 @@ def parser() -> argparse.ArgumentParser:
         "--compare",
         nargs="+",
         metavar="RUN",
-        help="test the first of these runs against each of the others, task by task; a RUN is a name in the list, or a "
-        "part of one that no other name has",
+        help="test the first of these runs against each of the others, task by task; a RUN is a name in the list, or "
+        "its end, or another part of it that no other name has",
     )
     arguments.add_argument("--html", type=Path, metavar="FILE", help="write one page that opens without a network")
     arguments.add_argument("--list", action="store_true", help="list every run, including those that completed")
@@ -55,7 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         report(options.paths, options.compare or [], options.html, options.list)
     except (OSError, LookupError, ValueError, ImportError) as error:
-        print(f"metarun-report: {error.args[0] if isinstance(error, LookupError) else error}", file=sys.stderr)
+        why = error.args[0] if isinstance(error, LookupError) else error
+        print(f"metarun-report: {one_line(str(why))}", file=sys.stderr)
         sys.exit(2)
     sys.exit(0)
 
@@ -78,7 +82,7 @@ def report(paths: Sequence[Path], compared: Sequence[str], page: Path | None, ev
     chosen = [find(name, runs) for name in compared]
     if len(chosen) == 1:
         raise ValueError("--compare needs at least two runs")
-    console = Console(soft_wrap=False)
+    console = PlainConsole(soft_wrap=False)
     table = tabulate(runs)
     if table.entries:
         tables.print_comparison(table, over_rates(table), console)
@@ -96,15 +100,20 @@ def report(paths: Sequence[Path], compared: Sequence[str], page: Path | None, ev
 
 
 def find(name: str, runs: Sequence[Run]) -> Run:
-    """The run with a name, or with one that ends, starts or else has the name in it.
+    """The run with a name; else the one whose name ends in it, at the beginning of a word if possible; else starts
+    with it, or else has it in it.
 
     Raises:
         LookupError: there is none, or several.
     """
     name = name.rstrip("/")
-    tests = (
+    word = re.compile(rf"(?<![^\W_]){re.escape(name)}\Z")
+    tests: tuple[Callable[[Run], object], ...] = (
         lambda run: run.name == name or str(run.folder) == name,
-        lambda run: run.name.endswith(name) or run.name.startswith(name),
+        lambda run: f"/{run.name}".endswith(f"/{name}") or run.folder.resolve() == Path(name).resolve(),
+        lambda run: word.search(run.name),
+        lambda run: run.name.endswith(name),
+        lambda run: run.name.startswith(name),
         lambda run: name in run.name,
     )
     for test in tests:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from metarun.files import write_atomically
+from metarun.plain_text import visible
 from metarun.report.numbers import is_percent
 
 if TYPE_CHECKING:
@@ -36,6 +37,11 @@ def axis_name(metric: str) -> str:
 def scaled(values: Sequence[float | None], scale: float) -> list[float]:
     """Values in the unit of their axis; None, which is JSON's NaN, becomes NaN, which matplotlib leaves out."""
     return [float("nan") if value is None else scale * value for value in values]
+
+
+def plain(name: str) -> str:
+    """A name for a figure, in which matplotlib would read what stands between two dollar signs as mathematics."""
+    return visible(name).replace("$", r"\$")
 
 
 def label(axes: Axes, x: str, y: str) -> None:

@@ -8,7 +8,7 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from metarun.report.style import BLUE, GREEN, INK, ORANGE, PURPLE, axis_name, label, new_figure, scale_of
+from metarun.report.style import BLUE, GREEN, INK, ORANGE, PURPLE, axis_name, label, new_figure, plain, scale_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,7 +58,7 @@ def sensitivity(panels: Mapping[str, Sequence[Line]], metric: str, path: Path) -
             if scale_of(metric) == 1:
                 axes.set_yscale("log")
             label(axes, "inner learning rate", axis_name(metric) if axes in grid[:, 0] else "")
-            axes.set_title(title, fontsize=10)
+            axes.set_title(plain(title), fontsize=10)
         draw_legend(grid[0, 0], panels)
 
 
@@ -80,7 +80,9 @@ def draw_line(axes: Axes, line: Line, color: str, marker: str, scale: float) -> 
         axes.plot(incomplete, top, "x", color=color, transform=axes.get_xaxis_transform(), clip_on=False, zorder=5)
     points = [(x, values) for x, values in points if values]
     x = [at for at, _ in points]
-    axes.plot(x, [sum(v) / len(v) for _, v in points], color=color, marker=marker, markersize=4.5, label=line.name)
+    axes.plot(
+        x, [sum(v) / len(v) for _, v in points], color=color, marker=marker, markersize=4.5, label=plain(line.name)
+    )
     axes.fill_between(x, [min(v) for _, v in points], [max(v) for _, v in points], color=color, alpha=0.2, linewidth=0)
     published = [(at, scale * v) for at, v in zip(line.x, line.published, strict=False) if v is not None]
     if published:
@@ -105,11 +107,11 @@ def bars(panels: Mapping[str, Mapping[str, Seeds]], names: Sequence[str], y_name
             for at, ((name, positions), (color, _)) in enumerate(zip(groups.items(), cycle(LOOKS), strict=False)):
                 x = [place - 0.4 + width * (at + 0.5) for place in range(len(names))]
                 heights = [sum(values) / len(values) if values else float("nan") for values in positions]
-                axes.bar(x, heights, 0.92 * width, color=color, label=name)
+                axes.bar(x, heights, 0.92 * width, color=color, label=plain(name))
                 for place, values in zip(x, positions, strict=True):
                     axes.plot([place] * len(values), values, ".", color=INK, markersize=3)
             label(axes, "", y_name if axes is grid[0, 0] else "")
-            axes.set_xticks(range(len(names)), names)
-            axes.set_title(title, fontsize=10)
+            axes.set_xticks(range(len(names)), list(map(plain, names)))
+            axes.set_title(plain(title), fontsize=10)
         handles, labels = grid[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=8)

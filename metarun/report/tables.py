@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from metarun.plain_text import one_line
 from metarun.report.compare import Entry, Paired, Rates, Setting, Table
 from metarun.report.console import is_unicode
 from metarun.report.numbers import estimate
@@ -77,7 +79,7 @@ def legend(table: Table) -> list[str]:
     for words in dict.fromkeys(tuple(paper[k] for k in ("source", "status") if paper.get(k)) for paper in papers):
         lines.append(f"published: {', '.join(words)}")
     if table.left_out:
-        lines.append(f"{table.left_out} runs are left out: newer ones of the same seed count")
+        lines.append(f"{table.left_out} runs are left out: newer ones of the same configuration and seed count")
     return lines
 
 
@@ -209,11 +211,14 @@ def markdown(table: Table, panels: Panels) -> str:
     first, heads, lines = rows(table)
     text = [row_of([first, *map(escaped_markdown, heads)]), row_of(["---", *["---:"] * len(heads)])]
     text += [row_of([escaped_markdown(name), *map(markdown_cell, entries)]) for name, entries in lines]
-    text += ["", *(f"- {line}" for line in legend(table))]
+    text += ["", *(f"- {escaped_markdown(line)}" for line in legend(table))]
     if panels:
         text += ["", row_of(ROBUSTNESS), row_of(["---", "---:", "---:", "---:"])]
         text += [row_of([escaped_markdown(label), *words]) for label, *words in robustness_rows(panels)]
     return "\n".join(text) + "\n"
+
+
+MARKDOWN = frozenset("\\|*_`~<>[]&#!$")
 
 
 def row_of(words: Sequence[str]) -> str:
@@ -222,18 +227,18 @@ def row_of(words: Sequence[str]) -> str:
 
 
 def escaped_markdown(text: str) -> str:
-    """Text that Markdown shows as it is."""
-    return "".join(f"\\{letter}" if letter in "\\|*_`<>[]" else letter for letter in text)
+    """Text that Markdown shows as it is, in one line: neither a column, nor formatting, nor HTML."""
+    return "".join(f"\\{letter}" if letter in MARKDOWN else letter for letter in one_line(text))
 
 
 def markdown_cell(entry: Entry | None) -> str:
     """An entry in Markdown."""
-    text = escaped_markdown(cell(entry))
     if entry is None:
-        return text
+        return ""
+    text = escaped_markdown(cell(entry)).replace(f"\\{TIE}", TIE)
     if entry.best:
         text = f"**{text}**"
-    return f"{text} (published {published(entry)})" if entry.paper else text
+    return f"{text} (published {escaped_markdown(published(entry))})" if entry.paper else text
 
 
 LATEX = {
@@ -242,6 +247,14 @@ LATEX = {
     "^": r"\textasciicircum{}",
     "±": r"$\pm$",
     "†": r"$\dagger$",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "`": r"\textasciigrave{}",
+    # After the end of a row these begin an argument of it.
+    "[": "{[}",
+    "]": "{]}",
+    "*": "{*}",
 }
 LATEX |= {letter: f"\\{letter}" for letter in "&%$#_{}"}
 
@@ -253,7 +266,9 @@ def latex(table: Table) -> str:
     text += [latex_row([first, *heads]), "\\midrule"]
     for name, entries in lines:
         text.append(" & ".join([escaped_latex(name), *map(latex_cell, entries)]) + r" \\")
-    return "\n".join([*text, "\\bottomrule", "\\end{tabular}", *(f"% {line}" for line in legend(table))]) + "\n"
+    return (
+        "\n".join([*text, "\\bottomrule", "\\end{tabular}", *(f"% {one_line(line)}" for line in legend(table))]) + "\n"
+    )
 
 
 def latex_row(words: Sequence[str]) -> str:
@@ -262,8 +277,8 @@ def latex_row(words: Sequence[str]) -> str:
 
 
 def escaped_latex(text: str) -> str:
-    """Text that LaTeX shows as it is."""
-    return "".join(LATEX.get(letter, letter) for letter in text)
+    """Text that LaTeX shows as it is, in one line; of dashes it would make longer ones."""
+    return re.sub("-(?=-)", "-{}", "".join(LATEX.get(letter, letter) for letter in one_line(text)))
 
 
 def latex_cell(entry: Entry | None) -> str:

@@ -52,12 +52,14 @@ def sweep(
     """
     check(config)
     folder = Path(config.hydra.sweep.dir)
-    combinations = grid(context, config, parsed(context, arguments))
-    jobs = [SweepJob(number, lines, folder) for number, lines in enumerate(combinations)]
-    assign_folders(context, config, jobs)
+    with multirun.planning(folder, config.hydra.overrides.task):
+        combinations = grid(context, config, parsed(context, arguments))
+        jobs = [SweepJob(number, lines, folder) for number, lines in enumerate(combinations)]
+        assign_folders(context, config, jobs)
+        save_config(config)
+        missing = [job for job in jobs if job.state != "done"]
+        multirun.make_folders(missing)
     multirun.jobs[:] = jobs
-    save_config(config)
-    missing = [job for job in jobs if job.state != "done"]
     if len(missing) < len(jobs):
         resumed = sum(job.state == "resumable" for job in missing)
         log.info(f"{len(jobs)} cells: {len(jobs) - len(missing)} are done, {resumed} resume, {len(missing)} to run")

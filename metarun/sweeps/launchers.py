@@ -10,6 +10,7 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 
+from metarun.experiment.claim import LOCK
 from metarun.experiment.multirun import SweepJob
 from metarun.run_folder import result_mtime
 
@@ -39,7 +40,7 @@ def launch(launcher: Launcher, jobs: list[SweepJob]) -> Sequence[JobReturn]:
 def launch_again(launcher: Launcher, rest: list[SweepJob]) -> Sequence[JobReturn]:
     """joblib ends all of its processes when one dies. Jobs that were running start again one by one, for it was one
     of them; the others together."""
-    started = [job for job in rest if job.folder.is_dir()]
+    started = [job for job in rest if (job.folder / LOCK).exists()]
     if type(launcher).__name__ != "JoblibLauncher" or not started:
         return []
     for job in started:

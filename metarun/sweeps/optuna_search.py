@@ -74,8 +74,9 @@ def search(
     if config.sweep.inner_lr is not None:
         raise HydraException("sweep.inner_lr is a grid; to search, give algo.inner_lr='tag(log,interval(1e-4,1))'")
     seeds = seeds or [f"seed={seed}" for seed in config.sweep.seed or ()]
-    study = open_study(config, options, is_higher_better(context, config, fixed))
-    grid.save_config(config)
+    with multirun.planning(Path(config.hydra.sweep.dir), config.hydra.overrides.task):
+        study = open_study(config, options, is_higher_better(context, config, fixed))
+        grid.save_config(config)
     again = requeue(study)
     done = sum("ended" in trial.user_attrs for trial in study.trials)
     if done or again:
@@ -202,8 +203,10 @@ def run_batch(
         cells += own
     for cell in cells:
         cell.state = state_of(cell.folder, compose(context, config, cell.overrides, cell.number))
+    missing = [cell for cell in cells if cell.state != "done"]
+    multirun.make_folders(missing)
     multirun.jobs.extend(cells)
-    if missing := [cell for cell in cells if cell.state != "done"]:
+    if missing:
         launch(launcher, missing)
     for trial, own in zip(trials, of_trial, strict=True):
         tell(study, trial, [result_or_empty(cell.folder) for cell in own])

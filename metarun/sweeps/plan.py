@@ -14,7 +14,15 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from metarun.experiment.multirun import SweepJob
-from metarun.run_folder import can_resume, has_config, holds_checkpoint, read_config, status_of
+from metarun.run_folder import (
+    can_resume,
+    has_config,
+    has_whole_config,
+    holds_checkpoint,
+    is_same_config,
+    read_config,
+    read_result,
+)
 
 LONGEST_NAME = 150
 
@@ -113,14 +121,12 @@ def state_of(folder: Path, composed: DictConfig) -> Literal["new", "resumable", 
     Raises:
         HydraException: it holds another one.
     """
-    status = status_of(folder)
-    if status is None and not holds_checkpoint(folder):
+    begun = has_whole_config(folder)
+    status = read_result(folder)["status"] if (folder / "result.json").exists() else None
+    if status is None and not holds_checkpoint(folder) and not begun:
         return "new"
-    config: Any = OmegaConf.to_container(composed)
-    wanted = {key: value for key, value in config.items() if key not in ("hydra", "sweep")}
-    saved = read_config(folder) if has_config(folder) else {}
-    saved.pop("sweep", None)
-    if saved != wanted:
+    wanted: Any = OmegaConf.to_container(composed)
+    if not is_same_config(read_config(folder) if has_config(folder) else {}, wanted):
         raise HydraException(
             f"{folder} holds a run of another configuration. Name another hydra.sweep.dir, or repeat the command that "
             "it was started with to resume it"

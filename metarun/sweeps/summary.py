@@ -7,6 +7,7 @@ and `wandb/` with a run of its own in the group of the cells.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 import traceback
@@ -17,18 +18,20 @@ from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 from rich.text import Text
 
 from metarun.experiment.multirun import multirun
 from metarun.experiment.targets import make, refuse_foreign_targets
 from metarun.files import write_json, write_text
+from metarun.plain_text import one_line
 from metarun.report import sweep_figures, tables
 from metarun.report.compare import Rates, Table, over_rates, tabulate
+from metarun.report.console import PlainConsole
 from metarun.report.style import axis_name, scale_of
 from metarun.report.tables import Panels
 from metarun.run_folder import Run, read_run, read_runs, read_tracker_ids
 from metarun.tracking.trackers import Trackers, write_run_ids
+from metarun.tracking.wandb_settings import wandb_mode
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +40,9 @@ class Summary(Callback):
     """Hydra's callback; named in conf/config.yaml."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        del config
         self.began = time.time()
+        if ignores_run_id(config):
+            print("metarun: WANDB_RUN_ID is ignored: each cell of a multirun has an id of its own", file=sys.stderr)
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Hydra would turn an error here into a warning and exit status 0."""
@@ -47,9 +51,23 @@ class Summary(Callback):
         try:
             summarize(config, time.time() - self.began)
         except Exception as error:
-            print(f"metarun: the multirun's summary failed ({type(error).__name__}: {error})", file=sys.stderr)
+            print(
+                f"metarun: the multirun's summary failed ({type(error).__name__}: {one_line(str(error))})",
+                file=sys.stderr,
+            )
             log.debug(traceback.format_exc())
             multirun.note_failure()
+
+
+def ignores_run_id(config: DictConfig) -> bool:
+    """Whether a user who has set one id for W&B is to hear that the cells do not take it."""
+    tracker = config.get("tracker")
+    if not os.environ.get("WANDB_RUN_ID") or not tracker or not tracker.get("wandb"):
+        return False
+    try:
+        return wandb_mode(tracker.wandb.get("mode"), os.environ)[0] != "disabled"
+    except ValueError:  # the cells will refuse it
+        return False
 
 
 def summarize(config: DictConfig, seconds: float) -> None:
@@ -157,7 +175,7 @@ def bars(table: Table, metric: str, path: Path) -> None:
 
 def show(folder: Path, runs: Sequence[Run], table: Table, panels: Panels, seconds: float) -> None:
     """The table on the terminal, and what did not complete."""
-    console = Console(soft_wrap=False)
+    console = PlainConsole(soft_wrap=False)
     console.print()
     tables.print_comparison(table, panels, console)
     for run in runs:

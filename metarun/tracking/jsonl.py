@@ -10,11 +10,15 @@ import errno
 import json
 import math
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, SupportsFloat
 
 from metarun.files import write_text
+from metarun.run_files import read_bytes
+
+MOST_BYTES = 1 << 32  # of a file
 
 
 class MetricsFile:
@@ -77,22 +81,37 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The rows of a metrics.jsonl, in the order written, without a half-written last line.
 
     Raises:
-        ValueError: a line before the last is not a JSON object with an iteration.
+        OSError: it is missing, is no regular file, or cannot be read.
+        ValueError: a line before the last is not a JSON object of numbers with an iteration.
     """
-    lines = path.read_bytes().splitlines()
+    lines = read_bytes(path, MOST_BYTES).splitlines()
     rows = []
     for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-            row["iteration"] + 0
-        except (ValueError, TypeError, KeyError) as error:
+        row = parsed_row(line)
+        if row is None:
             if number == len(lines):
                 break
             raise ValueError(
-                f"{path}, line {number} must be a JSON object with an iteration; got {line[:80]!r}"
-            ) from error
+                f"{path}, line {number} must be a JSON object of numbers with an iteration; got {line[:80]!r}"
+            )
         rows.append(row)
     return rows
+
+
+def parsed_row(line: bytes) -> dict[str, Any] | None:
+    """A line of metrics.jsonl; None where it is none."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or not is_number(row.get("iteration")):
+        return None
+    return row if all(value is None or is_number(value) for value in row.values()) else None
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value of JSON is a finite number that fits a float."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def finite(value: float) -> float | None:

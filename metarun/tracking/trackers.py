@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +18,26 @@ class Trackers:
 
     Args:
         trackers: by name; none for a run that is recorded in its folder only.
+
+    Attributes:
+        failed: why a tracker records nothing more, by name.
     """
 
     def __init__(self, trackers: Mapping[str, Tracker]) -> None:
         self.trackers = dict(trackers)
+        self.failed: dict[str, str] = {}
 
     @property
     def run_ids(self) -> dict[str, str]:
         """The services' names of this run, by tracker; only trackers whose service has one."""
         return {name: tracker.run_id for name, tracker in self.trackers.items() if tracker.run_id}
+
+    def describe(self) -> dict[str, Any]:
+        """How each tracker records the run, for `result.json`; only trackers that have anything to say."""
+        described: dict[str, dict[str, Any]] = {
+            name: getattr(tracker, "describe", dict)() for name, tracker in self.trackers.items()
+        }
+        return {name: fields for name, fields in described.items() if fields}
 
     def start(
         self,
@@ -48,36 +61,46 @@ class Trackers:
             tracker.start(folder, config, name, group, tags, run_ids.get(key))
 
     def log(self, values: dict[str, float], iteration: int) -> None:
-        for tracker in self.trackers.values():
-            tracker.log(values, iteration)
+        self._each(lambda tracker: tracker.log(values, iteration))
 
     def curve(self, metric: str, rows: list[dict[str, Any]]) -> None:
-        for tracker in self.trackers.values():
-            tracker.curve(metric, rows)
+        self._each(lambda tracker: tracker.curve(metric, rows))
 
     def figure(self, name: str, path: Path) -> None:
-        for tracker in self.trackers.values():
-            tracker.figure(name, path)
+        self._each(lambda tracker: tracker.figure(name, path))
 
     def table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
-        for tracker in self.trackers.values():
-            tracker.table(name, columns, rows)
+        self._each(lambda tracker: tracker.table(name, columns, rows))
 
     def lines(self, name: str, x_name: str, lines: dict[str, list[tuple[float, float | None]]]) -> None:
-        for tracker in self.trackers.values():
-            tracker.lines(name, x_name, lines)
+        self._each(lambda tracker: tracker.lines(name, x_name, lines))
 
     def summary(self, result: dict[str, Any]) -> None:
-        for tracker in self.trackers.values():
-            tracker.summary(result)
+        self._each(lambda tracker: tracker.summary(result))
 
     def artifact(self, folder: Path) -> None:
-        for tracker in self.trackers.values():
-            tracker.artifact(folder)
+        self._each(lambda tracker: tracker.artifact(folder))
 
     def finish(self, exit_code: int) -> None:
-        for tracker in self.trackers.values():
-            tracker.finish(exit_code)
+        for name in self.failed:  # what it holds open
+            with suppress(Exception):
+                self.trackers[name].finish(exit_code)
+        self._each(lambda tracker: tracker.finish(exit_code))
+
+    def _each(self, record: Callable[[Tracker], None]) -> None:
+        """Have every tracker record something. One that fails records nothing more, and the run goes on."""
+        for name, tracker in self.trackers.items():
+            if name in self.failed:
+                continue
+            try:
+                record(tracker)
+            except Exception as error:
+                self.failed[name] = " ".join(f"{type(error).__name__}: {error}".split())
+                print(
+                    f"metarun: warning: tracker.{name} failed and records nothing more ({self.failed[name]}); "
+                    "the run goes on",
+                    file=sys.stderr,
+                )
 
 
 def write_run_ids(file: Path, run_ids: Mapping[str, str]) -> None:

@@ -14,6 +14,8 @@ resumed run first records again what W&B may lack of its metrics.jsonl (cut to t
 the last REPLAYED_ROWS, online the rows above the last iteration that the service has. No point is lost, and a point
 recorded twice is the same point.
 
+Settings. W&B's own environment variables count where a key of `tracker.wandb` is null; see `wandb_settings`.
+
 Failure. `start` raises TrackerError, after START_SECONDS at most, before anything is trained. After that, the first
 error of W&B is logged as a warning that says what is not recorded, the tracker records nothing more, and the numbers
 are in metrics.jsonl and result.json as always. A service that goes away during an online run is noticed only at the
@@ -30,11 +32,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, Concatenate, Literal, ParamSpec, cast
 
-from metarun.checks import require_choice
 from metarun.tracking.jsonl import read_metrics
 from metarun.tracking.tracker import TrackerError
+from metarun.tracking.wandb_settings import agents_run_id, read_begun, wandb_settings, write_begun
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +45,7 @@ START_SECONDS = 20.0  # for the service to answer; WANDB_INIT_TIMEOUT overrides 
 UPLOAD_SECONDS = 300.0  # for what is left at the end; WANDB_FINISH_TIMEOUT overrides it
 FLUSH_SECONDS = 1.0
 REPLAYED_ROWS = 100  # more than a run logs in FLUSH_SECONDS
-MODES = ("offline", "online", "disabled")
+OF_ONE_RUN = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_RESUME")
 P = ParamSpec("P")
 
 
@@ -84,23 +87,32 @@ class WandbTracker:
         tags: of every run, in addition to those that `start` gets.
         group: of every run, instead of the one that `start` gets; None for that one.
         log_model: whether `artifact` records the checkpoint.
+        name: of the run, instead of the one that `start` gets.
+        notes: of the run.
+        dir: the folder in which `wandb/` is written; None for the run's.
+
+    What is None is W&B's environment variable of that name, where it is set; see `wandb_settings`.
 
     Raises:
-        ValueError: `mode` is none of these.
+        ValueError: a value, or that of an environment variable, makes no sense.
     """
 
     def __init__(
         self,
-        mode: str,
-        project: str,
+        mode: str | None,
+        project: str | None,
         entity: str | None,
-        tags: Sequence[str],
+        tags: Sequence[str] | None,
         group: str | None,
         log_model: bool,
+        name: str | None = None,
+        notes: str | None = None,
+        dir: str | None = None,  # noqa: A002  (W&B's word)
     ) -> None:
-        require_choice("tracker.wandb.mode", mode, MODES)
-        self.mode, self.project, self.entity = mode, project, entity
-        self.tags, self.group, self.log_model = list(tags), group, log_model
+        self.typed = {"mode": mode, "project": project, "entity": entity, "tags": tags, "group": group}
+        self.typed |= {"name": name, "notes": notes, "dir": dir}
+        self.settings = wandb_settings(self.typed, os.environ)
+        self.log_model = log_model
         self.run_id: str | None = None
         self.run: Any = None
         self.broken = False
@@ -109,6 +121,7 @@ class WandbTracker:
         self.iteration: int | None = None  # of the row being filled
         self.step = -1  # W&B's own step of that row
         self.folder = Path()
+        self.several = False  # it is a run of a multirun
 
     def start(
         self,
@@ -119,19 +132,44 @@ class WandbTracker:
         tags: Sequence[str],
         run_id: str | None,
     ) -> None:
+        self.several = group is not None
+        begun = folder / "wandb" / "settings.json"
+        if run_id is not None:
+            self.settings = wandb_settings(self.typed, os.environ, read_begun(begun))
         if self.mode == "disabled":
             return
         self.folder = folder.resolve()
         (self.folder / "wandb").mkdir(parents=True, exist_ok=True)
+        if self.settings.name:
+            name = f"{self.settings.name}/{folder.name}" if self.several else self.settings.name
         with self.environment():
-            self.run = self.open_run(config, name, self.group or group, [*self.tags, *tags], run_id)
+            known = run_id or agents_run_id(os.environ, self.several)
+            self.run = self.open_run(
+                config, name, self.settings.group or group, tags, known, resumes=run_id is not None
+            )
             self.run_id = self.run.id
             self.step = self.run.starting_step - 1  # `run.step` is 0 until the first row, of a resumed run too
+        write_begun(begun, self.settings)
         if run_id is not None:
             self.replay(folder / "metrics.jsonl")
 
+    @property
+    def mode(self) -> str:
+        """`offline`, `online` or `disabled`, whoever says so."""
+        return self.settings.mode
+
+    def describe(self) -> dict[str, Any]:
+        """How the run is recorded, for `result.json`."""
+        return {**self.settings.kept(), "run_id": self.run_id}
+
     def open_run(
-        self, config: dict[str, Any], name: str, group: str | None, tags: Sequence[str], run_id: str | None
+        self,
+        config: dict[str, Any],
+        name: str,
+        group: str | None,
+        tags: Sequence[str],
+        run_id: str | None,
+        resumes: bool,
     ) -> Any:
         """Call `wandb.init`.
 
@@ -144,17 +182,18 @@ class WandbTracker:
             # Before init, which otherwise asks for an account at a terminal: an unattended run would wait for ever.
             wandb.setup(settings=wandb.Settings(silent=True))
             run = wandb.init(
-                dir=str(self.folder),
+                dir=self.settings.dir or str(self.folder),
                 mode=cast(Literal["offline", "online"], self.mode),
-                project=self.project,
-                entity=self.entity,
+                project=self.settings.project,
+                entity=self.settings.entity,
                 name=name,
+                notes=self.settings.notes,
                 group=group,
-                tags=list(dict.fromkeys(tags)),
-                id=run_id,
-                resume=None if run_id is None else "allow",
+                tags=list(dict.fromkeys([*self.settings.tags, *tags])),
+                id=run_id or (token_hex(4) if self.several else None),  # None: also what W&B has read of WANDB_RUN_ID
+                resume="allow" if resumes else None,
                 reinit="create_new",  # keeps a run open that a calling program has opened
-                config=config,
+                config=self.with_settings(config),
                 # disable_git: otherwise wandb records the repository around the working folder, which may be any;
                 # the commit of metarun is in result.json.
                 settings=wandb.Settings(
@@ -173,11 +212,19 @@ class WandbTracker:
             return run
         except Exception as error:
             why, advice, _ = " ".join(str(error).split()).partition(" Consider increasing the init_timeout")
+            said_by = f" (by {self.settings.said_by})" if self.settings.said_by else ""
             longer = "; WANDB_INIT_TIMEOUT=SECONDS waits longer" if advice else ""
             raise TrackerError(
-                f"W&B cannot start with tracker.wandb.mode={self.mode}: {why}{longer} "
+                f"W&B cannot start with tracker.wandb.mode={self.mode}{said_by}: {why}{longer} "
                 "(tracker.wandb.mode=offline needs no account and no network; tracker=none uses no W&B)"
             ) from error
+
+    def with_settings(self, config: dict[str, Any]) -> dict[str, Any]:
+        """The configuration of a run, with what W&B's environment variables say where it says nothing."""
+        tracker = config.get("tracker")
+        if not isinstance(tracker, dict) or not isinstance(tracker.get("wandb"), dict):
+            return config
+        return {**config, "tracker": {**tracker, "wandb": {**tracker["wandb"], **self.settings.kept()}}}
 
     @never_fatal
     def replay(self, metrics: Path) -> None:
@@ -290,7 +337,8 @@ class WandbTracker:
         """Set what wandb reads from the environment only, unless the user has set it; restored afterwards.
 
         Otherwise files wait for their upload in the home folder, which may be read-only, and even an offline run looks
-        up the host of W&B's error reports.
+        up the host of W&B's error reports. What names one run or one sweep of W&B's is hidden from a multirun, all of
+        whose cells would be that run.
         """
         variables = {
             "WANDB_DATA_DIR": str(self.folder / "wandb"),
@@ -298,12 +346,14 @@ class WandbTracker:
             "WANDB_ERROR_REPORTING": "false",
         }
         added = {key: value for key, value in variables.items() if key not in os.environ}
+        hidden = {key: os.environ.pop(key) for key in OF_ONE_RUN if self.several and key in os.environ}
         os.environ.update(added)
         try:
             yield
         finally:
             for key in added:
                 os.environ.pop(key, None)
+            os.environ.update(hidden)
 
 
 def flush_setting(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -54,6 +54,13 @@ def test_without_wandb_it_is_not_imported(tracker):
     assert imported_for(tracker) == [name for name in imported_for() if not name.startswith("wandb")]
 
 
+@pytest.mark.parametrize(("variable", "value"), [("WANDB_MODE", "disabled"), ("WANDB_DISABLED", "true")])
+def test_wandb_s_own_variables_count(monkeypatch, variable, value):
+    monkeypatch.setenv(variable, value)
+    assert "wandb" not in imported_for()
+    assert "wandb" in imported_for("tracker.wandb.mode=offline")
+
+
 @pytest.mark.parametrize("cfg", [{}, {"tracker": None}, {"tracker": {"wandb": None}}])
 def test_a_configuration_without_sense_is_left_for_the_run_to_refuse(monkeypatch, cfg):
     monkeypatch.delitem(sys.modules, "metarun.experiment.run", raising=False)

@@ -198,8 +198,8 @@ def test_arguments_of_an_optimizer_that_contradict_each_other_are_refused(tmp_pa
     ("arguments", "message"),
     [
         (["algo=null"], "algo must be one of alpaca, "),
-        (["hydra.output_subdir=null"], "hydra.output_subdir must be .hydra"),
-        (["-m", "hydra.output_subdir=null"], "hydra.output_subdir must be .hydra"),
+        (["hydra.output_subdir=x"], "hydra.output_subdir must be null"),
+        (["-m", "hydra.output_subdir=x"], "hydra.output_subdir must be null"),
         (["-m", "seed=range(0)"], "seed must be at least one value; got seed=range(0)"),
         (["-m", "sweep.inner_lr=abc"], "sweep.inner_lr must be null or a list of at least one number; got 'abc'"),
         (["sweep=seeds", "sweep.seed=[]"], "sweep.seed must be null or a list of at least one integer"),

@@ -5,14 +5,21 @@ from __future__ import annotations
 import errno
 import os
 import random
+import shutil
 import signal
 import time
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from commands import SMALL, metarun, small, start
+from PIL import Image
 from run_checks import ALWAYS_SAVED, assert_same_run, numbers, resume, stop
+from small import components_of
 
+import metarun as package
 from metarun.experiment.session import Experiment
+from metarun.learner.learner import Learner
 from metarun.run_folder import read_result
 from metarun.training import checkpoint
 
@@ -148,3 +155,131 @@ def test_a_full_disk_fails_the_run_which_can_go_on(unbroken, tmp_path, monkeypat
     assert "No space left" in result["error"]
     assert resume(tmp_path / "run").status == 0
     assert_same_run(tmp_path / "run", unbroken)
+
+
+# ------------------------------------------------------------------------------------------------- damaged folders
+
+
+def write(name, content):
+    def damage(folder):
+        (folder / name).write_bytes(content)
+
+    return damage
+
+
+def edit(name, old, new):
+    def damage(folder):
+        content = (folder / name).read_bytes()
+        assert old in content
+        (folder / name).write_bytes(content.replace(old, new, 1))
+
+    return damage
+
+
+def truncate(pattern):
+    def damage(folder):
+        (path,) = folder.glob(pattern)
+        path.write_bytes(path.read_bytes()[:-9])
+
+    return damage
+
+
+LAST = ["run.evaluate=", "`best` is whole", "delete"]
+DAMAGE = {
+    "pointer cut off": (truncate("checkpoint/last.json"), ["last.json is damaged", *LAST]),
+    "pointer edited": (edit("checkpoint/last.json", b'"compiled": false', b'"compiled": true'), ["was changed", *LAST]),
+    "weights cut off": (truncate("checkpoint/last-*.safetensors"), [".safetensors is damaged", *LAST]),
+    "state cut off": (truncate("checkpoint/last-*.state"), [".state is damaged", *LAST]),
+    "another seed": (edit(".hydra/config.yaml", b"seed: 0", b"seed: 7"), ["config.yaml was changed", "resume it"]),
+    "another rate": (edit(".hydra/config.yaml", b"lr: 0.001", b"lr: 0.1"), ["config.yaml was changed"]),
+    "configuration cut off": (write(".hydra/config.yaml", b"seed: [0"), ["config.yaml", "damaged"]),
+    "no choices": (write(".hydra/hydra.yaml", b"[]"), ["hydra.yaml", "damaged"]),
+    "result a list": (write("result.json", b"[1]"), ["result.json is damaged", "Delete it"]),
+    "result half": (write("result.json", b'{"status": "comp'), ["result.json is damaged", "Delete it"]),
+    "metrics": (write("metrics.jsonl", b"{\n{}\n{}\n"), ["metrics.jsonl, line 1", "Delete the line"]),
+    "tracker": (write("checkpoint/tracker.json", b"{"), ["tracker.json is damaged"]),
+}
+
+
+def test_a_damaged_run_is_refused_by_name_in_one_line(interrupted, tmp_path):
+    for name, (damage, words) in DAMAGE.items():
+        folder = shutil.copytree(interrupted, tmp_path / "damaged" / name)
+        damage(folder)
+        before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        outcome = resume(folder)
+        assert outcome.status == 2, (name, outcome)
+        assert outcome.err.startswith("metarun: ") and outcome.err.count("\n") == 1, (name, outcome.err)
+        assert all(word in outcome.err for word in words), (name, outcome.err)
+        after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+        assert {path for path in after if after[path] != before.get(path)} == set(), name
+
+
+def test_what_the_refusal_advises_works(interrupted, unbroken, tmp_path):
+    truncate("checkpoint/last-*.state")(interrupted)
+    tested = metarun(f"run.evaluate={interrupted}", "hydra.run.dir=tested", folder=tmp_path)
+    assert tested.status == 0, tested.err
+    shutil.rmtree(interrupted / "checkpoint")
+    assert resume(interrupted).status == 0
+    assert_same_run(interrupted, unbroken)
+
+
+def test_weights_that_are_damaged_are_not_tested(interrupted, tmp_path):
+    truncate("checkpoint/best-*.safetensors")(interrupted)
+    outcome = metarun(f"run.evaluate={interrupted}", "hydra.run.dir=tested", folder=tmp_path)
+    assert outcome.status == 2 and "best-00000020.safetensors is damaged" in outcome.err
+    assert "`last` is whole" in outcome.err and outcome.err.count("\n") == 1
+    assert not (tmp_path / "tested").exists()
+    with pytest.raises(checkpoint.CheckpointError, match="best-00000020"):
+        package.load(interrupted)
+    (interrupted / "checkpoint" / "best.json").unlink()
+    assert isinstance(package.load(interrupted), Learner)
+
+
+def test_what_a_killed_process_left_half_written_is_removed(interrupted):
+    (interrupted / ".step_curve.png.k3j_x9ab").write_text("")
+    (interrupted / ".hydra.0a1b2c3d").mkdir()
+    assert resume(interrupted).status == 0
+    names = {path.name for path in interrupted.iterdir()}
+    assert not {".step_curve.png.k3j_x9ab", ".hydra.0a1b2c3d"} & names
+
+
+def write_image_folders(root, images):
+    """Six classes of 8 x 8 grey images; `images` of each, by split."""
+    random_pixels = np.random.RandomState(0)
+    for split, counts in images.items():
+        for c, count in enumerate(counts):
+            (root / split / f"{split}{c}").mkdir(parents=True)
+            for i in range(count):
+                pixels = random_pixels.randint(256, size=(8, 8), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / split / f"{split}{c}" / f"{i}.png")
+
+
+def test_a_run_asks_for_no_more_data_than_it_draws(tmp_path):
+    """Classes too small for episodes serve a learner of mini-batches; a test needs the test images alone."""
+    write_image_folders(tmp_path / "data", {"train": [2] * 6, "val": [11] * 6, "test": [11] * 6})
+    mlp = ("data=imagefolder", "data.size=8", "data.channels=1", "backbone=mlp", "backbone.hidden=[8]")
+    how = (*mlp, "run.iterations=2", "algo=pretrain", "data.root=data")
+    assert small(*how, folder=tmp_path)["status"] == "completed"
+    (tmp_path / "only").mkdir()
+    (tmp_path / "data" / "test").rename(tmp_path / "only" / "test")
+    evaluated = small("run.evaluate=run", "data.root=only", folder=tmp_path, name="evaluated")
+    assert (evaluated["status"], evaluated["mean"]) == ("completed", read_result(tmp_path / "run")["mean"])
+    refused = metarun(*SMALL, *how, "data.root=only", "hydra.run.dir=again", folder=tmp_path)
+    assert refused.status == 2 and "images of split 'train' not found" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("algo", "iterations", "needed"),
+    [
+        ("maml", 10, {"train": {"episodes"}, "val": {"episodes"}, "test": {"episodes"}}),
+        ("maml", 0, {"test": {"episodes"}}),
+        ("pretrain", 10, {"train": {"batches"}, "val": {"episodes"}, "test": {"episodes"}}),
+        ("nearest_centroid", 0, {"test": {"episodes"}}),
+    ],
+)
+def test_the_streams_that_a_run_draws(algo, iterations, needed):
+    components = components_of(algo)
+    run = SimpleNamespace(learner=components.learner, data=components.data, iterations=iterations)
+    assert Experiment.needed(run) == needed
+    run.data = SimpleNamespace(kind="verification", evaluation_stream="pairs")
+    assert iterations or Experiment.needed(run)["val"] == Experiment.needed(run)["test"]

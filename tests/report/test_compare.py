@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+import yaml
 from referees import stats
 from runs import write_run
 
@@ -95,6 +96,120 @@ def test_a_seed_counts_once_by_its_newest_run(tmp_path):
     assert entry.values == [0.1, 0.3] and table.left_out == 1
 
 
+def rows_of(folder, *cells):
+    """What the table says: the setting, means and bad runs of each entry."""
+    table = tabulate(runs_of(folder, *cells))
+    return [(dict(entry.setting), entry.values, entry.bad) for entry in table.entries.values()], table.left_out
+
+
+def on(root, fingerprint, **cell):
+    return {"data": "imagefolder", "config": {"data": {"root": root}}, "episodes": fingerprint, **cell}
+
+
+def test_two_folders_of_images_are_two_rows_with_names_that_tell_them_apart(tmp_path):
+    cells = [on("/home/a/flowers", "f1", mean=0.9), on("/home/a/birds/", "f2", mean=0.4, seed=1)]
+    rows = [({"data.root": "flowers"}, [0.9], {}), ({"data.root": "birds"}, [0.4], {})]
+    assert rows_of(tmp_path / "few", *cells) == (rows, 0)
+    same = [on("/a/images", "f1", mean=0.9), on("/b/images", "f2", mean=0.4), on(None, "f3", mean=0.1)]
+    assert [setting for setting, *_ in rows_of(tmp_path / "same", *same)[0]] == [
+        {"data.root": "a/images"},
+        {"data.root": "b/images"},
+        {"data.root": "null"},
+    ]
+
+
+def test_a_folder_that_has_moved_is_the_same_data(tmp_path):
+    cells = [on("/old/flowers", "f1", mean=0.9), on("/new/flowers", "f1", mean=0.7, seed=1)]
+    assert rows_of(tmp_path / "moved", *cells) == ([({}, [0.9, 0.7], {})], 0)
+    # another learner shows it, too: what is on a row is compared across learners
+    others = [on("/new/flowers", "f2", algo="gnn", mean=0.5), on("/old/flowers", "f2", algo="imp", mean=0.5)]
+    table = tabulate(runs_of(tmp_path / "learners", cells[0], *others))
+    assert table.settings == [()]
+
+
+def test_a_run_of_another_folder_that_failed_is_not_taken_for_this_one(tmp_path):
+    cells = [on("/a/A", "f1", mean=0.9), on("/a/B", None, mean=None, status="failed")]
+    wanted = [({"data.root": "A"}, [0.9], {}), ({"data.root": "B"}, [], {"failed": 1})]
+    assert rows_of(tmp_path, *cells) == (wanted, 0)
+
+
+def test_a_folder_whose_content_has_changed_is_other_data(tmp_path):
+    cells = [on("A", "0123456789", mean=0.9), on("A", "abcdefabcd", mean=0.4), on("A", "0123456789", mean=0.8, seed=1)]
+    cells.append(on("A", "0123456789", mean=0.7, algo="protonet"))
+    assert rows_of(tmp_path, *cells) == (
+        [
+            ({"tasks": "01234567"}, [0.9, 0.8], {}),
+            ({"tasks": "abcdefab"}, [0.4], {}),
+            ({"tasks": "01234567"}, [0.7], {}),
+        ],
+        0,
+    )
+
+
+def test_data_that_follow_from_the_seed_are_repetitions(tmp_path):
+    seeded = {"config": {"data": {"split_seed": "${seed}"}}}
+    cells = [{**seeded, "seed": seed, "episodes": f"f{seed}", "mean": 0.5} for seed in range(3)]
+    assert rows_of(tmp_path, *cells) == ([({}, [0.5] * 3, {})], 0)
+
+
+def test_learners_on_other_streams_of_the_same_data_stay_on_one_row(tmp_path):
+    table = tabulate(runs_of(tmp_path, {"algo": "maml"}, {"algo": "mann", "episodes": "of sequences"}))
+    assert table.settings == [()]
+
+
+def test_only_runs_of_one_configuration_are_older_ones_of_the_same_seed(tmp_path):
+    device = [{"config": {"device": device}} for device in ({"precision": "float32"}, {"precision": "float64"})]
+    rows, left_out = rows_of(tmp_path / "precision", *device)
+    assert [setting for setting, *_ in rows] == [{"device.precision": name} for name in ("float32", "float64")]
+    assert left_out == 0
+    compiled = [{"config": {"device": {"compile": flag}}} for flag in (True, False)]
+    rows, left_out = rows_of(tmp_path / "compile", *compiled)
+    assert ([setting for setting, *_ in rows], left_out) == ([{"device.compile": True}, {"device.compile": False}], 0)
+    seeds = [{**cell, "seed": seed} for seed, cell in enumerate(compiled)]
+    assert rows_of(tmp_path / "seeds", *seeds) == ([({}, [0.5, 0.5], {})], 0)
+    nets = [
+        {"backbone": name, "config": {"backbone": {"_target_": name, "hidden": size}}}
+        for name, size in (("mlp", 40), ("linear", 8))
+    ]
+    rows, left_out = rows_of(tmp_path / "backbone", *nets)
+    assert ([setting for setting, *_ in rows], left_out) == ([{"backbone": "mlp"}, {"backbone": "linear"}], 0)
+
+
+def test_a_run_whose_configuration_is_damaged_is_in_no_row(tmp_path):
+    runs_of(tmp_path, {"mean": 0.1}, {"mean": 0.9, "seed": 1})
+    (tmp_path / "run_1" / ".hydra" / "config.yaml").write_text("{")
+    (entry,) = tabulate(read_runs([tmp_path])).entries.values()
+    assert entry.values == [0.1]
+
+
+PAPER = {"source": "table 1", "value": 0.487, "ci95": 0.018}
+BORROWED = {
+    "of these data, ways and shots": (PAPER | {"data": "omniglot", "ways": 5, "shots": 1}, "omniglot/maml", True),
+    "that names no data": (PAPER, "omniglot/maml", True),
+    "without a setting": (PAPER, None, True),
+    "of other data": (PAPER | {"data": "miniimagenet"}, "omniglot/maml", False),
+    "of other ways": (PAPER | {"ways": 20}, "omniglot/maml", False),
+    "of other shots": (PAPER | {"shots": 5}, "omniglot/maml", False),
+    "borrowed with a setting": (PAPER, "miniimagenet/maml", False),
+}
+
+
+@pytest.mark.parametrize(("paper", "setting", "stands"), BORROWED.values(), ids=BORROWED)
+def test_a_published_figure_stands_only_beside_what_it_was_published_for(paper, setting, stands, tmp_path):
+    write_run(tmp_path / "run", data="omniglot", metric="accuracy", ways=5, shots=1, paper=paper)
+    choices = {"data": "omniglot", "algo": "maml"} | ({"setting": setting} if setting else {})
+    hydra = yaml.safe_dump({"hydra": {"runtime": {"choices": choices}}})
+    (tmp_path / "run" / ".hydra" / "hydra.yaml").write_text(hydra)
+    (entry,) = tabulate(read_runs([tmp_path])).entries.values()
+    assert entry.paper == (paper if stands else None)
+
+
+def test_runs_that_name_different_figures_have_none(tmp_path):
+    cells = [{"seed": seed, "paper": PAPER | {"value": value}} for seed, value in enumerate((0.4, 0.5))]
+    (entry,) = tabulate(runs_of(tmp_path, *cells)).entries.values()
+    assert entry.paper is None
+
+
 def rates_of(folder, metric, means, **more):
     cells = [
         {"inner_lr": rate, "mean": mean, "metric": metric, "status": "completed" if mean else "diverged", **more}
@@ -157,7 +272,7 @@ def test_equal_runs_differ_by_nothing_and_too_few_tasks_are_refused():
 
 
 def test_runs_are_paired_by_their_episodes_only_where_those_are_the_same(tmp_path):
-    for name in ("a", "b", "other", "none", "accuracy"):
+    for name in ("a", "b", "other", "none", "accuracy", "blown"):
         write_run(tmp_path / name, metric="accuracy" if name == "accuracy" else "mse")
     a, b = tmp_path / "a", tmp_path / "b"
     values = np.stack([np.zeros(20), np.arange(20.0)], axis=1)
@@ -168,9 +283,12 @@ def test_runs_are_paired_by_their_episodes_only_where_those_are_the_same(tmp_pat
     other = json.loads((tmp_path / "other" / "result.json").read_text())
     (tmp_path / "other" / "result.json").write_text(json.dumps(other | {"episodes": "another hash"}))
     (tmp_path / "none" / "episodes.npz").unlink()
+    blown = np.where(np.arange(20)[:, None] < 3, np.nan, values)
+    np.savez(tmp_path / "blown" / "episodes.npz", headline_step=1, mse=blown)
     for name, words in (
         ("other", "a and other were tested on different tasks"),
         ("none", "none has no held-out tasks"),
+        ("blown", "blown has 3 held-out tasks whose mse is not finite"),
         ("accuracy", "a measures mse, accuracy accuracy"),
     ):
         with pytest.raises(ValueError, match=words):

@@ -45,3 +45,10 @@ def test_bars_are_means_with_a_dot_for_each_seed(tmp_path, drawn):
     assert [bar.get_height() for bar in axes.patches] == pytest.approx([0.3, 0.6])
     assert [len(line.get_ydata()) for line in axes.lines] == [2, 1]
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["order 0", "order 1"]
+
+
+def test_names_are_text_and_no_mathematics(tmp_path, drawn):
+    name = "root=$a$\x1b_\\frac$b"
+    sensitivity({name: [Line(name, [0.01, 0.1], [[0.5], [0.25]])]}, "mse", tmp_path / "s.png")
+    bars({name: {name: [[0.2]]}}, [name], "P", tmp_path / "b.png")
+    assert len(drawn) == 2

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import re
 
-from rich.console import Console
 from runs import write_run
 
 from metarun.report import tables
 from metarun.report.compare import over_rates, tabulate
+from metarun.report.console import PlainConsole
 from metarun.run_folder import read_runs
 
 
@@ -48,7 +49,7 @@ def test_markdown_has_best_ties_failures_published_figures_and_says_what_they_me
 def test_latex_is_a_tabular_with_everything_escaped(tmp_path):
     text = tables.latex(two_by_two(tmp_path))
     assert r"a\_b & \textbf{0.500 $\pm$ 0.020} (0.70 $\pm$ 0.10) & \textbf{0.600 $\pm$ 0.020} \\" in text
-    assert r"c|d & 0.510 $\pm$ 0.020 $\sim$ & $\dagger$ 1 of 1 diverged \\" in text
+    assert r"c\textbar{}d & 0.510 $\pm$ 0.020 $\sim$ & $\dagger$ 1 of 1 diverged \\" in text
     assert text.count("\\begin{tabular}{lrr}") == text.count("\\end{tabular}") == 1
 
 
@@ -73,7 +74,7 @@ def test_keys_are_short_where_that_tells_them_apart(tmp_path):
 
 
 def printed(table, encoding):
-    console = Console(file=io.TextIOWrapper(io.BytesIO(), encoding), width=100)
+    console = PlainConsole(file=io.TextIOWrapper(io.BytesIO(), encoding), width=100)
     console.print(tables.rich_table(table, console))
     for line in tables.legend(table):
         console.print(tables.printable(line, console))
@@ -89,3 +90,44 @@ def test_the_terminal_table_in_unicode_and_in_ascii(tmp_path):
 
 def test_names_that_look_like_rich_markup_are_text(tmp_path):
     assert "[red]x[/red]" in printed(table_of(tmp_path, {"algo": "[red]x[/red]"}), "utf-8")
+
+
+EVIL = "a|b\n| c\\$x$ [1] *b* <i>&lt; ~~s~~ `d` -- \x1b[2J%#{}^"
+SOURCE = {"source": "p. 1\n\\input{x}|<b>\x1b]0;t\x07", "value": 0.7, "ci95": 0.1, "status": "_s_"}
+
+
+def test_every_field_of_table_md_is_one_cell_of_plain_text(tmp_path):
+    table = table_of(tmp_path, {"algo": EVIL, "paper": SOURCE}, {"algo": "b", "mean": 0.51, "data": EVIL})
+    text = tables.markdown(table, over_rates(table))
+    assert "\x1b" not in text and "\x07" not in text
+    assert "published: p. 1 \\\\input{x}\\|\\<b\\>" in text
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(rows) == 4
+    assert {len(re.findall(r"(?<!\\)(?:\\\\)*\|", row)) for row in rows} == {4}  # three cells each
+    assert r"a\|b \| c\\\$x\$ \[1\] \*b\* \<i\>\&lt; \~\~s\~\~ \`d\` --" in rows[2]
+
+
+def test_robustness_in_table_md_is_escaped_too(tmp_path):
+    table = table_of(tmp_path, *({"algo": "a|b\n<i>", "inner_lr": rate} for rate in (0.1, 1.0)))
+    assert r"| a\|b \<i\> | 1 | 0.1 | 0.1 to 1 |" in tables.markdown(table, over_rates(table)).splitlines()
+
+
+def test_every_field_of_table_tex_is_plain_text_on_its_line(tmp_path):
+    table = table_of(tmp_path, {"algo": EVIL, "paper": SOURCE}, {"algo": "[b]--*", "mean": 0.51})
+    lines = tables.latex(table).splitlines()
+    assert len([line for line in lines if line.endswith("\\\\")]) == 3
+    assert [line for line in lines if "input" in line][0].startswith("% published: p. 1 ")
+    evil = next(line for line in lines if line.startswith("a"))
+    assert evil.startswith(
+        r"a\textbar{}b \textbar{} c\textbackslash{}\$x\$ {[}1{]} {*}b{*} \textless{}i\textgreater{}\&lt; "
+    )
+    assert r"-{}-" in evil and r"\%\#\{\}\textasciicircum{} &" in evil
+    assert any(line.startswith("{[}b{]}-{}-{*} & ") for line in lines)  # no argument of the row before
+
+
+def test_escape_sequences_never_reach_the_terminal(tmp_path):
+    table = table_of(tmp_path, {"algo": EVIL, "paper": SOURCE, "data": "d\x1b[31m"}, {"algo": "[red]x[/red] :smile:"})
+    for encoding in ("utf-8", "ascii"):
+        text = printed(table, encoding)
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", text)
+        assert "[red]x[/red]" in text and ":smile:" in text

@@ -94,7 +94,7 @@ def test_a_reader_passes_over_a_half_written_line_but_not_over_damage(path):
     path.write_text('{"iteration": 1}\n{"iteration": 2, "tr')
     assert read_metrics(path) == [{"iteration": 1}]
     path.write_text('{"iteration": 1}\nrubbish\n{"iteration": 3}\n')
-    with pytest.raises(ValueError, match="line 2 must be a JSON object with an iteration; got b'rubbish'"):
+    with pytest.raises(ValueError, match="line 2 must be a JSON object of numbers with an iteration; got b'rubbish'"):
         read_metrics(path)
 
 

@@ -205,6 +205,50 @@ def test_the_run_is_closed_with_its_exit_status(finished):
     assert read_tracker_ids(finished.folder / "checkpoint" / "tracker.json") == {"wandb": finished.received.id}
 
 
+# ------------------------------------------------------------------------------------------------- under wandb agent
+
+AGENT = {
+    "WANDB_SWEEP_ID": "sweep1",
+    "WANDB_RUN_ID": "agents",
+    "WANDB_PROJECT": "warm-up",
+    "WANDB_ENTITY": "our-team",
+}
+TINY = (*SMALL[:2], "run.iterations=3", *SMALL[3:], "tracker=wandb")
+
+
+def test_a_run_of_wandb_s_own_sweep_is_online_under_the_agent_s_id(tmp_path, account):
+    with WandbServer() as server:
+        account(server.url, **AGENT)
+        outcome = metarun(*TINY, "hydra.run.dir=run", folder=tmp_path)
+    assert (outcome.status, outcome.err) == (0, "")
+    received = only_run(server)
+    assert (received.id, received.entity, received.project) == ("agents", "our-team", "warm-up")
+    assert received.about["sweep"] == "sweep1" and received.exit_codes == [0]
+    record = {"mode": "online", "project": "warm-up", "entity": "our-team", "run_id": "agents"}
+    assert read_result(tmp_path / "run")["trackers"] == {"wandb": record}
+    assert received.config["tracker"]["wandb"]["mode"] == "online"
+
+
+def test_each_cell_of_a_multirun_has_an_id_of_its_own_there(tmp_path, account):
+    with WandbServer() as server:
+        account(server.url, **AGENT)
+        outcome = metarun("-m", *TINY, "seed=0,1", "hydra.sweep.dir=mine", folder=tmp_path)
+    assert outcome.status == 0, outcome.err
+    assert outcome.err == "metarun: WANDB_RUN_ID is ignored: each cell of a multirun has an id of its own\n"
+    assert len(server.runs) == 3 and "agents" not in server.runs  # two cells and the summary
+    assert {(run.entity, run.project, run.about["groupName"]) for run in server.runs.values()} == {
+        ("our-team", "warm-up", "mine")
+    }
+
+
+def test_what_is_said_by_the_environment_is_named_where_it_cannot_be(tmp_path, account):
+    with WandbServer(refusal=401) as server:
+        account(server.url, WANDB_MODE="online")
+        outcome = metarun(*TINY, "hydra.run.dir=run", folder=tmp_path)
+    assert outcome.status == 2
+    assert outcome.err.startswith("metarun: W&B cannot start with tracker.wandb.mode=online (by WANDB_MODE): ")
+
+
 # ------------------------------------------------------------------------------------------------ stopped and resumed
 
 

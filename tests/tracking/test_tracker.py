@@ -10,6 +10,7 @@ from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
 from metarun.tracking.tracker import Tracker
+from metarun.tracking.wandb_settings import wandb_mode
 from metarun.tracking.weights_and_biases import WandbTracker
 
 CONF = Path(__file__).parents[2] / "conf" / "tracker"
@@ -33,7 +34,7 @@ def test_the_choices_are_wandb_and_two_without_a_service():
         choice: {name: type(instantiate(node)) for name, node in config.items()} for choice, config in CHOICES.items()
     }
     assert made == {"wandb": {"wandb": WandbTracker}, "jsonl": {}, "none": {}}
-    assert CHOICES["wandb"].wandb.mode == "offline"
+    assert wandb_mode(CHOICES["wandb"].wandb.mode, {}) == ("offline", "")
 
 
 def test_the_interface_has_these_methods():

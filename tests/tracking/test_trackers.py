@@ -143,3 +143,20 @@ def test_a_tracker_that_cannot_start_stops_the_run(tmp_path, recorders):
     assert outcome.err == "metarun: refused\n"
     assert not (tmp_path / "run" / "result.json").exists() and not (tmp_path / "run" / "checkpoint").exists()
     assert recorders[0].calls[-1] == ("finish", 2)
+
+
+@pytest.mark.parametrize("method", CALLS)
+def test_a_tracker_that_fails_records_nothing_more_and_the_others_go_on(method, capsys):
+    broken, whole = Recorder(), Recorder()
+
+    def fail(*_):
+        raise ConnectionError("the service\nis gone")
+
+    setattr(broken, method, fail)
+    trackers = Trackers({"broken": broken, "whole": whole})
+    for _ in range(2):
+        getattr(trackers, method)(*CALLS[method])
+    trackers.summary({})
+    assert trackers.failed == {"broken": "ConnectionError: the service is gone"}
+    assert [call[0] for call in whole.calls] == [method, method, "summary"] and broken.calls == []
+    assert capsys.readouterr().err.count("\n") == 1

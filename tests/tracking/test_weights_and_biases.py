@@ -320,6 +320,58 @@ def test_runs_of_one_process_are_recorded_apart_and_it_keeps_its_environment(sta
     assert dict(os.environ) == before
 
 
+def test_the_environment_names_a_run_and_what_is_typed_wins(tmp_path, monkeypatch):
+    for key in [key for key in os.environ if key.startswith("WANDB_")]:
+        monkeypatch.delenv(key)
+    theirs = {
+        "WANDB_PROJECT": "theirs",
+        "WANDB_NAME": "their name",
+        "WANDB_TAGS": "one,two",
+        "WANDB_RUN_GROUP": "their group",
+        "WANDB_NOTES": "their notes",
+        "WANDB_RUN_ID": "theirid1",
+    }
+    for key, value in theirs.items():
+        monkeypatch.setenv(key, value)
+    config = {"tracker": {"wandb": {"mode": None, "project": None}}}
+    typed = WandbTracker(None, "typed", None, None, None, False)
+    for name, tracker in (("typed", typed), ("all", WandbTracker(None, None, None, None, None, False))):
+        tracker.start(tmp_path / name, config, "ours", None, ["maml"], None)
+        tracker.finish(0)
+        (run,) = of_type(records(offline_runs(tmp_path / name)[0]), "run")
+        assert run["project"] == ("typed" if name == "typed" else "theirs")
+        assert (run["display_name"], run["run_group"], run["notes"]) == ("their name", "their group", "their notes")
+        assert run["run_id"] == tracker.run_id == "theirid1" and sorted(run["tags"]) == ["maml", "one", "two"]
+        assert run["config"]["update"]["tracker"]["wandb"] == {
+            "mode": "offline",
+            "project": run["project"],
+            "entity": None,
+        }
+        assert tracker.describe() == {
+            "mode": "offline",
+            "project": run["project"],
+            "entity": None,
+            "run_id": "theirid1",
+        }
+    cells = [WandbTracker(None, None, None, None, None, False) for _ in range(2)]
+    for number, tracker in enumerate(cells):
+        tracker.start(tmp_path / f"cell_{number}", {}, "ours", "sweep", [], None)
+        tracker.finish(0)
+        (run,) = of_type(records(offline_runs(tmp_path / f"cell_{number}")[0]), "run")
+        assert (run["display_name"], run["run_id"]) == (f"their name/cell_{number}", tracker.run_id)
+    assert len({"theirid1", *(tracker.run_id for tracker in cells)}) == 3
+    assert os.environ["WANDB_RUN_ID"] == "theirid1"
+
+
+def test_the_files_lie_where_the_environment_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "elsewhere"))
+    (tmp_path / "elsewhere").mkdir()
+    tracker = WandbTracker("offline", None, None, None, None, False)
+    tracker.start(tmp_path / "run", {}, "name", None, [], None)
+    tracker.finish(0)
+    assert len(offline_runs(tmp_path / "elsewhere")) == 1 and not offline_runs(tmp_path / "run")
+
+
 def test_an_error_of_wandb_is_one_warning_and_the_run_goes_on(started, tmp_path, monkeypatch, caplog):
     tracker = started()
     tracker.log({"train/loss": 1.0}, 100)
@@ -385,5 +437,5 @@ assert tracker.run_id is None and "wandb" not in sys.modules
 
 
 def test_an_unknown_mode_is_refused_with_the_choices():
-    with pytest.raises(ValueError, match="tracker.wandb.mode must be one of offline, online, disabled; got 'ofline'"):
+    with pytest.raises(ValueError, match="tracker.wandb.mode must be one of online, offline, disabled; got 'ofline'"):
         WandbTracker(mode="ofline", **SETTINGS)

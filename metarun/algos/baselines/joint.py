@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from metarun.checks import NonNegative, require_int
+from metarun.layers.norm import MODES
 from metarun.learner.gradient_descent import descend
 from metarun.learner.learner import Backbone, Learner
 from metarun.learner.prediction import Predictor
@@ -52,6 +53,7 @@ class Joint(Learner):
         ValueError: `eval_steps` is not an integer of at least 0.
     """
 
+    batch_norm_modes: ClassVar[tuple[str, ...]] = MODES
     task_types: ClassVar[tuple[Kind, ...]] = ("regression",)
     inner_lr: Tensor
 

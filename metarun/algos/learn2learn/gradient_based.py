@@ -28,13 +28,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from metarun.algos.learn2learn import require_learn2learn
 from metarun.checks import NonNegative, require_int
+from metarun.layers.norm import MODES
 from metarun.learner.learner import Backbone, Learner
 from metarun.learner.prediction import Predictor
 from metarun.tasks import Examples, TaskLoss
@@ -51,12 +53,13 @@ class Learn2Learn(Learner):
         eval_steps: steps at which the headline metric is measured.
 
     Raises:
-        ValueError: steps that are not integers of at least 0.
+        ValueError: steps that are not integers of at least 0, or learn2learn is not installed.
     """
 
     vectorized = False
 
     def __init__(self, backbone: Backbone, outputs: int, loss: TaskLoss, inner_steps: int, eval_steps: int) -> None:
+        require_learn2learn()
         super().__init__(loss)
         require_int("algo", inner_steps=inner_steps, eval_steps=eval_steps)
         self.net = backbone(outputs=outputs)
@@ -129,6 +132,8 @@ class Learn2LearnANIL(Learn2LearnMAML):
 
     Constructor and weights (`state_dict`) are those of `metarun.algos.anil.ANIL`; arguments as in `Learn2LearnMAML`.
     """
+
+    batch_norm_modes: ClassVar[tuple[str, ...]] = MODES
 
     def __init__(
         self,

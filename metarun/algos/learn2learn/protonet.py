@@ -23,9 +23,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from metarun.algos.learn2learn import require_learn2learn
 from metarun.learner.embedding import Embedding
+from metarun.learner.learner import Backbone
 from metarun.learner.prediction import Predictor
-from metarun.tasks import Examples
+from metarun.tasks import Examples, TaskLoss
 
 
 class Learn2LearnProtoNet(Embedding):
@@ -33,9 +35,16 @@ class Learn2LearnProtoNet(Embedding):
 
     Args:
         backbone, ways, loss: as in `Embedding`.
+
+    Raises:
+        ValueError: learn2learn is not installed.
     """
 
     vectorized = False
+
+    def __init__(self, backbone: Backbone, ways: int, loss: TaskLoss) -> None:
+        require_learn2learn()
+        super().__init__(backbone, ways, loss)
 
     def head(self, support: Examples, random_inputs: Any = ()) -> Predictor:
         del random_inputs  # samples nothing

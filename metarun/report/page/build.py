@@ -25,7 +25,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -36,22 +35,24 @@ from metarun.files import write_atomically
 from metarun.report.page import figures, markup
 from metarun.report.page.content import Content, document
 from metarun.run_folder import Run
+from metarun.version import __version__
 
 FILES = Path(__file__).parent
 
 
 def write_page(runs: Sequence[Run], path: Path, title: str = "metarun report") -> None:
-    """Write the page of some runs, complete or not at all.
+    """Write the page of some runs, complete or not at all; where `path` is a link, what it leads to.
 
     Raises:
-        OSError: the page cannot be written, or itables is not installed.
+        OSError: the page cannot be written, something that is no regular file has its name, or itables is not
+            installed.
     """
     content = Content(runs)
     script = (FILES / "page.js").read_text(encoding="utf-8").replace("</script", "<\\/script")
     style = packaged("itables", "html/dt_bundle.css") + (FILES / "page.css").read_text(encoding="utf-8")
     parts = markup.parts(content) | {
         "title": html.escape(title),
-        "made": f"Made {datetime.now(UTC):%Y-%m-%d %H:%M} UTC by metarun {html.escape(own_version())}.",
+        "made": f"Made {datetime.now(UTC):%Y-%m-%d %H:%M} UTC by metarun {html.escape(__version__)}.",
         "policy": policy(script),
         "style": style.replace("</", "<\\/"),
         "data": embedded(page_data(content)),
@@ -60,7 +61,7 @@ def write_page(runs: Sequence[Run], path: Path, title: str = "metarun report") -
         "script": script,
     }
     page = filled((FILES / "page.html").read_text(encoding="utf-8"), parts)
-    write_atomically(path, lambda file: file.write(page.encode("utf-8", "replace")))
+    write_atomically(path.resolve(), lambda file: file.write(page.encode("utf-8", "replace")))
 
 
 def page_data(content: Content) -> dict[str, Any]:
@@ -98,11 +99,3 @@ def packaged(package: str, name: str) -> str:
     if spec is None or not spec.submodule_search_locations:
         raise FileNotFoundError(f"the page needs the package {package}, which is not installed")
     return (Path(spec.submodule_search_locations[0]) / name).read_text(encoding="utf-8")
-
-
-def own_version() -> str:
-    """The version of metarun."""
-    try:
-        return version("metarun")
-    except PackageNotFoundError:
-        return "unknown"

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from metarun.report.compare import Rates, Setting, Table, over_rates, plain, tabulate
@@ -53,6 +54,17 @@ class Content:
         """The settings that are columns of their own in the table of runs."""
         return [key for key in self.keys if key not in SHOWN_ANYWAY]
 
+    def value_of(self, run: Run, key: str) -> Any:
+        """A run's value of a setting; None where it has none."""
+        setting = self.table.values.get(id(run), {})
+        return setting[key] if key in setting else plain(run.settings.get(key))
+
+    def setting_of(self, run: Run) -> dict[str, Any]:
+        """What a run may differ from others in: data, iterations and the columns of the table of runs."""
+        iterations = words.finite(run.result.get("iterations"))
+        columns = {key: self.value_of(run, key) for key in self.columns}
+        return {"data": run.data, "run.iterations": iterations, **columns}
+
     @cached_property
     def algos(self) -> list[str]:
         """Every learner, also the unknown one of broken runs; its place sets its look in the plots."""
@@ -73,6 +85,15 @@ class Content:
     def curves(self) -> Curves:
         """What the runs logged while training."""
         return Curves(self.runs)
+
+    @cached_property
+    def problems(self) -> dict[Path, str]:
+        """By folder what is wrong with the run there, and why it did not complete; only runs that have anything."""
+        problems = {
+            run.folder: "; ".join(filter(None, (run.problem, words.beginning(run.result.get("error")), curves)))
+            for run, curves in zip(self.runs, self.curves.problems, strict=True)
+        }
+        return {folder: problem for folder, problem in problems.items() if problem}
 
     @cached_property
     def curve_keys(self) -> list[str]:
@@ -96,7 +117,7 @@ class Content:
     @cached_property
     def group_names(self) -> dict[str, list[str]]:
         """The name of each run's group, by what runs are coloured by."""
-        settings = [setting_of(run, self.columns) for run in self.runs]
+        settings = [self.setting_of(run) for run in self.runs]
         keys = settings[0] if settings else ()
         varied = [key for key in keys if len({json.dumps(setting[key]) for setting in settings}) > 1]
         return {
@@ -104,12 +125,6 @@ class Content:
             "setting": [self.names.setting([(key, setting[key]) for key in varied]) for setting in settings],
             "run": [run.name for run in self.runs],
         }
-
-
-def setting_of(run: Run, columns: Sequence[str]) -> dict[str, Any]:
-    """What a run may differ from others in: data, iterations and the columns of the table of runs."""
-    iterations = words.finite(run.result.get("iterations"))
-    return {"data": run.data, "run.iterations": iterations, **{key: plain(run.settings.get(key)) for key in columns}}
 
 
 # --------------------------------------------------------------------------------------------- what page.js reads
@@ -169,8 +184,16 @@ def columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[Any]]
     for at, row in enumerate(rows):
         for key, value in row.items():
             column = table.setdefault(key, {"values": [], "at": [-1] * len(rows)})
-            text = value if isinstance(value, str) else json.dumps(value, default=str)
+            text = value if isinstance(value, str) else as_json(value)
             if text not in column["values"]:
                 column["values"].append(text)
             column["at"][at] = column["values"].index(text)
     return table
+
+
+def as_json(value: Any) -> str:
+    """A value as JSON; of YAML's mappings with other keys than JSON has, as Python writes it."""
+    try:
+        return json.dumps(value, default=str)
+    except TypeError:
+        return str(value)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
-from metarun.report.compare import Entry, Rates, Setting, metric_of, plain
+from metarun.report.compare import Entry, Rates, Setting, metric_of, plain, published_figure
 from metarun.report.page import words
 from metarun.report.page.content import Content
 from metarun.run_folder import Run
@@ -32,7 +33,6 @@ DATATABLE = {
     "lengthMenu": [10, 25, 50, 100, {"label": "all", "value": -1}],
     "order": [],
 }
-LONGEST_TEXT = 300  # letters of an error or a source that are shown
 
 
 # ---------------------------------------------------------------------------------------------------- elements
@@ -212,7 +212,7 @@ def run_columns(content: Content) -> list[Column]:
         *(setting_column(content, key) for key in content.columns),
         Column("seed", side(seeds), lambda run: setting_cell(plain(run.seed), seeds)),
         Column("status", "", status_cell, "status"),
-        *([Column("problem", "wrap", problem_cell)] if any(map(problem_of, content.runs)) else []),
+        *([Column("problem", "wrap", partial(problem_cell, content))] if content.problems else []),
         Column(f"{headline} ± 95 %", "number", result_cell),
         *([Column("metric", "", metric_cell)] if len(metrics) > 1 else []),
         *([Column("published", "number", published_cell)] if any(map(paper_of, content.runs)) else []),
@@ -223,9 +223,9 @@ def run_columns(content: Content) -> list[Column]:
 
 def setting_column(content: Content, key: str) -> Column:
     """The column of a setting."""
-    numeric = are_numbers([plain(run.settings.get(key)) for run in content.runs])
+    numeric = are_numbers([content.value_of(run, key) for run in content.runs])
     name = content.names[key]
-    return Column(name, side(numeric), lambda run: setting_cell(plain(run.settings.get(key)), numeric))
+    return Column(name, side(numeric), lambda run: setting_cell(content.value_of(run, key), numeric))
 
 
 def name_cell(run: Run) -> str:
@@ -237,8 +237,8 @@ def status_cell(run: Run) -> str:
     return cell(run.status, run.status, "status", data_status=run.status)
 
 
-def problem_cell(run: Run) -> str:
-    problem = problem_of(run)
+def problem_cell(content: Content, run: Run) -> str:
+    problem = content.problems.get(run.folder, "")
     return cell(problem, problem, "wrap" if problem else "")
 
 
@@ -266,27 +266,17 @@ def seconds_cell(run: Run) -> str:
     return number_cell(words.duration(seconds), seconds)
 
 
-def problem_of(run: Run) -> str:
-    """What is wrong with a run's folder, and why it did not complete."""
-    return "; ".join(filter(None, (run.problem, as_text(run.result.get("error")))))
-
-
-def as_text(value: Any) -> str | None:
-    """The beginning of any value as text."""
-    return None if value is None else str(value)[:LONGEST_TEXT]
-
-
 def paper_of(run: Run) -> dict[str, Any] | None:
-    """The published figure that a result names, and where it is from; None where there is no number."""
-    return known_paper(run.result.get("paper"))
+    """The published figure beside a run, and where it is from; None where there is no number."""
+    return known_paper(published_figure(run))
 
 
-def known_paper(paper: Any) -> dict[str, Any] | None:
-    """A published figure as the page shows it; None where it has no number."""
-    if not isinstance(paper, dict) or words.finite(paper.get("value")) is None:
+def known_paper(paper: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A published figure as the page shows it."""
+    if paper is None:
         return None
     numbers = {key: words.finite(paper.get(key)) for key in ("value", "ci95")}
-    return numbers | {key: as_text(paper.get(key)) for key in ("source", "status")}
+    return numbers | {key: words.beginning(paper.get(key)) for key in ("source", "status")}
 
 
 def published(paper: dict[str, Any], metric: str) -> str:
@@ -336,7 +326,7 @@ def entry_cell(entry: Entry | None, names_metric: bool) -> str:
 def comparison_note(content: Content) -> str:
     """What the table of learners by settings shows."""
     left_out = content.table.left_out
-    older = f" {words.count(left_out, 'older run')} of the same learner, setting and seed left out." if left_out else ""
+    older = f" {words.count(left_out, 'older run')} of the same configuration and seed left out." if left_out else ""
     if not content.table.settings:
         return "No run names its learner."
     return (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from decimal import ROUND_HALF_UP, Context, Decimal
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from metarun.report.numbers import is_percent
 
 NOTHING = "–"
+LONGEST_TEXT = 300  # letters of an error or a source that are shown
 EXACT = Context(prec=1000, rounding=ROUND_HALF_UP)  # more digits than a float has before and after its point
 THOUSANDTH = Decimal("0.001")
 
@@ -45,8 +47,8 @@ def is_number(value: Any) -> bool:
 
 
 def finite(value: Any) -> float | None:
-    """A number that JSON can hold, else None."""
-    return value if is_number(value) and math.isfinite(value) else None
+    """A number that JSON and JavaScript can hold, else None."""
+    return value if is_number(value) and abs(value) <= sys.float_info.max else None
 
 
 def text_of(value: Any) -> str:
@@ -54,6 +56,11 @@ def text_of(value: Any) -> str:
     if value is None or value == "":
         return NOTHING
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def beginning(value: Any) -> str | None:
+    """The beginning of any value as text."""
+    return None if value is None else str(value)[:LONGEST_TEXT]
 
 
 def fixed(value: float, decimals: int) -> str:

@@ -45,14 +45,16 @@ def test_damaged_and_half_written_lines_are_skipped(tmp_path):
     (torn / "metrics.jsonl").write_text(
         '{"iteration": 1, "train/mse": 2.0}\n\x00\x00\n[]\n{"iteration": 3, "train/mse": null}\n'
     )
-    first, second = Curves(read_runs([tmp_path])).by_run
+    curves = Curves(read_runs([tmp_path]))
+    first, second = curves.by_run
     assert first["train/mse"][1] == [2.0, 1.0]
     assert second["train/mse"][1] == [2.0, None]
+    assert curves.problems == [None, "metrics.jsonl: 2 of 4 lines looked at are damaged"]
 
 
 def test_without_metrics_there_is_no_curve(tmp_path):
     write_config(tmp_path / "run", {"seed": 0})
-    assert thinned_rows(tmp_path / "run" / "metrics.jsonl", 10) == []
+    assert thinned_rows(tmp_path / "run" / "metrics.jsonl", 10) == ([], None)
     assert Curves(read_runs([tmp_path])).by_run == [{}]
     assert Curves([]).grids == []
 

@@ -76,7 +76,7 @@ def test_broken_and_running_runs_are_listed_with_what_is_wrong(tmp_path):
         "failed": "failed",
         "broken": "broken",
         "going": "unfinished",
-        "torn": "completed",
+        "torn": "broken",
     }
     problems = dict(zip(table.column("run"), table.column("problem"), strict=True))
     assert problems["whole"] == ""
@@ -84,6 +84,16 @@ def test_broken_and_running_runs_are_listed_with_what_is_wrong(tmp_path):
     assert "result.json cannot be read" in problems["broken"]
     assert "no result.json" in problems["going"]
     assert "config.yaml cannot be read" in problems["torn"]
+
+
+def test_folders_of_images_have_a_column_that_tells_them_apart(tmp_path):
+    cells = {
+        name: {"data": "imagefolder", "config": {"data": {"root": f"/home/me/{name}"}}, "episodes": name}
+        for name in ("birds", "flowers")
+    }
+    content = content_of(tmp_path, **cells)
+    assert Tables(runs_table(content)).column("root") == ["birds", "flowers"]
+    assert Tables(comparison_table(content)).column("root") == ["birds", "flowers"]
 
 
 def test_each_run_has_a_box_of_its_name_that_is_checked_where_it_is_selected(tmp_path):
@@ -117,7 +127,7 @@ def test_errors_are_named_where_there_are_several_metrics(tmp_path):
 
 
 def test_older_runs_that_are_left_out_are_counted(tmp_path):
-    assert "1 older run of the same learner" in comparison_note(content_of(tmp_path, a={}, b={}))
+    assert "1 older run of the same configuration and seed" in comparison_note(content_of(tmp_path, a={}, b={}))
 
 
 def test_sensitivity_has_a_table_for_each_setting(tmp_path):
