@@ -185,7 +185,8 @@ def saved_components(folder: Path) -> tuple[Components, dict[str, str]]:
         ConfigError: no run there.
     """
     cfg, choices = saved_config(folder)
-    cfg.device.name = "auto"
+    if isinstance(cfg.get("device"), DictConfig):
+        cfg.device.name = "auto"
     with torch.random.fork_rng(devices=[]):  # drawing initial weights must not reseed the caller
         return build(cfg, choices), choices
 

@@ -41,6 +41,7 @@ TORCH_RANGES: dict[str, Any] = {
     "optimizer.optimizer.eps": NonNegative,
     "optimizer.optimizer.weight_decay": NonNegative,
     "optimizer.optimizer.momentum": NonNegative,
+    **{f"scheduler.{name}": Count for name in ("T_max", "T_0", "T_mult", "step_size", "total_iters", "total_steps")},
     "scheduler.max_lr": Positive,
     "scheduler.milestones": Annotated[Sequence[Count], Only("a list of at least one integer of at least 1", len)],
     "scheduler.start_factor": Annotated[float, Only("a number in (0, 1]", lambda value: 0 < value <= 1)],
@@ -197,7 +198,10 @@ def _resolved(cfg: DictConfig) -> dict[str, Any]:
         config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         reason = (error.msg or str(error)).splitlines()[0]
-        raise ConfigError(f"{error.full_key} must be a value that can be resolved; got {reason}") from error
+        key = error.full_key or "the configuration"
+        raise ConfigError(f"{key} must be a value that can be resolved; got {reason}") from error
+    except RecursionError as error:
+        raise ConfigError("the configuration must be without circles; got a value that is made of itself") from error
     for key, value in _texts(config, ""):
         if "${" in value:  # resolved once more, it could become anything
             raise ConfigError(f"{key} must be text without interpolations of interpolations; got {value!r}")
