@@ -33,6 +33,7 @@ PLACE = re.compile(r"data\.(.+\.)?root")  # keys that say where data lies, which
 CONFIG, HYDRA, OVERRIDES = Path(".hydra/config.yaml"), Path(".hydra/hydra.yaml"), Path(".hydra/overrides.yaml")
 NESTED = 20_000  # characters of YAML that can be nested so deeply that its parser dies
 EXTENDED = "extended.json"  # `run.iterations` of a run that was made longer; its configuration stays as it was started
+VAL_TASKS = 200
 FORMAT = 1  # of result.json and checkpoints; absent: 0, with the names of old_names.py
 
 
@@ -387,9 +388,17 @@ def is_same_config(saved: dict[str, Any], wanted: dict[str, Any]) -> bool:
 
     def counted(config: dict[str, Any]) -> dict[str, Any]:
         own = {key: value for key, value in config.items() if key not in ("hydra", "sweep")}
-        return {key: value for key, value in leaves(own) if key != "run.resume" and not PLACE.fullmatch(key)}
+        flat = {key: value for key, value in leaves(own) if key != "run.resume" and not PLACE.fullmatch(key)}
+        if flat.get("run.val_tasks", 0) is None:  # earlier versions wrote the number
+            flat["run.val_tasks"] = default_val_tasks(flat["run.eval_tasks"])
+        return flat
 
     return counted(saved) == counted(wanted)
+
+
+def default_val_tasks(eval_tasks: Any) -> int:
+    """Tasks of a validation, where nobody says how many: `VAL_TASKS`, or those of the test if these are fewer."""
+    return min(VAL_TASKS, eval_tasks) if isinstance(eval_tasks, int) else VAL_TASKS
 
 
 def config_digests(folder: Path) -> dict[str, str]:

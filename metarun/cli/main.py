@@ -37,6 +37,7 @@ from metarun.experiment.multirun import multirun
 from metarun.experiment.overrides import UsageError, key_of, quoted
 from metarun.experiment.plugins import missing_plugins
 from metarun.experiment.signals import no_interrupt_is_lost, stopping_signals
+from metarun.plain_text import say
 from metarun.training.ranks import ranks
 
 OmegaConf.register_new_resolver("metarun_name", lambda name: name.replace("/", "-"), replace=True)
@@ -98,7 +99,7 @@ def _main() -> NoReturn:
         if show_traceback or not is_users_fault(error):
             raise
         if not ranks().rank:
-            print(f"metarun: {explain(error, command)}", file=sys.stderr)
+            say(explain(error, command))
         sys.exit(2)
     status = multirun.exit_status()
     if multirun.all_refused():
@@ -123,7 +124,7 @@ def _answer_at_once(command: Command) -> None:
         print(help_text() if command.flags.help else version_text())
         sys.exit(0)
     for package in missing_plugins():
-        print(f"metarun: the plug-in {package} is named by an installed package, but is not there", file=sys.stderr)
+        say(f"the plug-in {package} is named by an installed package, but is not there")
 
 
 def _refuse_wrong_ranks() -> None:
@@ -131,7 +132,7 @@ def _refuse_wrong_ranks() -> None:
     try:
         ranks()
     except ValueError as error:
-        print(f"metarun: {error}", file=sys.stderr)
+        say(error)
         sys.exit(2)
 
 
@@ -162,8 +163,7 @@ def _terminated(number: int, _: object) -> None:
 
 def _say_how_to_resume() -> None:
     if multirun.jobs:
-        print(
-            f"metarun: interrupted; {multirun.done()} of {len(multirun.jobs)} cells are done. "
-            f"Resume: metarun sweep.resume={multirun.jobs[0].sweep}",
-            file=sys.stderr,
+        say(
+            f"interrupted; {multirun.done()} of {len(multirun.jobs)} cells are done. "
+            f"Resume: metarun sweep.resume={multirun.jobs[0].sweep}"
         )

@@ -159,8 +159,9 @@ def _on_resume(
         raise UsageError(f"{override.input_line} is a sweep: run.resume resumes one run (sweep.resume a multirun)")
     if is_place(key) and key in dict(leaves(dict(config))) and not override.is_delete():
         return [f"++{key}={override.get_value_element_as_str()}"]
-    if key == "run.iterations" and _is_longer(override.value(), config):
-        _refuse_other_schedule(override.value(), config)
+    iterations: Any = override.value()
+    if key == "run.iterations" and _is_longer(iterations, config):
+        _refuse_other_schedule(iterations, config)
         return [str(override.input_line)]
     _refuse_contradiction(override, folder, config, choices)
     return []

@@ -10,7 +10,6 @@ import logging
 import os
 import secrets
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from metarun.experiment.claim import FolderError, claim, reason, unusable
 from metarun.experiment.multirun import multirun
 from metarun.experiment.overrides import is_place, key_of, read
 from metarun.files import remove_leftovers, write_json, write_text
+from metarun.plain_text import say
 from metarun.run_folder import (
     CONFIG,
     FORMAT,
@@ -80,7 +80,7 @@ class HoldFolder(Callback):
                 raise FolderError(f"run.resume must be the folder of the run, {folder}; got {resumed}")
             multirun.claim(folder, "hydra.run.dir")
         except FolderError as error:
-            print(f"metarun: {error}", file=sys.stderr)
+            say(error)
             raise SystemExit(2) from error
 
 
@@ -217,7 +217,7 @@ def refuse(spec: RunSpec, why: object, silent: bool = False) -> dict[str, Any]:
     The error is not raised: Hydra would print more, and end a multirun.
     """
     if not silent:
-        print(f"metarun: {why}", file=sys.stderr)
+        say(why)
     if spec.sweep is None:
         multirun.withdraw(spec.folder)
     elif not isinstance(why, FolderError):  # else the folder is another's, or cannot be written
@@ -232,4 +232,4 @@ def record_failure(spec: RunSpec, details: dict[str, Any]) -> None:
     try:
         write_json(spec.folder / "result.json", {"format": FORMAT, "status": "failed", **result, **details})
     except OSError as error:
-        print(f"metarun: cannot write {spec.folder / 'result.json'}: {reason(error)}", file=sys.stderr)
+        say(f"cannot write {spec.folder / 'result.json'}: {reason(error)}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import subprocess
-import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -25,6 +24,7 @@ from metarun.experiment.claim import reason
 from metarun.experiment.errors import ConfigError, InterruptedRun
 from metarun.experiment.session import Experiment
 from metarun.files import write_json
+from metarun.plain_text import say
 from metarun.report.console import print_line, print_result
 from metarun.run_folder import CONFIG, FORMAT
 from metarun.tasks import DataError
@@ -192,7 +192,7 @@ def write_result(folder: Path, result: dict[str, Any], exit_status: int) -> int:
     try:
         write_json(folder / "result.json", result)
     except OSError as error:  # a full disk: the checkpoint is whole, and the run can be resumed
-        print(f"metarun: cannot write {folder / 'result.json'}: {reason(error)}", file=sys.stderr)
+        say(f"cannot write {folder / 'result.json'}: {reason(error)}")
         return exit_status or 1
     return exit_status
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -18,6 +17,7 @@ from metarun.experiment.session import Experiment
 from metarun.experiment.signals import signals
 from metarun.experiment.trainer import Trainer
 from metarun.files import write_atomically
+from metarun.plain_text import say
 from metarun.run_folder import status_of
 from metarun.training.distributed import MissingProcessError, process_group
 from metarun.training.loop import DivergenceError
@@ -92,7 +92,7 @@ def run_worker(spec: RunSpec) -> dict[str, Any]:
         except (DivergenceError, InterruptedRun):
             pass  # process 0 says so
         except RuntimeError as error:
-            print(f"metarun: process {experiment.processes.rank} stops: {error}", file=sys.stderr)
+            say(f"process {experiment.processes.rank} stops: {error}")
             return {"exit_status": 1, "mean": None}
     return {"exit_status": 0, "mean": None}
 
@@ -110,7 +110,7 @@ def open_experiment(spec: RunSpec) -> Iterator[Experiment]:
             processes = stack.enter_context(process_group(components.device.torch_device))
         except MissingProcessError as error:
             if error.first_missing and ranks().rank:  # which would say so
-                print(f"metarun: {error}", file=sys.stderr)
+                say(error)
             raise ConfigError(str(error)) from error
         received_signals = stack.enter_context(signals())
         experiment = Experiment(components, spec, processes, received_signals)

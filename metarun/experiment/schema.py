@@ -23,6 +23,7 @@ from metarun.checks import Count, Fraction, Index, NonNegative, Only, Positive, 
 from metarun.experiment.choices import CONF, GROUPS, describe, files_of, names
 from metarun.experiment.errors import ConfigError
 from metarun.experiment.targets import SPECIAL, class_at, place_of, refuse_foreign_targets
+from metarun.run_folder import default_val_tasks
 
 # What metarun hands to the constructor of each place; not for a configuration to set.
 HANDED: dict[str, tuple[str, ...]] = {
@@ -49,7 +50,6 @@ TORCH_RANGES: dict[str, Any] = {
         float, Only("a number in [0.0, 1.0]", lambda v: isinstance(v, float) and 0 <= v <= 1)
     ],
 }
-VAL_TASKS = 200  # of a validation, where nobody says how many
 BITS = 2**63  # torch and NumPy count in 64 bits
 MOST = 2**31  # of what is made or looped over: no memory holds as many
 
@@ -61,7 +61,7 @@ Seed = Annotated[int, Only("an integer from 0 to 2^63 - 1", lambda value: value 
 class RunConfig:
     """The group `run`. Units and meanings stand in conf/config.yaml.
 
-    `val_tasks` may be given as None: `VAL_TASKS`, or `eval_tasks` if these are fewer.
+    `val_tasks` may be given as None (`default_val_tasks`).
     """
 
     iterations: Count
@@ -79,7 +79,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         if self.val_tasks is None:
-            self.val_tasks = min(VAL_TASKS, self.eval_tasks)
+            self.val_tasks = default_val_tasks(self.eval_tasks)
 
 
 @dataclass

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple
@@ -35,6 +34,7 @@ from metarun.experiment.signals import signals
 from metarun.fused.group import Group, places_in
 from metarun.fused.program import FusionError, Program
 from metarun.fused.replicas import fusion_blocker
+from metarun.plain_text import say
 from metarun.tasks import TaskSet
 
 
@@ -171,7 +171,7 @@ def run_group(
                     refuse(spec, why, silent=refusals.index(why) != number)
             return results
         except FusionError as error:
-            print(f"metarun: {len(specs)} runs go one after the other, since {error}", file=sys.stderr)
+            say(f"{len(specs)} runs go one after the other, since {error}")
     results = []
     for spec in specs:
         try:

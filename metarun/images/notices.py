@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from metarun.plain_text import say
 
 _said: set[str] = set()
 
@@ -17,7 +18,7 @@ def tell(text: str) -> None:
     if text in _said or os.environ.get("RANK", "0") != "0":
         return
     _said.add(text)
-    print(f"metarun: {printable(text)}", file=sys.stderr)
+    say(printable(text))
 
 
 def printable(text: str) -> str:

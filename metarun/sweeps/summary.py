@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import time
 import traceback
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from rich.text import Text
 from metarun.experiment.multirun import multirun
 from metarun.experiment.targets import make, refuse_foreign_targets
 from metarun.files import write_json, write_text
-from metarun.plain_text import one_line
+from metarun.plain_text import one_line, say
 from metarun.report import sweep_figures, tables
 from metarun.report.compare import Rates, Table, over_rates, tabulate
 from metarun.report.console import PlainConsole
@@ -42,7 +41,7 @@ class Summary(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         self.began = time.time()
         if ignores_run_id(config):
-            print("metarun: WANDB_RUN_ID is ignored: each cell of a multirun has an id of its own", file=sys.stderr)
+            say("WANDB_RUN_ID is ignored: each cell of a multirun has an id of its own")
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Hydra would turn an error here into a warning and exit status 0."""
@@ -51,10 +50,7 @@ class Summary(Callback):
         try:
             summarize(config, time.time() - self.began)
         except Exception as error:
-            print(
-                f"metarun: the multirun's summary failed ({type(error).__name__}: {one_line(str(error))})",
-                file=sys.stderr,
-            )
+            say(f"the multirun's summary failed ({type(error).__name__}: {one_line(str(error))})")
             log.debug(traceback.format_exc())
             multirun.note_failure()
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from metarun.files import write_text
+from metarun.plain_text import say
 from metarun.tracking.tracker import Tracker
 
 
@@ -96,11 +96,7 @@ class Trackers:
                 record(tracker)
             except Exception as error:
                 self.failed[name] = " ".join(f"{type(error).__name__}: {error}".split())
-                print(
-                    f"metarun: warning: tracker.{name} failed and records nothing more ({self.failed[name]}); "
-                    "the run goes on",
-                    file=sys.stderr,
-                )
+                say(f"warning: tracker.{name} failed and records nothing more ({self.failed[name]}); the run goes on")
 
 
 def write_run_ids(file: Path, run_ids: Mapping[str, str]) -> None:
