@@ -172,7 +172,7 @@ def _is_longer(iterations: Any, config: Mapping[str, Any]) -> bool:
     return type(iterations) is int and type(before) is int and iterations > before
 
 
-def _refuse_other_schedule(iterations: int, config: Mapping[str, Any]) -> None:
+def _refuse_other_schedule(iterations: Any, config: Mapping[str, Any]) -> None:
     """Refuse more iterations where another setting follows their number: the first ones would have been others."""
     for key, value in leaves(dict(config)):
         if isinstance(value, str) and "run.iterations" in value:
