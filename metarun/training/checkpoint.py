@@ -16,8 +16,9 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import safetensors.torch
 import torch
@@ -79,8 +80,9 @@ def save(
     buffer = io.BytesIO()  # torch.save straight to a full disk fails with an error that does not say so
     torch.save(state, buffer)
     digests = dict(config or {})
-    for suffix, content in zip(SUFFIXES, (safetensors.torch.save(contiguous), buffer.getbuffer()), strict=True):
-        write_atomically(folder / f"{stem}{suffix}", lambda file, content=content: file.write(content))
+    contents: tuple[bytes, bytes] = (safetensors.torch.save(contiguous), buffer.getvalue())
+    for suffix, content in zip(SUFFIXES, contents, strict=True):
+        write_atomically(folder / f"{stem}{suffix}", partial(_write, content))
         digests[f"{stem}{suffix}"] = hashlib.sha256(content).hexdigest()
     pointer = {"format": FORMAT, "iteration": iteration, "files": stem, **details, "sha256": digests}
     write_json(folder / f"{name}.json", {**pointer, "digest": digest_of(pointer)})
@@ -88,6 +90,10 @@ def save(
     for old in (*folder.glob(f"{name}-*"), *half_written):
         if old.stem != stem:
             old.unlink(missing_ok=True)
+
+
+def _write(content: bytes, file: BinaryIO) -> None:
+    file.write(content)
 
 
 def load(folder: Path, name: str) -> Checkpoint:
