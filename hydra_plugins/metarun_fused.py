@@ -1,29 +1,13 @@
-"""`hydra/launcher=fused`: Hydra takes launchers only from a package of this name; see metarun/fused/launcher.py.
-
-No `from __future__ import annotations` here: Hydra loads the module under no name, where dataclasses cannot find it.
-"""
+"""`hydra/launcher=fused`: Hydra takes launchers only from a package of this name; see metarun/fused/launcher.py."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
-
-
-@dataclass
-class FusedConf:
-    """Keys of `hydra.launcher`."""
-
-    _target_: str = "hydra_plugins.metarun_fused.FusedLauncher"
-    max_replicas: int = 64  # at most so many runs in one program, to bound memory
-    # At most so many of these in one forward and backward pass, to bound memory; null: all; auto, a rule:
-    # convolutional networks on a CPU one at a time, all others all at once (on two threads null saves MAML 10 %).
-    replica_micro_batch: Any = "auto"
 
 
 class FusedLauncher(Launcher):
@@ -57,6 +41,3 @@ class FusedLauncher(Launcher):
         context: Any = self.hydra_context
         sizes = Sizes(self.max_replicas, self.replica_micro_batch)
         return launch(context, self.config, sizes, job_overrides, initial_job_idx)
-
-
-ConfigStore.instance().store(group="hydra/launcher", name="fused", node=FusedConf, provider="metarun")

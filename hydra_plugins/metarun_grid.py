@@ -1,25 +1,11 @@
-"""`hydra/sweeper=grid`, the default: a multirun's cells, named, checked, and only those that are missing.
+"""`hydra/sweeper=grid`, the default: a multirun's cells, named, checked, and only those that are missing."""
 
-No `from __future__ import annotations` here: Hydra loads the module under no name, where dataclasses cannot find it.
-"""
+from typing import Any
 
-from dataclasses import dataclass, field
-from typing import Any, Optional
-
-from hydra.core.config_store import ConfigStore
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
-
-
-@dataclass
-class GridConf:
-    """Keys of `hydra.sweeper`."""
-
-    _target_: str = "hydra_plugins.metarun_grid.GridSweeper"
-    max_batch_size: Optional[int] = None  # noqa: UP045 -- cells that a launcher gets at once; None: all
-    params: dict[str, str] = field(default_factory=dict)  # further sweeps, as on the command line
 
 
 class GridSweeper(Sweeper):
@@ -30,7 +16,7 @@ class GridSweeper(Sweeper):
         params: further sweeps, `{key: values}`.
     """
 
-    def __init__(self, max_batch_size: Optional[int], params: dict[str, str]) -> None:  # noqa: UP045
+    def __init__(self, max_batch_size: int | None, params: dict[str, str]) -> None:
         self.max_batch_size, self.params = max_batch_size, params
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -46,6 +32,3 @@ class GridSweeper(Sweeper):
 
         params = [f"{key}={value}" for key, value in (self.params or {}).items()]
         return sweep(self.context, self.multirun, self.launcher, [*params, *arguments], self.max_batch_size)
-
-
-ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=GridConf, provider="metarun")

@@ -1,29 +1,11 @@
-"""`hydra/sweeper=optuna`: a search instead of a grid; the work is metarun/sweeps/optuna_search.py's.
+"""`hydra/sweeper=optuna`: a search instead of a grid; the work is metarun/sweeps/optuna_search.py's."""
 
-No `from __future__ import annotations` here: Hydra loads the module under no name, where dataclasses cannot find it.
-"""
+from typing import Any
 
-from dataclasses import dataclass
-from typing import Any, Optional
-
-from hydra.core.config_store import ConfigStore
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
-
-
-@dataclass
-class OptunaConf:
-    """Keys of `hydra.sweeper`."""
-
-    _target_: str = "hydra_plugins.metarun_optuna.OptunaSweeper"
-    n_trials: int = 20
-    n_jobs: int = 1  # trials that the launcher gets at once
-    sampler: str = "tpe"  # tpe | random | cmaes | gp | qmc
-    seed: int = 0  # of the sampler
-    storage: Optional[str] = None  # noqa: UP045 -- an Optuna URL; None: optuna.db in the multirun's folder
-    study_name: str = "metarun"
 
 
 class OptunaSweeper(Sweeper):
@@ -53,6 +35,3 @@ class OptunaSweeper(Sweeper):
         from metarun.sweeps.optuna_search import OptunaConfig, search
 
         return search(self.context, self.multirun, self.launcher, arguments, OptunaConfig(**self.options))
-
-
-ConfigStore.instance().store(group="hydra/sweeper", name="optuna", node=OptunaConf, provider="metarun")

@@ -1,22 +1,26 @@
 """metarun: train, sweep and compare few-shot learners.
 
-From Python, `metarun.load(PATH)` gives the trained learner of a run's folder, ready for `adapt(support)`.
+From Python (metarun/api.py): `metarun.train(...)` trains and tests a run, `metarun.evaluate(RUN, ...)` tests it again,
+`metarun.load(RUN)` is its trained learner, ready for `adapt(x, y)` and `predict(x)`, and `metarun.preparation(RUN)`
+prepares images for it. What is refused is a `metarun.ConfigError`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import Any
 
-__version__ = "0.1.0"
+from metarun.version import __version__ as __version__
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from metarun.learner.learner import Learner
+__all__ = ["ConfigError", "FinishedRun", "evaluate", "load", "preparation", "train"]  # types: __init__.pyi
 
 
-def load(path: str | Path) -> Learner:
-    """The trained learner of a run's folder, in evaluation mode; see `metarun.experiment.build.load`."""
-    from metarun.experiment.build import load as load_run  # torch takes seconds; the command line must not wait
+def __getattr__(name: str) -> Any:
+    """What Python programs use, imported when it is asked for: the command line must not wait for it."""
+    if name in __all__:
+        return getattr(import_module("metarun.api"), name)
+    raise AttributeError(f"module 'metarun' has no attribute {name!r}")
 
-    return load_run(path)
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -8,8 +8,24 @@ All checks raise ValueError, which the command line prints without a traceback.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+
+@dataclass(frozen=True)
+class Only:
+    """In `Annotated[T, Only(what, holds)]`: of the values of T, those for which `holds` does; `what` says which."""
+
+    what: str
+    holds: Callable[[Any], object]
+
+
+Positive = Annotated[float, Only("a number above 0", lambda value: value > 0)]
+NonNegative = Annotated[float, Only("a number of at least 0", lambda value: value >= 0)]
+Fraction = Annotated[float, Only("a number in [0, 1)", lambda value: 0 <= value < 1)]
+Count = Annotated[int, Only("an integer of at least 1", lambda value: value >= 1)]
+Index = Annotated[int, Only("an integer of at least 0", lambda value: value >= 0)]
 
 
 def require(key: str, value: object, holds: object, what: str) -> None:
@@ -35,7 +51,9 @@ def is_int(value: object, minimum: int = 0) -> bool:
 
 def is_number(value: object) -> bool:
     """Whether a value is a finite number (not a bool)."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) < 2**1000  # beyond 2^1024 it is no float
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def require_int(group: str, minimum: int = 0, **values: object) -> None:

@@ -95,8 +95,16 @@ def new_overrides(overrides: list[str]) -> list[str]:
     return [new for old in overrides if (new := new_override(old)) is not None]
 
 
-def new_choices(choices: Mapping[str, str]) -> dict[str, str]:
-    """The saved choice of each group, by its new name."""
+def new_choices(choices: Mapping[str, str], config: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """The saved choice of each group, by its new name.
+
+    Args:
+        choices: as they were saved.
+        config: the saved configuration, unless its names are today's: what was `optimizer.schedule` is a choice now.
+    """
+    optimizer = (config or {}).get("optimizer")
+    if "scheduler" not in choices and isinstance(optimizer, Mapping) and "schedule" in optimizer:
+        choices = {**choices, "scheduler": SCHEDULES[optimizer["schedule"]]}
     return {group: CHOICES.get((group, name), name) for group, name in choices.items()}
 
 

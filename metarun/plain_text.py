@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from unicodedata import category
 
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
@@ -20,6 +21,11 @@ def visible(text: str) -> str:
 def one_line(text: str) -> str:
     """A visible text in one line: line breaks and tabs are blanks."""
     return visible(" ".join(text.split("\n")).replace("\r", " ").replace("\t", " "))
+
+
+def say(text: object) -> None:
+    """Tell whoever typed the command, on stderr."""
+    print(f"metarun: {visible(str(text))}", file=sys.stderr, flush=True)
 
 
 def is_safe(letter: str) -> bool:

@@ -32,6 +32,8 @@ GROUPS = ("run", "device", "data", "algo", "backbone", "optimizer", "tracker")  
 PLACE = re.compile(r"data\.(.+\.)?root")  # keys that say where data lies, which is no part of what a run is
 CONFIG, HYDRA, OVERRIDES = Path(".hydra/config.yaml"), Path(".hydra/hydra.yaml"), Path(".hydra/overrides.yaml")
 NESTED = 20_000  # characters of YAML that can be nested so deeply that its parser dies
+EXTENDED = "extended.json"  # `run.iterations` of a run that was made longer; its configuration stays as it was started
+VAL_TASKS = 200
 FORMAT = 1  # of result.json and checkpoints; absent: 0, with the names of old_names.py
 
 
@@ -183,7 +185,7 @@ def read_run(folder: Path, name: str | None = None) -> Run:
             content = bounded(parse(read_bytes(path).decode("utf-8")))
             if not isinstance(content, kind):
                 raise ValueError(f"it holds no {'mapping' if kind is dict else 'list'}")
-            setattr(run, attribute, translate(content))
+            setattr(run, attribute, translate(content))  # type: ignore[arg-type]
         except FileNotFoundError:
             if attribute == "result":
                 problems.append("no result.json: it is running, or its process was killed")
@@ -386,9 +388,17 @@ def is_same_config(saved: dict[str, Any], wanted: dict[str, Any]) -> bool:
 
     def counted(config: dict[str, Any]) -> dict[str, Any]:
         own = {key: value for key, value in config.items() if key not in ("hydra", "sweep")}
-        return {key: value for key, value in leaves(own) if key != "run.resume" and not PLACE.fullmatch(key)}
+        flat = {key: value for key, value in leaves(own) if key != "run.resume" and not PLACE.fullmatch(key)}
+        if flat.get("run.val_tasks", 0) is None:  # earlier versions wrote the number
+            flat["run.val_tasks"] = default_val_tasks(flat["run.eval_tasks"])
+        return flat
 
     return counted(saved) == counted(wanted)
+
+
+def default_val_tasks(eval_tasks: Any) -> int:
+    """Tasks of a validation, where nobody says how many: `VAL_TASKS`, or those of the test if these are fewer."""
+    return min(VAL_TASKS, eval_tasks) if isinstance(eval_tasks, int) else VAL_TASKS
 
 
 def config_digests(folder: Path) -> dict[str, str]:
@@ -409,7 +419,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     if not has_config(folder):
         raise FileNotFoundError(f"{folder} is no run's folder: it has no {CONFIG}")
-    return _read(folder / CONFIG, _parse_config, _advice(folder))
+    config = _read(folder / CONFIG, _parse_config, _advice(folder))
+    if (folder / EXTENDED).is_file():
+        config.setdefault("run", {})["iterations"] = _read(folder / EXTENDED, _parse_extended, _advice(folder))
+    return config
 
 
 def read_choices(folder: Path) -> dict[str, str]:
@@ -418,7 +431,10 @@ def read_choices(folder: Path) -> dict[str, str]:
     Raises:
         DamagedFileError: they are missing or damaged.
     """
-    return _read(folder / HYDRA, _parse_choices, _advice(folder))
+    choices = _read(folder / HYDRA, _parse_choices, _advice(folder))
+    if "scheduler" in choices or not has_config(folder):
+        return choices
+    return old_names.new_choices(choices, _read(folder / CONFIG, _parse_old_config, _advice(folder)))
 
 
 def read_overrides(folder: Path) -> list[str]:
@@ -489,6 +505,18 @@ def _parse_config(text: str) -> dict[str, Any]:
         if group in config:
             require(group, config[group], isinstance(config[group], dict), "a mapping")
     return config
+
+
+def _parse_old_config(text: str) -> dict[str, Any]:
+    config = bounded(load_yaml(text))
+    require("its content", type(config).__name__, isinstance(config, dict), "a mapping")
+    return config
+
+
+def _parse_extended(text: str) -> int:
+    iterations = parse_json(text).get("iterations")
+    require("iterations", iterations, type(iterations) is int and iterations > 0, "a positive integer")
+    return iterations
 
 
 def _parse_choices(text: str) -> dict[str, str]:

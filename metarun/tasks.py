@@ -8,7 +8,7 @@ on every leaf.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -21,6 +21,7 @@ from metarun.sampling import stream_generator
 Split = Literal["train", "val", "test"]
 Kind = Literal["classification", "regression", "verification"]
 TaskLoss = Callable[[Any, Tensor], Tensor]
+Needed = Mapping[Split, Collection[str]]  # streams by split
 
 BLOCK = 20  # held-out tasks per block; each block has its own seed
 
@@ -121,7 +122,7 @@ class TaskSet(ABC):
         streams: the streams that some split of this data set can sample.
         evaluation_stream: the stream that learners are validated and tested on, unless they have their own.
         fusable_args: constructor arguments that change values but no shapes. Fused runs may differ in them.
-        device: where batches are sampled.
+        device: where training batches are sampled, and what is sampled from lies.
     """
 
     kind: ClassVar[Kind]
@@ -141,13 +142,13 @@ class TaskSet(ABC):
 
     @abstractmethod
     def sample(self, split: Split, stream: str, tasks: int, generator: torch.Generator) -> Batch:
-        """Sample a batch of tasks, or of mini-batches, on `self.device`.
+        """Sample a batch of tasks, or of mini-batches, on the device of the generator.
 
         Args:
             split: where the classes or functions come from.
             stream: one of `streams`.
             tasks: T.
-            generator: the source of all random numbers.
+            generator: the source of all random numbers; in training on `self.device`, of held-out tasks on the CPU.
 
         Raises:
             DataError: the data is missing, or the split has too few classes or examples.
@@ -163,8 +164,16 @@ class TaskSet(ABC):
     def describe(self) -> dict[str, Any]:
         """`ways`, `shots`, `queries` and `partition` for `result.json`; None where they do not apply."""
 
-    def prepare(self) -> None:  # noqa: B027  (an optional step, not a forgotten one)
-        """Load what sampling needs, with a progress bar if that takes long. Called once before training."""
+    def prepare(self, needed: Needed | None = None) -> None:  # noqa: B027  (an optional step, not a forgotten one)
+        """Load what sampling needs, with a progress bar if that takes long. Called once before training.
+
+        Args:
+            needed: the streams that will be sampled of each split; splits that are not named need not be there. None:
+                episodes of all splits.
+
+        Raises:
+            DataError: data is missing, or too little for these streams.
+        """
 
     @property
     def fixed_shapes(self) -> bool:
@@ -180,9 +189,10 @@ class TaskSet(ABC):
         """Sample one block of a split's held-out tasks, the same for every algorithm, run and seed.
 
         A block has `BLOCK` tasks and its own seed, so that the first 100 of 600 tasks are the same as the first 100 of
-        100. Streams share the seed, so that the oracle is tested on the tasks that MAML is tested on.
+        100. Streams share the seed, so that the oracle is tested on the tasks that MAML is tested on. They are sampled
+        on the CPU, and stay there: a GPU's generator would draw others from the same seed.
         """
-        return self.sample(split, stream, BLOCK, stream_generator(self.device, "held-out", split, block))
+        return self.sample(split, stream, BLOCK, stream_generator("cpu", "held-out", split, block))
 
     def curves(self, tasks: int, points: int, generator: torch.Generator) -> tuple[Task, list[str]] | None:
         """Sample tasks for a figure of adapted curves; None: inputs are not points on a line.

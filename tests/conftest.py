@@ -17,6 +17,7 @@ LONGEST = ("test_launchers.py", "test_session.py", "test_launcher.py")  # minute
 
 
 def pytest_configure() -> None:
+    os.environ["METARUN_ALLOW"] = "tests,trouble"  # whose classes tests name in configurations
     torch.set_num_threads(1)
 
 

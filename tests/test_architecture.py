@@ -34,12 +34,12 @@ class Room(NamedTuple):
 
 ROOMS = {
     "__main__": Room(8, torch=False),
+    "api": Room(8, hydra=True, torch=False),
     "cli": Room(7, hydra=True, torch=False),
     "sweeps": Room(6, hydra=True, torch=False),
     "fused": Room(6),
     "fused/launcher": Room(6, hydra=True),
     "experiment": Room(5, hydra=True),
-    "__init__": Room(6, torch=False),
     "algos": Room(4),
     "training": Room(4),
     "evaluation": Room(4),
@@ -59,15 +59,14 @@ ROOMS = {
     "files": Room(0, torch=False),
     "old_names": Room(0, torch=False),
     "plain_text": Room(0, torch=False),
+    "version": Room(0, torch=False),
+    "__init__": Room(1, torch=False),  # it imports metarun/api.py when that is asked for
 }
 # In a room that loads torch: what the command line imports before it knows that there is anything to run.
 LIGHT = (
-    "experiment/cell",
-    "experiment/claim",
-    "experiment/choices",
-    "experiment/errors",
-    "experiment/multirun",
-    "training/ranks",
+    *("experiment/cell", "experiment/claim", "experiment/choices", "experiment/errors", "experiment/hydra_groups"),
+    *("experiment/multirun", "experiment/overrides", "experiment/plugins", "experiment/schema", "experiment/targets"),
+    *("training/compiler_cache", "training/ranks"),
 )
 TORCH = ("torch", "torchvision", "wandb", "learn2learn", "sklearn", "matplotlib")
 HYDRA = ("hydra", "omegaconf")

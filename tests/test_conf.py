@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import torch.nn.functional as F
 import yaml
 from hydra import compose, initialize_config_dir
-from hydra.utils import get_class
+from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
+from torch import Tensor
 
+from metarun.backbones.linear import Linear
 from metarun.experiment.build import RunConfig, build
 from metarun.experiment.choices import CONF, describe, names
 from metarun.experiment.errors import ConfigError
+from metarun.layers.transform import transformed
 from metarun.learner.learner import Learner
-from metarun.tasks import TaskSet
+from metarun.tasks import Examples, TaskSet
 
 ALGOS, DATA, BACKBONES = names("algo"), names("data"), names("backbone")
 SETTINGS = sorted(path for path in (CONF / "setting").rglob("*.yaml"))
@@ -250,6 +256,80 @@ def test_an_experiment_composes_is_built_and_starts_with_its_command(name):
     build(cfg, choices)
     first = (CONF / "experiment" / f"{name}.yaml").read_text().splitlines()
     assert any(f"experiment={name}" in line for line in first[:4])
+
+
+# The inner rate that a paper's official code has for an experiment: a step on the gradient of `official_loss`.
+OFFICIAL_RATES = {
+    "mtnet/omniglot/mtnet_5way1shot": 0.4,
+    "mtnet/omniglot/mtnet_20way1shot": 0.1,
+    "mtnet/omniglot/tnet_20way1shot": 0.1,
+    "mtnet/miniimagenet/mtnet_5way1shot": 0.01,
+    "mtnet/miniimagenet/tnet_5way1shot": 0.01,
+    "llama/miniimagenet/5way1shot": 0.01,
+    "platipus/miniimagenet/5way1shot": 0.01,
+}
+
+
+def official_loss(scores: Tensor, y: Tensor, shots: int) -> Tensor:
+    """MAML's and MT-net's `xent`: a vector, of each example's cross-entropy divided by the shots; they differentiate
+    it as TensorFlow does, which is its sum's derivative."""
+    return ((scores.exp().sum(1).log() - scores[torch.arange(len(y)), y]) / shots).sum()
+
+
+@pytest.mark.parametrize("name", OFFICIAL_RATES)
+def test_an_experiments_inner_step_is_the_official_codes(name):
+    cfg, _ = composed(f"experiment={name}")
+    ways, shots, d = cfg.data.ways, cfg.data.shots, 3
+    torch.manual_seed(0)
+    x, query = torch.randn(ways * shots, d).double(), torch.randn(4, d).double()
+    support = Examples(x, torch.arange(ways * shots) % ways)
+    algo = cfg.algo if "mtnet" in cfg.algo["_target_"] else {**describe("algo", "maml"), "inner_lr": cfg.algo.inner_lr}
+    backbone = partial(Linear, in_shape=(d,), bias=True)
+    learner = instantiate(algo, backbone=backbone, outputs=ways, loss=F.cross_entropy, eval_steps=1).double()
+    learner.inner_lr.fill_(cfg.algo.inner_lr)  # not rounded to float32
+    weight, bias = next(p for p in learner.parameters() if p.shape == (ways, d)), torch.zeros(ways).double()
+    for parameter in learner.parameters():
+        if parameter.dim() == 1:
+            parameter.data.zero_()
+    weight = weight.detach().clone().requires_grad_()
+    bias.requires_grad_()
+    loss = official_loss(x @ weight.T + bias, support.y, shots)
+    steps = torch.autograd.grad(loss, (weight, bias))
+    weight, bias = (p - OFFICIAL_RATES[name] * g for p, g in zip((weight, bias), steps, strict=True))
+    all_move = torch.full((1, ways), 50.0).double()  # MT-net's masks: every unit moves
+    predicted = learner.eval().adapt(support, all_move)(query)
+    torch.testing.assert_close(predicted, query @ weight.T + bias, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", [name for name in OFFICIAL_RATES if "miniimagenet" in name])
+def test_an_experiments_meta_gradient_is_clipped_where_the_official_code_clips_it(name):
+    """To 10, entry by entry, of the gradient of the official loss on the queries."""
+    cfg, _ = composed(f"experiment={name}")
+    ways, queries = cfg.data.ways, cfg.data.train_queries
+    torch.manual_seed(0)
+    scores = (3 * torch.randn(ways * queries, ways)).double().requires_grad_()
+    y = torch.arange(ways * queries) % ways
+    (official,) = torch.autograd.grad(official_loss(scores, y, cfg.data.shots), scores)
+    # PLATIPUS' own outer loss is the sum of log-likelihoods.
+    ours = F.cross_entropy(scores, y, reduction="sum" if "platipus" in name else "mean")
+    (gradient,) = torch.autograd.grad(ours, scores)
+    unit = (official / gradient).mean()
+    assert float(cfg.optimizer.max_grad_value * unit) == pytest.approx(10, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", [name for name in OFFICIAL_RATES if name.startswith("mtnet/")])
+def test_mt_nets_networks_on_images_start_as_the_official_ones(name):
+    cfg, choices = composed(f"experiment={name}", "tracker=none")
+    layers = {n: m.layer for n, m in transformed(build(cfg, choices).learner.net)}
+    head = layers.pop("head")
+    for layer in layers.values():  # Glorot's uniform rule
+        bound = (6 / (9 * (layer.in_channels + layer.out_channels))) ** 0.5
+        assert 0.95 * bound < layer.weight.abs().max() <= bound and (layer.bias == 0).all()
+    if "omniglot" in name:
+        assert float(head.weight.detach().std()) == pytest.approx(1, abs=0.15)
+    else:
+        assert head.weight.abs().max() <= (6 / sum(head.weight.shape)) ** 0.5
+    assert (head.bias == 0).all()
 
 
 @pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONF)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 import re
 import sys
 from collections.abc import Iterator
@@ -17,13 +18,16 @@ import pytest
 import torch
 from hydra.utils import get_class
 from omegaconf import OmegaConf
-from small import components_of, configured
+from small import components_of, configured, on_synthetic
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from metarun.evaluation.evaluate import evaluate_batch
 from metarun.evaluation.metrics import METRICS
+from metarun.experiment.build import build
 from metarun.experiment.choices import describe, names
+from metarun.experiment.errors import ConfigError
+from metarun.layers.norm import MODES, BatchNorm, batch_norms
 from metarun.learner.learner import Learner, Stage, slice_tasks
 from metarun.sampling import stream_generator
 from metarun.tasks import TaskSet
@@ -79,6 +83,11 @@ every_one_with_diagnostics = pytest.mark.parametrize(
 every_one_of_sequences = pytest.mark.parametrize(
     "algo", algorithms_where(lambda cls: cls.evaluation_stream == "sequences")
 )
+every_one_that_takes_running_statistics = pytest.mark.parametrize(
+    "algo", algorithms_where(lambda cls: cls.stages and "running" in cls.batch_norm_modes)
+)
+every_mode_of_batch_norm = pytest.mark.parametrize("mode", MODES)
+every_classifier = pytest.mark.parametrize("algo", algorithms_where(lambda cls: "classification" in cls.task_types))
 every_init_only_argument = pytest.mark.parametrize(
     ("algo", "argument"), [(algo, argument) for algo, cls in ALGOS.items() for argument in cls.init_only_args]
 )
@@ -103,6 +112,12 @@ def make(algo: str, seed: int = 0, *overrides: str) -> Case:
     steps = max(learner.eval_steps, learner.inner_steps)
     batch, random_inputs = sampled(learner, data, stream, steps)
     return Case(learner, data, batch, random_inputs, steps, learner.ways)
+
+
+def normalised(algo: str, mode: str) -> Learner:
+    """The learner of an algorithm whose network has batch norms of that mode."""
+    config, choices = configured(algo)
+    return build(OmegaConf.merge(config, {"backbone": {"norm": mode}}), choices).learner  # type: ignore[arg-type]
 
 
 def sampled(learner: Learner, data: TaskSet, stream: str, steps: int) -> tuple[Any, Any]:
@@ -267,6 +282,93 @@ def test_a_label_changes_no_earlier_score(algo):
         assert (other[:, at + 1] - scores[:, at + 1]).abs().max() > 1e-6
 
 
+# ------------------------------------------------------------------------------------------------- normalisation
+
+
+@every_mode_of_batch_norm
+@every_algorithm
+def test_a_batch_norm_that_it_cannot_use_is_refused_with_those_that_it_can(algo, mode):
+    allowed = ALGOS[algo].batch_norm_modes
+    if mode in allowed:
+        normalised(algo, mode)
+        return
+    names = ", ".join([*(name for name in MODES if name in allowed), "layer", "group"])
+    message = rf"^backbone.norm must be {names} or none for algo={algo}, (which|in which) .*; got '{mode}'$"
+    with pytest.raises(ConfigError, match=message):
+        normalised(algo, mode)
+
+
+@every_one_that_takes_running_statistics
+def test_with_running_statistics_it_is_evaluated_as_it_is_trained(algo, monkeypatch):
+    """For a task whose queries are its support set, and statistics that are that task's.
+
+    Where an inner loop moves weights below a norm it cannot be: the statistics of its passes differ.
+    """
+    monkeypatch.setattr(BatchNorm, "_statistics", recording_as_used(BatchNorm._statistics))
+    case = make(algo, 0, "backbone.norm=running")
+    for _, batch, random_inputs in training(case):
+        batch, random_inputs = slice_tasks((batch, random_inputs), 0, 1)
+        if hasattr(batch, "support"):
+            batch = batch._replace(query=batch.support)
+        trained, evaluated = in_both_modes(case.learner, batch, random_inputs)
+        torch.testing.assert_close(evaluated, trained, **CLOSE)
+
+
+def recording_as_used(statistics: Any) -> Any:
+    """Batch norm's statistics, which records the variance that it uses, in place of the unbiased one."""
+
+    def recorded(norm: BatchNorm, x: Tensor) -> tuple[Tensor, Tensor]:
+        used = statistics(norm, x)
+        if norm.recorded is not None:
+            norm.recorded[-1] = used
+        return used
+
+    return recorded
+
+
+def in_both_modes(learner: Learner, batch: Any, random_inputs: Any) -> tuple[Tensor, Tensor]:
+    """Predictions of the one task's queries, or the loss of what has none, in training and in evaluation mode."""
+    learner.eval_steps = learner.inner_steps
+    for norm in batch_norms(learner):
+        norm.momentum = 1.0
+    results = []
+    for mode in (True, False):
+        learner.train(mode)
+        if hasattr(batch, "support"):
+            predicted = learner.adapt(one(batch).support, one(random_inputs))(one(batch).query.x)
+            results.append(torch.cat([tensor.flatten() for tensor in tensors(predicted)]).detach())
+        else:
+            results.append(learner(batch, random_inputs).detach())
+        if mode:
+            learner(batch, random_inputs)
+            learner.after_step()
+    return results[0], results[1]
+
+
+@every_algorithm
+def test_without_random_inputs_it_adapts_by_definite_ones(algo):
+    """As who serves a learner has it: the same finite answer every time."""
+    learner, _, batch, *_ = make(algo)
+    task = one(batch)
+    learner.eval()
+    first, again = (tensors(learner.adapt(task.support)(task.query.x)) for _ in range(2))
+    assert first and same(first, again) and all(prediction.isfinite().all() for prediction in first)
+
+
+@every_classifier
+def test_weights_depend_on_the_number_of_classes_where_the_constructor_takes_outputs(algo):
+    """One that takes `ways` adapts to any number of classes; the others have other weights for another number."""
+    three, four = (on_synthetic(algo, f"data.ways={ways}", f"data.train_ways={ways}") for ways in (3, 4))
+    shapes = [{name: tensor.shape for name, tensor in state(c.learner).items()} for c in (three, four)]
+    assert (shapes[0] == shapes[1]) is three.learner.any_ways()
+    if three.learner.any_ways():
+        learner = three.learner.eval()
+        task = one(learner.to_dtype(four.data.sample("val", "episodes", 1, stream_generator("cpu", "contract"))))
+        learner.ways = 4
+        (scores,) = tensors(learner.adapt(task.support)(task.query.x))
+        assert scores.shape == (len(task.query.y), 4) and scores.isfinite().all()
+
+
 # ---------------------------------------------------------------------------------------------------- training
 
 
@@ -384,9 +486,31 @@ def test_hyperparameters_are_numbers_of_the_configuration_in_buffers_that_are_no
     for name in learner.hyperparameters:
         assert getattr(learner, name).is_floating_point()
         if name in config:
-            assert float(getattr(learner, name)) == pytest.approx(float(config[name]), rel=1e-6)
+            assert float(getattr(learner, name)) == float(config[name])  # of a run in float64, to the last bit
         else:  # a constant of its base class, which no user can set
             assert name not in inspect.signature(ALGOS[algo]).parameters
+
+
+@pytest.mark.parametrize(
+    ("algo", "key", "parameters", "transform"),
+    [
+        ("maml_pp", "inner_lr", ["rates"], float),
+        ("alpha_maml", "inner_lr", ["alpha"], float),
+        ("r2d2", "scale", ["scale"], float),
+        ("r2d2", "regularization", ["log_lambda"], math.log),
+        ("metaoptnet", "scale", ["scale"], float),
+        ("imp", "sigma", ["log_sigma"], math.log),
+        ("platipus", "gamma", ["log_gamma_p", "log_gamma_q"], math.log),
+        ("bmaml", "weight_precision", ["precisions.log.log_lambda"], lambda values: math.log(values[0])),
+    ],
+)
+def test_a_learned_number_starts_from_the_configured_one_to_the_last_bit(algo, key, parameters, transform):
+    """In a run in float64; it was rounded to float32 first."""
+    value = OmegaConf.to_container(configured(algo)[0]["algo"])[key]
+    other = [0.3, *value[1:]] if isinstance(value, list) else 0.3
+    learner = make(algo, 0, f"algo.{key}={other}").learner
+    for name in parameters:
+        assert (learner.get_parameter(name) == transform(other)).all()
 
 
 @every_one_without_hyperparameters

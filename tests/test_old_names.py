@@ -149,3 +149,11 @@ def test_a_run_saved_with_halving_resumes_at_the_same_rate():
         for step, _ in zip(steps, "ab", strict=False)
     ]
     assert rates == [(1200, 0.001 * 0.5**2), (1201, 0.001 * 0.5**3)]
+
+
+def test_an_old_schedule_is_a_choice_of_today():
+    saved = {"algo": "hand_optimizer"}
+    config = {"optimizer": {"schedule": "halve"}}
+    assert old_names.new_choices(saved, config) == {"algo": "tuned_optimizer", "scheduler": "step"}
+    assert old_names.new_choices({"scheduler": "cosine"}, config) == {"scheduler": "cosine"}
+    assert old_names.new_choices(saved) == {"algo": "tuned_optimizer"}

@@ -40,7 +40,7 @@ def test_the_fixtures_are_of_the_old_format():
 
 
 def test_it_is_loaded(old):
-    learner = package.load(old / "completed")
+    learner = package.load(old / "completed").learner
     assert isinstance(learner, MTNet)
     support = Examples(torch.randn(10, 1), torch.randn(10, 1))
     random_inputs = torch.zeros(1, sum(zeta.numel() for zeta in learner.logits))

@@ -13,8 +13,10 @@ import torch.nn.functional as F
 import toy
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from PIL import Image
 
 from metarun.algos.maml import MAML
+from metarun.data.image_tasks import ImageTasks
 from metarun.experiment.build import build
 from metarun.experiment.choices import CONF, GROUPS, names
 from metarun.report.main import parser
@@ -76,6 +78,24 @@ def test_the_choices_it_lists_are_the_choices(group):
     for name in names(group):
         listed = f"{name.rpartition('/')[0]}/" if group == "experiment" else name  # a table's cells by their folder
         assert f"`{listed}`" in README, f"README.md does not list {group}={listed}"
+
+
+def test_the_python_it_shows_runs(tmp_path, monkeypatch, capsys):
+    """The example as it stands on the page, with drawn images for Omniglot and a few iterations."""
+    if not hasattr(ImageTasks, "preparation"):
+        pytest.skip("image data sets have no preparation yet")
+    (example,) = (block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "metarun.train" in block)
+    small = '"data=synthetic", "tracker=none", "backbone.filters=4", "data.queries=2", "run.eval_tasks=4"'
+    for words, others in {'"data=omniglot", "data.root=data"': small, "1000": "2"}.items():
+        assert words in example
+        example = example.replace(words, others)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("metarun.experiment.run.draw_result", lambda *_, **__: None)
+    for grey, name in enumerate(re.findall(r"\w+\.png", example)):
+        Image.new("L", (28, 28), 50 + 40 * grey).save(name)
+    page: dict = {}
+    exec(example, page)
+    assert page["adapted"].classes == ["ant", "bee"] and "5-way 5-shot" in capsys.readouterr().out
 
 
 def test_the_algorithm_it_shows_is_maml():

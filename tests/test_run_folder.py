@@ -316,3 +316,9 @@ def test_files_that_were_changed_after_the_run_are_told(tmp_path):
         file.write("more: 1\n")
     run = read_run(folder)
     assert run.status == "broken" and run.problem == ".hydra/config.yaml was changed after the run"
+
+
+@pytest.mark.parametrize(("eval_tasks", "saved", "same"), [(600, 200, True), (600, 100, False), (20, 20, True)])
+def test_a_number_of_validation_tasks_that_follows_is_the_one_that_was_written_once(eval_tasks, saved, same):
+    before = {"run": {"eval_tasks": eval_tasks, "val_tasks": saved}}
+    assert is_same_config(before, {"run": {"eval_tasks": eval_tasks, "val_tasks": None}}) is same

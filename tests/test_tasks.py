@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 import toy
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from torch.utils import _pytree as pytree
 
+from metarun.experiment.choices import CONF
 from metarun.sampling import stream_generator
 from metarun.tasks import BLOCK, pair_loss
 
@@ -17,6 +20,29 @@ def test_held_out_blocks_are_fixed_and_different():
     blocks = {(p, i): a.eval_block(p, "episodes", i).support.x.sum().item() for p in ("val", "test") for i in range(3)}
     assert len(set(blocks.values())) == 6
     assert len(a.eval_block("test", "episodes", 0).support.x) == BLOCK
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("sinusoid", "sinusoid_line", "sinusoid_bmaml", "polynomial", "quadratics", "clusters"),
+        *("digits", "synthetic", "synthetic_pairs"),
+    ],
+)
+def test_held_out_tasks_are_drawn_on_the_cpu_wherever_training_tasks_are(name):
+    """A GPU's generator makes other numbers of the same seed; what is on the device `meta` has no numbers at all."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", [f"data={name}"])
+    data = instantiate(cfg.data, device="cpu", _convert_="all")
+    held_out = set(data.streams) & {"episodes", "oracle", "sequences", "pairs"}
+    held_out -= {"sequences"} if name == "digits" else set()  # too few instances of a class
+    blocks = {stream: data.eval_block("test", stream, 1) for stream in held_out}
+    data.device = torch.device("meta")
+    for stream, block in blocks.items():
+        again = data.eval_block("test", stream, 1)
+        assert all(map(torch.equal, pytree.tree_leaves(block), pytree.tree_leaves(again)))
+    curves = data.curves(2, 5, torch.Generator())
+    assert curves is None or all(leaf.device.type == "cpu" for leaf in pytree.tree_leaves(curves[0]))
 
 
 def test_loss_and_metric_go_with_the_kind():

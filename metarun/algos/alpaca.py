@@ -38,6 +38,7 @@ import torch
 from torch import Tensor, nn
 
 from metarun.checks import require, require_positive
+from metarun.layers.norm import MODES
 from metarun.learner.learner import Backbone, Learner, count_tasks
 from metarun.learner.prediction import Gaussian, Predictor
 from metarun.tasks import Batch, Examples, Kind, Task, TaskLoss
@@ -58,6 +59,7 @@ class ALPaCA(Learner):
         ValueError: a noise variance that is not above 0, or a backbone whose features are not vectors.
     """
 
+    batch_norm_modes: ClassVar[tuple[str, ...]] = MODES
     task_types: ClassVar[tuple[Kind, ...]] = ("regression",)
     noise_variance: Tensor
 

@@ -40,9 +40,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metarun.checks import require_int, require_non_negative
+from metarun.checks import NonNegative, require_int, require_non_negative
 from metarun.learner.gradient_descent import descend
-from metarun.learner.learner import Backbone, Learner
+from metarun.learner.learner import Backbone, Learner, exact
 from metarun.learner.prediction import Predictor
 from metarun.tasks import Examples, TaskLoss
 
@@ -73,7 +73,7 @@ class AlphaMAML(Learner):
         backbone: Backbone,
         outputs: int,
         loss: TaskLoss,
-        inner_lr: float,
+        inner_lr: NonNegative,
         inner_steps: int,
         eval_steps: int,
         first_order: bool,
@@ -84,7 +84,7 @@ class AlphaMAML(Learner):
         require_int("algo", inner_steps=inner_steps, eval_steps=eval_steps)
         require_non_negative("algo", alpha_rate=alpha_rate, beta_rate=beta_rate)
         self.net = backbone(outputs=outputs)
-        self.alpha = nn.Parameter(torch.tensor(float(inner_lr)))
+        self.alpha = nn.Parameter(exact(float(inner_lr)))
         self.register_buffer("beta", torch.zeros(()))  # set by the first outer step
         self.inner_steps, self.eval_steps = inner_steps, eval_steps
         self.first_order = first_order

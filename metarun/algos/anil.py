@@ -38,12 +38,13 @@ Differences from the paper
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 from torch.func import functional_call, grad
 
-from metarun.checks import require_int
+from metarun.checks import NonNegative, require_int
+from metarun.layers.norm import MODES
 from metarun.learner.learner import Backbone, Learner
 from metarun.learner.prediction import Predictor
 from metarun.tasks import Examples, TaskLoss
@@ -65,6 +66,7 @@ class ANIL(Learner):
         ValueError: steps that are not integers of at least 0.
     """
 
+    batch_norm_modes: ClassVar[tuple[str, ...]] = MODES
     inner_lr: Tensor
 
     def __init__(
@@ -72,7 +74,7 @@ class ANIL(Learner):
         backbone: Backbone,
         outputs: int,
         loss: TaskLoss,
-        inner_lr: float,
+        inner_lr: NonNegative,
         inner_steps: int,
         eval_steps: int,
         first_order: bool,

@@ -35,20 +35,20 @@ Differences from the paper
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import log
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.func import grad, vmap
 
-from metarun.checks import require_int
+from metarun.checks import NonNegative, require_int
 from metarun.learner.ensemble import (
     Weights,
     constants,
     descend_all,
     for_each,
     predict_by_all,
-    refuse_running_norms,
     stack_parameters,
 )
 from metarun.learner.learner import Backbone, Learner
@@ -71,8 +71,7 @@ class BMAML(Learner):
         precision_rate: step size of log gamma and log lambda, relative to alpha; 0: they do not adapt.
 
     Raises:
-        ValueError: a count out of range, a precision that is not three numbers above 0, or a backbone whose norms
-            keep running statistics.
+        ValueError: a count out of range, or a precision that is not three numbers above 0.
     """
 
     inner_lr: Tensor
@@ -86,25 +85,26 @@ class BMAML(Learner):
         loss: TaskLoss,
         particles: int,
         ensemble: bool,
-        inner_lr: float,
+        inner_lr: NonNegative,
         inner_steps: int,
         eval_steps: int,
         first_order: bool,
-        leader_lr: float,
+        leader_lr: NonNegative,
         leader_steps: int,
         noise_precision: Sequence[float],
         weight_precision: Sequence[float],
-        precision_rate: float,
+        precision_rate: NonNegative,
     ) -> None:
         super().__init__(loss)
         require_int("algo", inner_steps=inner_steps, eval_steps=eval_steps, leader_steps=leader_steps)
         require_int("algo", minimum=1, particles=particles)
         self.net = stack_parameters([backbone(outputs=outputs) for _ in range(particles)])
-        refuse_running_norms(self.net, "bmaml")
         priors = {"log_lambda": weight_precision}
         if loss is LOSSES["regression"]:
             priors["log_gamma"] = noise_precision
         self.precisions = Precisions(particles, {} if ensemble else priors)
+        for name in self.precisions.log:
+            self.start_exactly(f"precisions.log.{name}", log(priors[name][0]))
         self.ensemble, self.first_order = ensemble, first_order
         self.inner_steps, self.eval_steps, self.leader_steps = inner_steps, eval_steps, leader_steps
         for name, value in {"inner_lr": inner_lr, "leader_lr": leader_lr, "precision_rate": precision_rate}.items():

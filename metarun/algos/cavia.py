@@ -38,7 +38,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad
 
-from metarun.checks import require_int
+from metarun.checks import NonNegative, require_int
 from metarun.learner.learner import Backbone, Learner
 from metarun.learner.prediction import Predictor
 from metarun.tasks import Examples, TaskLoss
@@ -98,7 +98,7 @@ class CAVIA(Learner):
         backbone: Backbone,
         outputs: int,
         loss: TaskLoss,
-        inner_lr: float,
+        inner_lr: NonNegative,
         inner_steps: int,
         eval_steps: int,
         context: int,

@@ -29,16 +29,18 @@ Differences from the paper
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 
 from metarun.algos.meta_sgd import draw_rates, rates_by_name
 from metarun.checks import require_int, require_non_negative
+from metarun.layers.norm import MODES
 from metarun.learner.gradient_descent import descend
 from metarun.learner.learner import Backbone, Learner, Stage
 from metarun.learner.prediction import Predictor
-from metarun.tasks import Examples, TaskAndBatch, TaskLoss
+from metarun.learner.pretrained import require_base_classes
+from metarun.tasks import Examples, TaskAndBatch, TaskLoss, TaskSet
 
 
 class DEML(Learner):
@@ -56,9 +58,9 @@ class DEML(Learner):
 
     Raises:
         ValueError: a count out of range, a range that is not (lowest, highest), or lambda below 0.
-        IndexError: in training, the data has more classes than `base_classes`.
     """
 
+    batch_norm_modes: ClassVar[tuple[str, ...]] = MODES
     stages = (Stage("episodes_and_batches"),)
     task_types = ("classification",)
     init_only_args = ("initial_rates",)
@@ -97,6 +99,9 @@ class DEML(Learner):
     def meta_loss(self, task: TaskAndBatch, random_inputs: Any = ()) -> Tensor:
         base_loss = self.loss(self.discriminator(self.generator(task.batch.x)), task.batch.y)
         return super().meta_loss(task, random_inputs) + self.concept_weight * base_loss
+
+    def check_data(self, data: TaskSet) -> None:
+        require_base_classes(self.discriminator.out_features, data.outputs("train", "batches"))
 
     def diagnostics(self) -> dict[str, Tensor]:
         """Mean of alpha over the weights and over the biases of the meta-learner."""

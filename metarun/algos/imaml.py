@@ -40,7 +40,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, vjp
 
-from metarun.checks import require_int, require_positive
+from metarun.checks import NonNegative, Positive, require_int, require_positive
 from metarun.learner.learner import Backbone, Learner
 from metarun.learner.prediction import Predictor
 from metarun.numerics.conjugate_gradients import Weights, conjugate_gradients
@@ -76,13 +76,13 @@ class IMAML(Learner):
         backbone: Backbone,
         outputs: int,
         loss: TaskLoss,
-        inner_lr: float,
+        inner_lr: NonNegative,
         inner_steps: int,
         eval_steps: int,
-        regularization: float,
-        eval_regularization: float,
+        regularization: Positive,
+        eval_regularization: NonNegative,
         cg_steps: int,
-        cg_damping: float,
+        cg_damping: NonNegative,
     ) -> None:
         super().__init__(loss)
         require_int("algo", inner_steps=inner_steps, eval_steps=eval_steps, cg_steps=cg_steps)

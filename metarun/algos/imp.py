@@ -42,7 +42,7 @@ from torch import Tensor, nn
 
 from metarun.checks import require, require_positive
 from metarun.learner.embedding import Embedding, class_means, one_hot, squared_distances
-from metarun.learner.learner import Backbone
+from metarun.learner.learner import Backbone, exact
 from metarun.learner.prediction import Predictor
 from metarun.tasks import Examples, TaskLoss
 
@@ -72,7 +72,7 @@ class IMP(Embedding):
         require("algo.alpha", alpha, alpha <= 1, "at most 1, or examples at distance 0 would open clusters")
         super().__init__(backbone, ways, loss)
         self.register_hyperparameter("alpha", alpha)
-        self.log_sigma = nn.Parameter(torch.tensor(math.log(sigma)))
+        self.log_sigma = nn.Parameter(exact(math.log(sigma)))
 
     def head(self, support: Examples, random_inputs: Any = ()) -> Predictor:
         del random_inputs  # draws nothing

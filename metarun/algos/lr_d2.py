@@ -39,7 +39,7 @@ import torch
 from torch import Tensor
 
 from metarun.algos.r2d2 import R2D2, solve
-from metarun.checks import require_int
+from metarun.checks import Positive, require_int
 from metarun.learner.learner import Backbone
 from metarun.tasks import TaskLoss
 
@@ -63,9 +63,9 @@ class LRD2(R2D2):
         backbone: Backbone,
         ways: int,
         loss: TaskLoss,
-        regularization: float,
+        regularization: Positive,
         learn_lambda: bool,
-        scale: float,
+        scale: Positive,
         newton_steps: int,
     ) -> None:
         super().__init__(backbone, ways, loss, regularization, learn_lambda, scale)

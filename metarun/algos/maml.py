@@ -26,8 +26,15 @@ step is the outer loop's.
 Differences from the paper
     - The outer optimizer, its schedule and clipping are the run's (`optimizer`, `scheduler`), by default Adam at 1e-3
       as in the paper.
-    - L is a mean over examples; eq. 2 and 3 have sums. The official classification loss is divided once more by the
-      number of shots, so its alpha for 5 shots compares to a fifth of ours.
+    - L is a mean over examples; eq. 2 and 3 have sums. In a regression it is the official loss. The official
+      cross-entropy (utils.py, xent) is a vector, of each example's divided by the shots K, whose gradient is that of
+      its sum: of N K / K = N (ways) times the mean, whatever K. So its alpha is N times as large in our units: .4 (5
+      ways) and .1 (20 ways) on Omniglot are 2, .01 on mini-ImageNet is .05. Its query loss is likewise N Q / K times
+      ours for Q queries a class: its clipping of the meta-gradient's entries to 10 on mini-ImageNet (Q = 15) is to .133
+      for 1 shot, .667 for 5. The settings `omniglot/maml` and `miniimagenet/maml` keep smaller steps, for short runs.
+    - Batch norm's scale and shift adapt like all parameters. The official one has a shift alone, which does not adapt,
+      and eps 1e-3 where here it is 1e-5; its last layer on Omniglot starts normal of standard deviation 1
+      (`backbone.head_std`), all others by Glorot's uniform rule (`backbone.init=xavier`).
     - The outer loss is the mean over tasks, as in the official code; eq. 1 has the sum.
 """
 
@@ -39,7 +46,7 @@ from typing import Any
 from torch import Tensor
 from torch.func import grad
 
-from metarun.checks import require_int
+from metarun.checks import NonNegative, require_int
 from metarun.learner.learner import Backbone, Learner
 from metarun.learner.prediction import Predictor
 from metarun.tasks import Examples, TaskLoss
@@ -68,7 +75,7 @@ class MAML(Learner):
         backbone: Backbone,
         outputs: int,
         loss: TaskLoss,
-        inner_lr: float,
+        inner_lr: NonNegative,
         inner_steps: int,
         eval_steps: int,
         first_order: bool,

@@ -9,10 +9,10 @@ Inner problem, S steps on the support set D:     theta_0 = theta
 Outer problem, over tasks with query sets D':
     min_{theta, alpha, beta}  mean_i sum_{k=1..S} w_k L(theta_k(D_i), beta_{k-1}, D'_i)         (MSL)
 
-beta_k are the scales and shifts of the batch norms at step k, which do not adapt in the inner loop (BNWB); with
-`backbone.norm=running` each step also has its own running statistics (BNRS). w is uniform at first; linear annealing
-lowers all weights but w_S to 0.03 / S. In the first part of training the inner gradient is treated as a constant
-(derivative-order annealing). Cosine annealing of the outer learning rate is the run's (`scheduler=cosine`).
+beta_k are the scales and shifts of the batch norms at step k, which do not adapt in the inner loop (BNWB). w is uniform
+at first; linear annealing lowers all weights but w_S to 0.03 / S. In the first part of training the inner gradient is
+treated as a constant (derivative-order annealing). Cosine annealing of the outer learning rate is the run's
+(`scheduler=cosine`).
 
     symbol   code                     shape / unit
     theta    theta                    the backbone's parameters without those of batch norms
@@ -26,22 +26,23 @@ Differences from the paper
     - Weights and derivative order change with every iteration, not with every epoch. After the epochs of annealing the
       official code uses the last step's loss alone; here the other steps keep 0.03 / S to the end.
     - The official rates are trained at the outer learning rate, which gave NaN on regression; here at `rates_lr`.
-    - The official code keeps running statistics and never uses them: it evaluates on batch statistics, as
-      `backbone.norm=batch` does. With `running` they are those of query sets, updated once per outer step.
+    - There are no running statistics of each step (BNRS in the paper). The official code keeps and never uses them:
+      it evaluates by batch statistics, as `backbone.norm=batch` does. Step k's would be those of queries under
+      theta_{k+1}, by which its support set, under theta_k, is not normalised in training.
     - The official network has another order in each block (convolution, leaky ReLU, then norm).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.func import grad
 
-from metarun.checks import require_int, require_positive
-from metarun.layers.norm import BatchNorm, batch_norms, last_statistics
+from metarun.checks import NonNegative, require_int, require_positive
+from metarun.layers.norm import BatchNorm, batch_norms
 from metarun.learner.learner import Backbone, Learner
 from metarun.learner.prediction import Predictor
 from metarun.tasks import Examples, Task, TaskLoss
@@ -68,6 +69,7 @@ class MAMLPlusPlus(Learner):
     """
 
     init_only_args = ("inner_lr",)
+    uses_progress: ClassVar[bool] = True
     multi_step_share: Tensor
     first_order_share: Tensor
 
@@ -81,7 +83,7 @@ class MAMLPlusPlus(Learner):
         inner_steps: int,
         eval_steps: int,
         multi_step_share: float,
-        first_order_share: float,
+        first_order_share: NonNegative,
     ) -> None:
         super().__init__(loss)
         require_int("algo", minimum=1, inner_steps=inner_steps)
@@ -97,23 +99,24 @@ class MAMLPlusPlus(Learner):
             f"{path}.{name}"
             for path, module in self.net.named_modules()
             if isinstance(module, BatchNorm)
-            for name in module.state_dict()
+            for name, _ in module.named_parameters()
         ]
         self.adapted_names = [name for name, _ in self.net.named_parameters() if name not in self.per_step_names]
         self.rates = nn.Parameter(torch.full((inner_steps, len(self.adapted_names)), float(inner_lr)))
+        self.start_exactly("rates", inner_lr)
 
     def trajectory(self, support: Examples, steps: int, random_inputs: Any = ()) -> Iterator[Predictor]:
         del random_inputs  # draws nothing
 
         def predictor(theta: dict[str, Tensor], k: int) -> Predictor:
-            beta = {name: tensors[name][k] for name in self.per_step_names}
+            beta = {name: parameters[name][k] for name in self.per_step_names}
             return self.functional_predictor(self.net, {**theta, **beta}, support)
 
         def support_loss(theta: dict[str, Tensor], k: int) -> Tensor:
             return self.loss(predictor(theta, k)(support.x), support.y)
 
-        tensors = {**dict(self.net.named_parameters()), **dict(self.net.named_buffers())}
-        theta = {name: tensors[name] for name in self.adapted_names}
+        parameters: dict[str, Tensor] = dict(self.net.named_parameters())
+        theta = {name: parameters[name] for name in self.adapted_names}
         second_order = (self.progress >= self.first_order_share).to(self.progress.dtype)  # 1 or 0
         yield predictor(theta, 0)
         for step in range(steps):
@@ -126,14 +129,7 @@ class MAMLPlusPlus(Learner):
 
     def meta_loss(self, task: Task, random_inputs: Any = ()) -> Tensor:
         _, *predictors = self.trajectory(task.support, self.inner_steps, random_inputs)
-        norms = [norm for norm in batch_norms(self.net) if norm.recorded is not None]
-        losses, statistics = [], []
-        for predict in predictors:
-            losses.append(self.loss(predict(task.query.x), task.query.y))
-            statistics.append(last_statistics(norms))
-        for norm, norm_statistics in zip(norms, zip(*statistics, strict=True), strict=True):
-            mean, var = (torch.stack(values) for values in zip(*norm_statistics, strict=True))  # [S, channels]
-            norm.recorded = [(mean, var)]
+        losses = [self.loss(predict(task.query.x), task.query.y) for predict in predictors]
         return (self.step_weights() * torch.stack(losses)).sum()
 
     def step_weights(self) -> Tensor:

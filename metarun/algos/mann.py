@@ -8,6 +8,7 @@ Inner problem, without optimisation: at step t, with a memory M of N rows and R 
     ww_t^i = g_i wr_{t-1}^i + (1 - g_i) wlu_{t-1}^i,    wlu^i: 1 at the i-th least used row by wu, else 0
     M_t = M_{t-1} with its least used row erased + sum_i ww_t^i a_i^T
     wr_t^i(j) = softmax_j( beta cos(k_i, M_t(j)) ),    r_t = [ sum_j wr_t^i(j) M_t(j) ]_i
+      cos(k, M) = k . M / sqrt(|k|^2 |M|^2 + 1e-6):  about 0 for a row that was never written
     wu_t = gamma wu_{t-1} + sum_i wr_t^i + ww_t^i
     s_t = W [h_t, r_t] + b
 Outer problem, over sequences:    min  mean_t CE(s_t, y_t)
@@ -52,6 +53,7 @@ from metarun.learner.sequence import Recurrent
 from metarun.tasks import TaskLoss
 
 BLANK = 1e-6  # initial value of the memory
+EPS = 1e-6  # added to the product of two squared lengths in a cosine
 
 
 class State(NamedTuple):
@@ -141,6 +143,10 @@ def least_used(usage: Tensor, count: int) -> Tensor:
 
 
 def cosines(keys: Tensor, memory: Tensor) -> Tensor:
-    """Cosines `[m, R, N]` between keys `[m, R, width]` and rows `[m, N, width]`; about 0 for a row of zeros."""
-    keys, memory = (v * (v.square().sum(-1, keepdim=True) + 1e-12).rsqrt() for v in (keys, memory))
-    return keys @ memory.mT
+    """Cosines `[m, R, N]` between keys `[m, R, width]` and rows `[m, N, width]`; about 0 for a blank row.
+
+    As in tristandeleu's port, `EPS` is added to the product of the squared lengths: added to each, far below a blank
+    row's, it would leave a blank row a cosine as large as a written row's.
+    """
+    squares = keys.square().sum(-1)[..., :, None] * memory.square().sum(-1)[..., None, :]
+    return keys @ memory.mT * (squares + EPS).rsqrt()

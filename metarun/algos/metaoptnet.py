@@ -101,6 +101,7 @@ class MetaOptNet(Embedding):
         self.register_hyperparameter("regularization", regularization)
         self.register_hyperparameter("label_smoothing", label_smoothing)
         self.scale = nn.Parameter(torch.tensor([float(scale)]))
+        self.start_exactly("scale", scale)
 
     def head(self, support: Examples, random_inputs: Any = ()) -> Predictor:
         del random_inputs  # draws nothing

@@ -40,14 +40,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from metarun.checks import is_number, require, require_int, require_positive
+from metarun.checks import NonNegative, is_number, require, require_int, require_positive
 from metarun.layers.norm import rows_of_tasks
 from metarun.layers.scale_shift import ScaleShift, statistics_kept
 from metarun.learner.embedding import one_hot
 from metarun.learner.gradient_descent import descend
 from metarun.learner.hard_classes import HardClassMemory
 from metarun.learner.learner import Backbone, Stage
-from metarun.learner.prediction import Predictor
+from metarun.learner.prediction import Predictor, correctness
 from metarun.learner.pretrained import Pretrained
 from metarun.tasks import Batch, Examples, Task, TaskLoss, TaskOfClasses
 
@@ -84,7 +84,7 @@ class MTL(Pretrained):
         loss: TaskLoss,
         base_classes: int,
         pretrain_share: float,
-        inner_lr: float,
+        inner_lr: NonNegative,
         inner_steps: int,
         eval_steps: int,
         first_order: bool,
@@ -143,8 +143,7 @@ class MTL(Pretrained):
         """The outer problem of one task of embeddings, and the query accuracy of each way, `[ways]`."""
         prediction = cast(Tensor, self.head(task.support)(task.query.x))
         labels = one_hot(task.query.y, self.theta.out_features, prediction.dtype)
-        correct = (prediction.argmax(1) == task.query.y).to(prediction.dtype)
-        return self.loss(prediction, task.query.y), correct @ labels / labels.sum(0)
+        return self.loss(prediction, task.query.y), correctness(prediction, task.query.y) @ labels / labels.sum(0)
 
     def request_classes(self, tasks: int, generator: torch.Generator) -> Tensor | None:
         return self.failures.sample(tasks, self.theta.out_features, generator)

@@ -21,7 +21,8 @@ Outer problem, over tasks i with query sets D':
     W, b      net...layer.weight, .bias `W` by name: the weights and biases of all layers
     T         net...transform           [d_out, d_out], starts as the identity; absent in M-net
     zeta      self.logits               `mask=row`: [d_out] a layer, start at 0, for the bias too (MT-net, M-net)
-                                        `mask=weight`: one a weight and bias (MT-net-full, M-net-full)
+                                        `mask=weight`: one a weight and bias (MT-net-full, M-net-full), start normal
+                                        of standard deviation .1 (in a network with convolutions .01), truncated at two
     g         random_inputs             the difference of the official code's two Gumbel draws
     m         m                         of the shape of zeta, 0 or 1
     alpha M   alpha_M                   by name; broadcasts to its parameter
@@ -34,7 +35,18 @@ This file has all but (a), which is `layers/transform.py`. Of (e), a task's term
 after `adapt`), with one draw of M.
 
 Differences from the paper
-    - Batch norm's own scale and shift, where the backbone has them, follow its paper's code: they do not adapt.
+    - L is a mean over examples, in classification too. The official loss is ways times as large, with MAML's code
+      (maml.py says why): its alphas of .4 and .1 on Omniglot and .01 on mini-ImageNet are 2, 2 and .05 here, and its
+      clipping of the meta-gradient's entries to 10 is to 10 / 75 for 1 shot and 15 queries. The experiments of the
+      paper (`experiment=mtnet/...`) have these values.
+    - Batch norm's own scale and shift, where the backbone has them, do not adapt, as in the official code; that has a
+      shift but no scale, and eps 1e-3 where here it is 1e-5.
+    - The official last layer of the Omniglot network starts normal of standard deviation 1, all other layers by
+      Glorot's uniform rule; so do the experiments (`backbone.init=xavier backbone.head_std=1`), not the settings.
+    - The official code has no logits for biases in the Omniglot network, where per-weight masks thus fail; here they
+      are as those of mini-ImageNet's.
+    - Without random inputs (`adapt(support)`) M is its mean, sigmoid(zeta), at every step: of one step, W~ is then the
+      mean of W~ over masks. (A threshold at probability 1/2 would not move the units whose zeta is still 0 at all.)
     - Per-weight masks (the code's `use_M` without `share_M`) are drawn at every inner step, as the code does.
     - The initialisation of W is the backbone's (`backbone.init`), and part of the claim: with torch's own, robustness
       at small alpha is lost (REPLICATION.md). Held-out tasks are evaluated with drawn masks too, as in the code.
@@ -49,7 +61,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad
 
-from metarun.checks import require_choice, require_int, require_positive
+from metarun.checks import NonNegative, require_choice, require_int, require_positive
 from metarun.layers.transform import transform_layers, transformed
 from metarun.learner.learner import Backbone, Learner, count_tasks
 from metarun.learner.prediction import Predictor
@@ -87,7 +99,7 @@ class MTNet(Learner):
         transform: bool,
         mask: str,
         temperature: float,
-        inner_lr: float,
+        inner_lr: NonNegative,
         inner_steps: int,
         eval_steps: int,
     ) -> None:
@@ -117,9 +129,10 @@ class MTNet(Learner):
     def _initial_logits(self) -> Iterator[Tensor]:
         if self.mask == "row":
             yield from (torch.zeros(shapes[0][0]) for *_, shapes in self.masked)
-        elif self.mask == "weight":  # as the official code: 0.1 in linear layers, 0.01 in convolutions
+        elif self.mask == "weight":  # as the official code, by the kind of the network
+            convolutional = any(isinstance(module.layer, nn.Conv2d) for _, module in transformed(self.net))
+            spread = 0.01 if convolutional else 0.1
             for *_, ((*shape,),) in self.masked:
-                spread = 0.01 if len(shape) == 4 else 0.1
                 yield nn.init.trunc_normal_(torch.empty(shape), std=spread, a=-2 * spread, b=2 * spread)
 
     def random_inputs(self, batch: Batch, steps: int, generator: torch.Generator) -> Any:
@@ -140,30 +153,45 @@ class MTNet(Learner):
 
         theta: dict[str, Tensor] = dict(self.net.named_parameters())  # W, b, T, and what batch norm has of its own
         if self.mask != "weight":  # one mask for all steps
-            alpha_M = self.masked_rates(random_inputs[0]) if self.mask == "row" else self.plain_rates()
+            alpha_M = self.rates_at(random_inputs, 0)
         yield f(theta)
         for step in range(steps):
             if self.mask == "weight":  # a mask for each step
-                alpha_M = self.masked_rates(random_inputs[step])
+                alpha_M = self.rates_at(random_inputs, step)
             W = {name: theta[name] for name in alpha_M}
             gradient = grad(L)(W)
             W = {name: W[name] - alpha_M[name] * gradient[name] for name in W}  # (b), (d)
             theta = {**theta, **W}
             yield f(theta)
 
+    def rates_at(self, random_inputs: Any, step: int) -> dict[str, Tensor]:
+        """alpha M by the name of each weight and bias, of the draw `random_inputs[step]`; of () the mean of M."""
+        if self.mask == "none":
+            return self.plain_rates()
+        return self.masked_rates(random_inputs[step]) if len(random_inputs) else self.mean_rates()
+
     def plain_rates(self) -> dict[str, Tensor]:
         """alpha by the name of each weight and bias: T-net's, where M is 1."""
         return {name: self.inner_lr for _, names, _ in self.masked for name in names}
 
+    def mean_rates(self) -> dict[str, Tensor]:
+        """alpha E[M] by the name of each weight and bias."""
+        return self._by_name([zeta.sigmoid() for zeta in self.logits])
+
     def masked_rates(self, g: Tensor) -> dict[str, Tensor]:
         """alpha M by the name of each weight and bias, for one draw `[units]` (or `[weights]`) of g."""
-        alpha_M = {}
+        masks = []
         pieces = g.split([zeta.numel() for zeta in self.logits])
-        for (_, names, shapes), zeta, piece in zip(self.masked, self.logits, pieces, strict=True):
+        for zeta, piece in zip(self.logits, pieces, strict=True):
             score = zeta + piece.view_as(zeta)
             soft = torch.sigmoid(score / self.temperature)  # (f)
             hard = (score > 0).to(soft.dtype)  # (c)
-            m = (hard - soft).detach() + soft  # (f): the value of hard, the gradient of soft
+            masks.append((hard - soft).detach() + soft)  # (f): the value of hard, the gradient of soft
+        return self._by_name(masks)
+
+    def _by_name(self, masks: list[Tensor]) -> dict[str, Tensor]:
+        alpha_M = {}
+        for (_, names, shapes), m in zip(self.masked, masks, strict=True):
             for name, shape in zip(names, shapes, strict=True):
                 alpha_M[name] = self.inner_lr * m.view(*m.shape, *[1] * (len(shape) - m.dim()))  # row j of M is m_j
         return alpha_M

@@ -43,17 +43,16 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad, vmap
 
-from metarun.checks import require_int, require_positive
+from metarun.checks import NonNegative, require_int, require_positive
 from metarun.learner.ensemble import (
     Weights,
     constants,
     descend_all,
     log_likelihood,
     predict_by_all,
-    refuse_running_norms,
 )
 from metarun.learner.gaussian import Variances, count_parameters, divergence, draw
-from metarun.learner.learner import Backbone, Learner, count_tasks
+from metarun.learner.learner import Backbone, Learner, count_tasks, exact
 from metarun.learner.prediction import Predictor, Samples
 from metarun.tasks import Batch, Examples, Task, TaskLoss
 
@@ -70,8 +69,7 @@ class PLATIPUS(Learner):
         train_samples, samples: number of samples of theta in training and at test.
 
     Raises:
-        ValueError: a count out of range, a number that is not above 0, a range that is not (lowest, highest), or a
-            backbone whose norms keep running statistics.
+        ValueError: a count out of range, a number that is not above 0, or a range that is not (lowest, highest).
     """
 
     init_only_args = ("gamma",)
@@ -84,7 +82,7 @@ class PLATIPUS(Learner):
         backbone: Backbone,
         outputs: int,
         loss: TaskLoss,
-        inner_lr: float,
+        inner_lr: NonNegative,
         inner_steps: int,
         eval_steps: int,
         first_order: bool,
@@ -100,11 +98,10 @@ class PLATIPUS(Learner):
         require_int("algo", minimum=1, train_samples=train_samples, samples=samples)
         require_positive("algo", gamma=gamma, kl_weight=kl_weight, likelihood_std=likelihood_std)
         self.net = backbone(outputs=outputs)
-        refuse_running_norms(self.net, "platipus")
         self.prior_variance = Variances(self.net, log_variance)
         self.posterior_variance = Variances(self.net, log_variance)
-        self.log_gamma_p = nn.Parameter(torch.tensor(log(gamma)))
-        self.log_gamma_q = nn.Parameter(torch.tensor(log(gamma)))
+        self.log_gamma_p = nn.Parameter(exact(log(gamma)))
+        self.log_gamma_q = nn.Parameter(exact(log(gamma)))
         self.inner_steps, self.eval_steps, self.first_order = inner_steps, eval_steps, first_order
         self.train_samples, self.samples = train_samples, samples
         self.register_hyperparameter("inner_lr", inner_lr)

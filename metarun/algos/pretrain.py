@@ -39,7 +39,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import grad
 
-from metarun.checks import require, require_choice, require_int, require_positive
+from metarun.checks import NonNegative, require, require_choice, require_int, require_positive
 from metarun.learner.embedding import class_means, squared_distances
 from metarun.learner.learner import Backbone, count_tasks
 from metarun.learner.prediction import Predictor
@@ -81,7 +81,7 @@ class Pretrain(Pretrained):
         scale: float,
         normalise: bool,
         start: str,
-        inner_lr: float,
+        inner_lr: NonNegative,
         eval_steps: int,
     ) -> None:
         require_choice("algo.head", head, HEADS)

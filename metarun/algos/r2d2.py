@@ -32,6 +32,7 @@ Differences from the paper
 
 from __future__ import annotations
 
+from math import log
 from typing import Any
 
 import torch
@@ -74,9 +75,11 @@ class R2D2(Embedding):
         self.log_lambda: nn.Parameter | None = None
         if learn_lambda:
             self.log_lambda = nn.Parameter(torch.tensor([float(regularization)]).log())
+            self.start_exactly("log_lambda", log(regularization))
         else:
             self.register_hyperparameter("regularization", regularization)
         self.scale = nn.Parameter(torch.tensor([float(scale)]))
+        self.start_exactly("scale", scale)
 
     @property
     def lambda_(self) -> Tensor:

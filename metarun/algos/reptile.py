@@ -41,7 +41,7 @@ import torch
 from torch import Tensor
 from torch.func import grad
 
-from metarun.checks import is_int, require, require_choice, require_int
+from metarun.checks import NonNegative, is_int, require, require_choice, require_int
 from metarun.learner.gradient_descent import mini_batches
 from metarun.learner.learner import Backbone, Learner
 from metarun.learner.prediction import Predictor
@@ -77,7 +77,7 @@ class Reptile(Learner):
         backbone: Backbone,
         outputs: int,
         loss: TaskLoss,
-        inner_lr: float,
+        inner_lr: NonNegative,
         inner_optimizer: str,
         inner_steps: int,
         eval_steps: int,

@@ -28,6 +28,8 @@ Differences from the paper
     - Dilations start at 1 and just span the sequence. The port's start at 2: its convolutions skip the previous item.
     - The port's softmax runs over the items of the queries q, the wrong axis; here it runs over those of the keys k.
     - f is the run's backbone and a linear layer; for mini-ImageNet the paper has a special residual network.
+    - Batch norm normalises the images of a task together, whatever their order. Only the last item is predicted, so no
+      prediction sees a later item; in mode `batch` it sees the task's other queries.
     - Without random inputs (`adapt(support)`) the order is that of the support set; in training it is shuffled.
     - Optimizer and schedule are the run's.
 """

@@ -7,7 +7,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from metarun.checks import is_int, require, require_choice
+from metarun.checks import Count, is_int, require, require_choice, require_positive
 from metarun.layers.init import initialise
 from metarun.layers.norm import make_norm
 
@@ -27,27 +27,32 @@ class Conv4(nn.Module):
         norm: a kind of `metarun.layers.norm.make_norm`.
         init: a name of `metarun.layers.init.initialise`.
         pools: number of leading blocks that downsample; None: all.
+        head_std: standard deviation of the last layer's initial weights, which are normal (1 in MAML's Omniglot
+            network); None: as `init` says.
 
     Attributes:
         out_shape: shape of the features of one example, before the last layer.
 
     Raises:
-        ValueError: an unknown choice, or images too small for the number of blocks.
+        ValueError: an unknown choice, a deviation that is not above 0, or images too small for the number of blocks.
     """
 
     def __init__(
         self,
         in_shape: tuple[int, ...],
         outputs: int | None,
-        filters: int,
-        blocks: int,
+        filters: Count,
+        blocks: Count,
         downsample: str,
         features: str,
         norm: str,
         init: str,
         pools: int | None = None,
+        head_std: float | None = None,
     ) -> None:
         super().__init__()
+        if head_std is not None:
+            require_positive("backbone", head_std=head_std)
         _check(in_shape, outputs, blocks, downsample, features, pools)
         channels, *size = in_shape
         layers: OrderedDict[str, nn.Module] = OrderedDict()
@@ -68,6 +73,8 @@ class Conv4(nn.Module):
         self.out_shape = (filters, *size) if features == "map" else (width,)
         self.head = nn.Identity() if outputs is None else nn.Linear(width, outputs)
         initialise(self, init)
+        if head_std is not None and isinstance(self.head, nn.Linear):
+            nn.init.normal_(self.head.weight, std=head_std)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.blocks(x)
@@ -79,7 +86,7 @@ class Conv4(nn.Module):
 
 
 def _check(
-    in_shape: tuple[int, ...], outputs: int | None, blocks: int, downsample: str, features: str, pools: int | None
+    in_shape: tuple[int, ...], outputs: int | None, blocks: Count, downsample: str, features: str, pools: int | None
 ) -> None:
     holds = pools is None or (is_int(pools) and pools <= blocks)
     require("backbone.pools", pools, holds, f"null or an integer from 0 to backbone.blocks={blocks}")

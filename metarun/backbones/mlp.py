@@ -7,7 +7,7 @@ from math import prod
 
 from torch import Tensor, nn
 
-from metarun.checks import require, require_choice
+from metarun.checks import Count, require, require_choice
 from metarun.layers.init import initialise
 from metarun.layers.norm import make_norm
 
@@ -30,7 +30,7 @@ class MLP(nn.Module):
     """
 
     def __init__(
-        self, in_shape: tuple[int, ...], outputs: int | None, hidden: list[int], activation: str, norm: str, init: str
+        self, in_shape: tuple[int, ...], outputs: int | None, hidden: list[Count], activation: str, norm: str, init: str
     ) -> None:
         super().__init__()
         require_choice("backbone.activation", activation, ACTIVATIONS)

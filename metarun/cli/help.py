@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from metarun.experiment.choices import GROUPS, names
+from metarun.version import __version__
 
 HELP = """metarun: train, evaluate and sweep few-shot learners.
 
@@ -17,15 +18,18 @@ Choices (GROUP=NAME)
 {choices}
 
 Common numbers (GROUP.KEY=VALUE; `--cfg job` prints all)
-  seed  run.iterations  run.meta_batch_size  run.eval_tasks  run.resume=PATH  run.init_from=PATH  run.evaluate=PATH
+  seed  run.iterations  run.meta_batch_size  run.eval_tasks  run.val_tasks
+  run.resume=PATH  run.init_from=PATH  run.evaluate=PATH
   data.root=PATH  data.ways  data.shots  data.queries  data.partition
   algo.inner_lr  algo.inner_steps  algo.eval_steps
-  optimizer.lr  backbone.init  device.threads  device.compile  tracker.wandb.mode=offline|online
+  optimizer.lr  backbone.init  tracker.wandb.mode=offline|online
+  device.threads  device.compile  device.task_micro_batch (tasks in one pass: fewer take less memory)
 
 Hydra's own
   -m/--multirun  sweep over comma-separated values      --cfg job  print the configuration, run nothing
   --info         what was composed from which file      -sc install=bash  shell completion (also zsh, fish)
-  --hydra-help   all of Hydra's flags
+  --config-dir FOLDER  your own configurations beside metarun's; an installed package's are found by themselves
+  --hydra-help   all of Hydra's flags                   --version  metarun's
 """
 
 
@@ -42,6 +46,11 @@ def help_text() -> str:
             line += f" {name}"
         lines.append(line)
     return HELP.format(choices="\n".join(lines))
+
+
+def version_text() -> str:
+    """What `metarun --version` prints."""
+    return f"metarun {__version__}"
 
 
 def listed(group: str) -> list[str]:

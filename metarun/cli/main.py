@@ -1,6 +1,6 @@
 """The `metarun` command: Hydra's, with our words where it is mistyped.
 
-Exit status: 0 completed, 1 failed, 2 refused before starting, 3 diverged, 130 and 143 interrupted; a multirun
+Exit status: 0 completed, 1 failed, 2 refused before starting, 3 diverged, 129, 130 and 143 interrupted; a multirun
 1 if any run failed, else 3 if any diverged.
 """
 
@@ -14,44 +14,48 @@ import tempfile
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import NoReturn
 
-import hydra
-from hydra.errors import HydraException
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from metarun.cli.command import Command
 from metarun.cli.errors import explain, is_users_fault
-from metarun.cli.help import help_text
-from metarun.cli.resume import is_multirun, with_saved_overrides
+from metarun.cli.help import help_text, version_text
+from metarun.cli.hydra_commands import carry_out
+from metarun.cli.resume import prepared
 from metarun.cli.startup import import_for
-from metarun.experiment.cell import composed_spec, holding, record_exit, record_failure, refuse
-from metarun.experiment.choices import CONF
+from metarun.experiment.cell import (
+    composed_spec,
+    holding,
+    record_exit,
+    record_failure,
+    refuse,
+    take_saved_configuration,
+)
 from metarun.experiment.multirun import multirun
-from metarun.experiment.signals import no_interrupt_is_lost
-from metarun.run_folder import read_overrides
-from metarun.sweeps.plan import quoted
+from metarun.experiment.overrides import UsageError, key_of, quoted
+from metarun.experiment.plugins import missing_plugins
+from metarun.experiment.signals import no_interrupt_is_lost, stopping_signals
+from metarun.plain_text import say
 from metarun.training.ranks import ranks
 
 OmegaConf.register_new_resolver("metarun_name", lambda name: name.replace("/", "-"), replace=True)
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def run_job(cfg: DictConfig) -> float | None:
     """One run, as Hydra calls it."""
     spec = composed_spec(cfg)
     import_for(cfg)
-    from metarun.experiment.build import saved_config  # these import torch, which --help must not wait for
-    from metarun.experiment.errors import ConfigError
+    from metarun.experiment.errors import ConfigError  # these import torch, which --help must not wait for
     from metarun.experiment.run import run, run_worker
+    from metarun.experiment.schema import check_output
 
     try:
-        if ranks().rank and cfg.run.resume:
-            spec.folder = Path(cfg.run.resume)  # Hydra's is a place of this process's own
-        if (path := cfg.run.resume) and spec.sweep is None:
-            spec.cfg, spec.choices = saved_config(spec.folder)
-            spec.overrides = [entry for entry in read_overrides(spec.folder) if not entry.startswith("run.resume=")]
-            spec.cfg.run.resume = path
+        if not cfg.run.resume:
+            check_output(HydraConfig.get().output_subdir)
+        if cfg.run.resume and spec.sweep is None:
+            take_saved_configuration(spec)
         with holding(spec):
             result = run_worker(spec) if ranks().rank else run(spec)
     except ConfigError as error:
@@ -79,25 +83,24 @@ def _main() -> NoReturn:
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its makers
     multirun.clear()
-    if {"-h", "--help"} & set(sys.argv[1:]):  # Hydra would first list every file of conf/, which takes seconds
-        print(help_text())
-        sys.exit(0)
-    terminate = signal.signal(signal.SIGTERM, _terminated)
+    _refuse_wrong_ranks()
+    command = None
     try:
-        sys.argv[1:] = with_saved_overrides(sys.argv[1:])
-        with no_interrupt_is_lost(), _folder_of_this_process():
-            run_job()
+        with _stopping_signals_told():
+            command = Command.typed()
+            _answer_at_once(command)
+            command = prepared(command)
+            with no_interrupt_is_lost(), _folder_of_this_process(command) as command:
+                carry_out(command, run_job)
     except KeyboardInterrupt:
         _say_how_to_resume()
-        sys.exit(max([130, *multirun.exit_statuses]))
+        sys.exit(next((status for status in multirun.exit_statuses if status > 128), 130))
     except Exception as error:
         if show_traceback or not is_users_fault(error):
             raise
         if not ranks().rank:
-            print(f"metarun: {explain(error, sys.argv[1:])}", file=sys.stderr)
+            say(explain(error, command))
         sys.exit(2)
-    finally:
-        signal.signal(signal.SIGTERM, terminate)
     status = multirun.exit_status()
     if multirun.all_refused():
         multirun.remove_refused()
@@ -105,35 +108,62 @@ def _main() -> NoReturn:
 
 
 @contextmanager
-def _folder_of_this_process() -> Iterator[None]:
+def _stopping_signals_told() -> Iterator[None]:
+    """Inside, SIGTERM and SIGHUP end the command as Ctrl-C does."""
+    before = {number: signal.signal(number, _terminated) for number in stopping_signals() if number != signal.SIGINT}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _answer_at_once(command: Command) -> None:
+    """`--help`, for which Hydra would first list every file of conf/, `--version`, and plug-ins that are gone."""
+    if command.flags.help or command.flags.version:
+        print(help_text() if command.flags.help else version_text())
+        sys.exit(0)
+    for package in missing_plugins():
+        say(f"the plug-in {package} is named by an installed package, but is not there")
+
+
+def _refuse_wrong_ranks() -> None:
+    """End where the environment is not as torchrun sets it; all that follows reads it."""
+    try:
+        ranks()
+    except ValueError as error:
+        say(error)
+        sys.exit(2)
+
+
+@contextmanager
+def _folder_of_this_process(command: Command) -> Iterator[Command]:
     """Of the processes that torchrun started the first has the run's folder; inside, another has a temporary one.
 
     Raises:
-        HydraException: a multirun.
+        UsageError: a multirun.
     """
-    if ranks().world_size > 1 and is_multirun(sys.argv[1:]):
-        raise HydraException(
+    if ranks().world_size > 1 and command.flags.multirun:
+        raise UsageError(
             "torchrun shares the tasks of one run. Cells of a multirun run side by side with hydra/launcher=joblib"
         )
     if not ranks().rank:
-        yield
+        yield command
         return
     with tempfile.TemporaryDirectory() as folder:
-        others = [entry for entry in sys.argv[1:] if not entry.startswith("hydra.run.dir=")]
-        sys.argv[1:] = [*others, f"hydra.run.dir={quoted(folder)}"]
-        yield
+        others = [str(o.input_line) for o in command.overrides if key_of(o) != "hydra.run.dir"]
+        yield command.with_settings([*others, f"hydra.run.dir={quoted(folder)}"])
 
 
-def _terminated(*_: object) -> None:
-    """SIGTERM outside a run, which receives its own: processes of a launcher end with this one."""
-    multirun.exit_statuses.append(128 + signal.SIGTERM)
+def _terminated(number: int, _: object) -> None:
+    """SIGTERM or SIGHUP outside a run, which receives its own: processes of a launcher end with this one."""
+    multirun.exit_statuses.append(128 + number)
     raise KeyboardInterrupt
 
 
 def _say_how_to_resume() -> None:
     if multirun.jobs:
-        print(
-            f"metarun: interrupted; {multirun.done()} of {len(multirun.jobs)} cells are done. "
-            f"Resume: metarun sweep.resume={multirun.jobs[0].sweep}",
-            file=sys.stderr,
+        say(
+            f"interrupted; {multirun.done()} of {len(multirun.jobs)} cells are done. "
+            f"Resume: metarun sweep.resume={multirun.jobs[0].sweep}"
         )

@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import Any
 
 from metarun.tracking.wandb_settings import wandb_mode
+from metarun.training.compiler_cache import cache_problem
 
 
 def import_for(cfg: Mapping[str, Any]) -> None:
@@ -26,6 +27,8 @@ def import_for(cfg: Mapping[str, Any]) -> None:
     """
     if "metarun.experiment.run" in sys.modules:
         return
+    with suppress(OSError):
+        cache_problem()  # before torch is there, which dies of a folder that it cannot make
     collects = gc.isenabled()
     gc.disable()
     try:

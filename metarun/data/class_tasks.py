@@ -12,7 +12,7 @@ from torch import Tensor
 from metarun.checks import is_int, require, require_choice, require_int
 from metarun.images.sampler import Sampler, Store
 from metarun.sampling import draw_distinct
-from metarun.tasks import Batch, DataError, Kind, Presentations, Split, TaskAndBatch, TaskOfClasses, TaskSet
+from metarun.tasks import Batch, DataError, Kind, Needed, Split, TaskAndBatch, TaskOfClasses, TaskSet
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
@@ -75,6 +75,7 @@ class ClassTasks(TaskSet):
         self.train_shots = _shots_range(shots if train_shots is None else train_shots)
         self.device = torch.device(device)
         self._samplers: dict[Split, Sampler] = {}
+        self._checked: set[tuple[Split, str]] = set()
 
     @abstractmethod
     def store(self, split: Split) -> Store:
@@ -92,9 +93,12 @@ class ClassTasks(TaskSet):
     def fixed_shapes(self) -> bool:
         return len(set(self.train_shots)) == 1
 
-    def prepare(self) -> None:
+    def prepare(self, needed: Needed | None = None) -> None:
+        if needed is None:
+            needed = dict.fromkeys(SPLITS, (self.evaluation_stream,))
         for split in SPLITS:
-            self._sampler(split)
+            for stream in sorted(needed.get(split, ())):
+                self._sampler(split, stream)
 
     def outputs(self, split: Split, stream: str = "episodes") -> int:
         if stream == "batches":
@@ -105,14 +109,14 @@ class ClassTasks(TaskSet):
 
     def sample(self, split: Split, stream: str, tasks: int, generator: torch.Generator) -> Batch:
         require_choice("stream", stream, self.streams)
-        sampler = self._sampler(split)
+        sampler = self._sampler(split, stream)
         if stream == "batches":
             return sampler.batches(tasks, self.batch_size, generator)
         if stream == "pairs":
             return sampler.pairs(tasks, self._pairs(split), generator)
         ways, _, queries = self._sizes(split)
         if stream == "sequences":
-            return self._sequences(split, tasks, ways, generator)
+            return sampler.sequences(tasks, ways, self.instances, self.shots, generator)
         if stream == "episodes_of_classes":
             return self.sample_classes(split, draw_distinct(tasks, sampler.classes, ways, generator), generator)
         shots = self._shots(split, generator)
@@ -132,7 +136,9 @@ class ClassTasks(TaskSet):
                 f"data.classes_per_way must be 1 where tasks are drawn of given classes; got {self.classes_per_way}"
             )
         shots, queries = self._shots(split, generator), self._sizes(split)[2]
-        return TaskOfClasses(*self._sampler(split).episodes_of(classes, shots, queries, generator), classes)
+        return TaskOfClasses(
+            *self._sampler(split, "episodes_of_classes").episodes_of(classes, shots, queries, generator), classes
+        )
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -151,7 +157,7 @@ class ClassTasks(TaskSet):
         low, high = self._sizes(split)[1]
         if low == high:
             return low
-        return low + int(torch.randint(high - low + 1, (), generator=generator, device=self.device))
+        return low + int(torch.randint(high - low + 1, (), generator=generator, device=generator.device))
 
     def _sizes(self, split: Split) -> tuple[int, tuple[int, int], int]:
         """Ways, fewest and most shots, and queries of a split's tasks."""
@@ -159,56 +165,85 @@ class ClassTasks(TaskSet):
             return self.train_ways, self.train_shots, self.train_queries
         return self.ways, (self.shots, self.shots), self.queries
 
-    def _sequences(self, split: Split, tasks: int, ways: int, generator: torch.Generator) -> Presentations:
-        if self.instances <= self.shots:
-            raise DataError(
-                f"data.instances must be above data.shots={self.shots}, as a class is scored after that many; "
-                f"got {self.instances}"
-            )
-        sampler = self._sampler(split)
-        if self.instances > sampler.fewest:
-            raise DataError(
-                f"data.instances must be at most {sampler.fewest}, the {self.noun} of the smallest class of split "
-                f"{split!r}; got {self.instances}"
-            )
-        return sampler.sequences(tasks, ways, self.instances, self.shots, generator)
-
     def _pairs(self, split: Split) -> int:
         """Pairs of a mini-batch of a split."""
         del split  # the same in all; a data set of pairs has its own number in val and test
         return self.pair_batch_size
 
-    def _sampler(self, split: Split) -> Sampler:
+    def _sampler(self, split: Split, stream: str | None = None) -> Sampler:
+        """The sampler of a split, checked for a stream; None: for no more than that the split is there."""
         if split not in self._samplers:
             require_choice("split", split, SPLITS)
-            store = self.store(split)
-            self._check_sizes(split, store)
-            self._samplers[split] = Sampler(store)
-        return self._samplers[split]
+            self._samplers[split] = Sampler(self.store(split))
+        sampler = self._samplers[split]
+        if stream is not None and (split, stream) not in self._checked:
+            self._check_sizes(split, stream, sampler)
+            self._checked.add((split, stream))
+        return sampler
 
-    def _check_sizes(self, split: Split, store: Store) -> None:
-        """Raise unless the split holds enough classes, and enough examples of each, for its tasks.
+    def _check_sizes(self, split: Split, stream: str, sampler: Sampler) -> None:
+        """Raise unless the split holds enough classes, and enough examples of each, for a stream.
 
         Raises:
             DataError: it does not.
         """
-        ways, (_, shots), queries = self._sizes(split)
-        prefix = "data.train_" if split == "train" else "data."
-        if ways * self.classes_per_way > len(store.names):
+        if stream == "batches":
+            return
+        if stream == "pairs":
+            self._check_pairs(split, sampler)
+            return
+        self._check_ways(split, sampler)
+        if stream == "sequences":
+            self._check_instances(split, sampler)
+        else:
+            self._check_shots(split, sampler)
+
+    def _check_pairs(self, split: Split, sampler: Sampler) -> None:
+        if sampler.classes < 2 or sampler.fewest < 2:
+            raise DataError(
+                f"split {split!r} (partition {self.partition!r}) must hold at least 2 classes and 2 {self.noun} of "
+                f"each to draw pairs from; got {sampler.classes} classes of {sampler.fewest} to {sampler.most} "
+                f"{self.noun}{self._remedy(2)}"
+            )
+
+    def _check_ways(self, split: Split, sampler: Sampler) -> None:
+        ways, prefix = self._sizes(split)[0], "data.train_" if split == "train" else "data."
+        if ways * self.classes_per_way > sampler.classes:
             of_each = f" of {self.classes_per_way} classes each" if self.classes_per_way > 1 else ""
             raise DataError(
-                f"{prefix}ways must be at most {len(store.names) // self.classes_per_way}, as split {split!r} "
-                f"(partition {self.partition!r}) has {len(store.names)} classes; got {ways}{of_each}"
+                f"{prefix}ways must be at most {sampler.classes // self.classes_per_way}, as split {split!r} "
+                f"(partition {self.partition!r}) has {sampler.classes} classes; got {ways}{of_each}"
             )
-        counts = zip(store.names, store.counts.tolist(), strict=True)
+
+    def _check_shots(self, split: Split, sampler: Sampler) -> None:
+        (_, shots), queries = self._sizes(split)[1:]
+        prefix = "data.train_" if split == "train" else "data."
+        counts = zip(sampler.store.names, sampler.counts.tolist(), strict=True)
         short = [f"{name} ({count})" for name, count in counts if count < shots + queries]
         if short:
             more = f" and {len(short) - 5} more" if len(short) > 5 else ""
             raise DataError(
                 f"{prefix}shots + {prefix}queries must be at most the {self.noun} of each class; got {shots} + "
                 f"{queries} = {shots + queries}, and classes of split {split!r} hold fewer: "
-                f"{', '.join(short[:5])}{more}"
+                f"{', '.join(short[:5])}{more}{self._remedy(shots + queries)}"
             )
+
+    def _check_instances(self, split: Split, sampler: Sampler) -> None:
+        if self.instances <= self.shots:
+            raise DataError(
+                f"data.instances must be above data.shots={self.shots}, as a class is scored after that many; "
+                f"got {self.instances}"
+            )
+        if self.instances > sampler.fewest:
+            raise DataError(
+                f"data.instances must be at most {sampler.fewest}, the {self.noun} of the smallest class of split "
+                f"{split!r}; got {self.instances}{self._remedy(self.instances)}"
+            )
+
+    def _remedy(self, examples: int) -> str:
+        """The end of an error about classes of fewer examples: how to do without them, where the data set offers it."""
+        del examples
+        return ""
 
 
 def require_even(key: str, value: object) -> None:

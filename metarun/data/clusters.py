@@ -67,9 +67,9 @@ class Clusters(TaskSet):
         require_choice("stream", stream, self.streams)
         per_class = self.instances if stream == "sequences" else self.shots + self.queries
         x = self._points(tasks, per_class, generator)  # [T, ways, per_class, d]
-        label = torch.arange(self.ways, device=self.device)
+        label = torch.arange(self.ways, device=generator.device)
         if stream == "sequences":
-            order = torch.rand(tasks, self.ways * per_class, generator=generator, device=self.device).argsort(1)
+            order = torch.rand(tasks, self.ways * per_class, generator=generator, device=generator.device).argsort(1)
             y = order // per_class
             shown = x.flatten(1, 2).gather(1, order.unsqueeze(-1).expand(-1, -1, self.dimension))
             member = y.unsqueeze(-1) == label
@@ -81,5 +81,7 @@ class Clusters(TaskSet):
         return Task(*sets)
 
     def _points(self, tasks: int, per_class: int, generator: torch.Generator) -> Tensor:
-        normal = torch.randn(tasks, self.ways, 1 + per_class, self.dimension, generator=generator, device=self.device)
+        normal = torch.randn(
+            tasks, self.ways, 1 + per_class, self.dimension, generator=generator, device=generator.device
+        )
         return normal[:, :, :1] + self.noise * normal[:, :, 1:]

@@ -87,7 +87,7 @@ class Curves(TaskSet):
         y = self.curve(parameters, x)
         if self.noise:
             shape = (tasks, *y.shape[1:])
-            y = y + self.noise * torch.cat([torch.randn(shape, device=self.device, generator=g) for g in generators])
+            y = y + self.noise * torch.cat([torch.randn(shape, device=g.device, generator=g) for g in generators])
         return self._task(stream, parameters, x, y)
 
     def _task(self, stream: str, parameters: Tensor, x: Tensor, y: Tensor) -> Task:
@@ -99,7 +99,7 @@ class Curves(TaskSet):
 
     def curves(self, tasks: int, points: int, generator: torch.Generator) -> tuple[Task, list[str]]:
         parameters, x = self._uniform(tasks, self.shots, [generator])
-        grid = torch.linspace(*self.ranges["x"], points, device=self.device).view(1, -1, 1).expand(tasks, -1, -1)
+        grid = torch.linspace(*self.ranges["x"], points, device=x.device).view(1, -1, 1).expand(tasks, -1, -1)
         support = Examples(x, self.curve(parameters, x))
         titles = [self.title(values) for values in parameters[..., 0].tolist()]
         return Task(support, Examples(grid, self.curve(parameters, grid))), titles
@@ -109,8 +109,10 @@ class Curves(TaskSet):
         count = len(self.ranges) - 1
         # One call to a generator for everything: the fixed overhead of a call is most of a meta-batch's cost.
         shape = (tasks, count + points, 1)
-        uniform = torch.cat([torch.rand(shape, device=self.device, generator=g) for g in generators])
-        edges = torch.tensor([list(bounds) for bounds in self.ranges.values()], dtype=torch.float32, device=self.device)
+        uniform = torch.cat([torch.rand(shape, device=g.device, generator=g) for g in generators])
+        edges = torch.tensor(
+            [list(bounds) for bounds in self.ranges.values()], dtype=torch.float32, device=uniform.device
+        )
         low, high = edges[:, :1], edges[:, 1:]
         parameters = low[:count] + uniform[:, :count] * (high - low)[:count]
         return parameters, low[count] + uniform[:, count:] * (high - low)[count]

@@ -31,6 +31,7 @@ class Digits(ImageTasks):
     """
 
     partitions: ClassVar[tuple[str, ...]] = ("images",)
+    inverted: ClassVar[bool] = True  # of a picture of dark ink
 
     def __init__(self, *, split_seed: int, **sizes: Any):
         super().__init__(channels=1, **sizes)

@@ -24,7 +24,7 @@ from filelock import FileLock
 
 from metarun.data import miniimagenet
 from metarun.data.roots import data_roots, missing
-from metarun.images.cache import cache_folder
+from metarun.images.cache import Entry, cache_folder, clear, entries
 from metarun.tasks import DataError, Split
 
 PIECE = 1 << 15  # bytes written at once; pooch's own 1024 are slow for a file of a gigabyte
@@ -111,6 +111,8 @@ def fetch(remote: Remote, root: Path) -> Path:
             and what to do by hand.
     """
     target = root / remote.name
+    if target.exists() and not target.is_file():
+        raise DataError(f"{target} must be a file; got a folder, a pipe or a device in its place")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         # pooch has no lock: of two processes, one waits for the other instead of downloading the same file.
@@ -232,10 +234,12 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="metarun-download",
         description="Download data sets and check them. What is there already and passes is left alone.",
-        epilog="Exit status: 0 all is there, 1 something could not be had, 2 the command was wrong.",
+        epilog="Decoded images of all data sets are kept in the cache folder of the user, or in the one that the "
+        "environment variable METARUN_CACHE names. Exit status: 0 all is there, 1 something could not be had or "
+        "removed, 2 the command was wrong.",
     )
-    parser.add_argument(
-        "datasets", nargs="+", choices=[*DATASETS, "all"], metavar="DATASET", help=f"{', '.join(DATASETS)}, or all"
+    parser.add_argument(  # not `choices`, which argparse would hold no name at all to
+        "datasets", nargs="*", type=_known, metavar="DATASET", help=f"{', '.join(DATASETS)}, or all"
     )
     parser.add_argument(
         "--root",
@@ -244,18 +248,29 @@ def parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="folder to put them in, later given as data.root=FOLDER (default: METARUN_DATA, else ./data)",
     )
+    parser.add_argument("--list-cache", action="store_true", help="list the decoded images that are kept")
+    parser.add_argument("--clear-cache", action="store_true", help="remove them: the next run decodes its images again")
     return parser
+
+
+def _known(name: str) -> str:
+    if name not in (*DATASETS, "all"):
+        raise argparse.ArgumentTypeError(f"must be one of {', '.join(DATASETS)}, all; got {name!r}")
+    return name
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command.
 
     Returns:
-        Its exit status: 0, or 1 if something could not be had (2, of a wrong command, is argparse's).
+        Its exit status: 0, or 1 if something could not be had or removed (2, of a wrong command, is argparse's).
     """
     options = parser().parse_args(arguments)
+    cache = options.clear_cache or options.list_cache
+    if not options.datasets and not cache:
+        parser().error(f"the following arguments are required: DATASET ({', '.join(DATASETS)}, or all)")
+    failed = cache and not _cache(options.clear_cache)
     datasets = list(DATASETS) if "all" in options.datasets else list(dict.fromkeys(options.datasets))
-    failed = False
     for remote in (remote for name in datasets for remote in DATASETS[name]):
         try:
             print(f"{fetch(remote, options.root)}: complete")
@@ -263,3 +278,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"metarun-download: {error}", file=sys.stderr)
             failed = True
     return int(failed)
+
+
+def _cache(remove: bool) -> bool:
+    """List the decoded images, and remove them if asked to; whether all that was asked for was done."""
+
+    def size(listed: Sequence[Entry]) -> str:
+        return f"{sum(entry.size for entry in listed) / 1e6:,.1f} MB"
+
+    listed, kept = clear() if remove else (entries(), [])
+    for entry in listed:
+        print(f"{'removed ' if remove else ''}{entry.path}: {size([entry])}")
+    for entry in kept:
+        print(f"metarun-download: {entry.path} is in use, or cannot be removed: {size([entry])}", file=sys.stderr)
+    print(f"{cache_folder() / 'images'}: {size(listed)} {'removed' if remove else 'of decoded images'}")
+    return not kept

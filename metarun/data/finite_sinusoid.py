@@ -68,7 +68,7 @@ class FiniteSinusoid(Sinusoid):
                     f"data.tasks must be at least run.meta_batch_size={tasks}, as an outer step uses a task once; "
                     f"got {self.tasks}"
                 )
-            order = [torch.rand(self.tasks, generator=g, device=self.device).argsort()[:tasks] for g in generators]
+            order = [torch.rand(self.tasks, generator=g, device=g.device).argsort()[:tasks] for g in generators]
             parameters, x, y = pytree.tree_map(lambda leaf: leaf[torch.cat(order)], self.training_tasks())
         else:
             parameters, x, y = self._points(tasks, self.shots + self.queries, generators)
@@ -77,5 +77,5 @@ class FiniteSinusoid(Sinusoid):
 
     def _points(self, tasks: int, points: int, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor, Tensor]:
         parameters, x = self._uniform(tasks, points, generators)
-        noise = torch.cat([torch.randn((tasks, points, 1), generator=g, device=self.device) for g in generators])
+        noise = torch.cat([torch.randn((tasks, points, 1), generator=g, device=g.device) for g in generators])
         return parameters, x, self.curve(parameters, x) + self.noise * parameters[:, :1] * noise

@@ -1,4 +1,9 @@
-"""Tasks out of images: what there is of pixels, normalisation and augmentation; `class_tasks.py` counts and draws."""
+"""Tasks out of images: what there is of pixels, normalisation and augmentation; `class_tasks.py` counts and draws.
+
+A data set of images is a subclass with `partitions`, `in_shape` and `load`, and a file conf/data/NAME.yaml of its
+arguments. `load` finds the files (`metarun.images.files`), decodes them (`metarun.images.decoding`) and keeps what came
+out (`metarun.images.cache`); metarun/data/imagefolder.py is the one to begin from.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from metarun.checks import require
 from metarun.data.class_tasks import ClassTasks
+from metarun.images.preparation import Preparation
 from metarun.images.store import Images, ImageStore
 from metarun.tasks import Split
 
@@ -18,9 +24,14 @@ if TYPE_CHECKING:
 class ImageTasks(ClassTasks):
     """Few-shot classification of images; they are kept on the device as bytes, and normalised when drawn.
 
+    Attributes:
+        inverted: whether light and dark of the files are exchanged, so that ink on paper is 1 on 0.
+        background: the colour that shows through transparent pixels of the files.
+
     Args:
         channels: 1 (grey) or 3 (RGB).
-        mean, std: per channel, of pixels in [0, 1], to normalise with; None for neither.
+        mean, std: per channel, of pixels in [0, 1], to normalise with: a learner sees `(x - mean) / std`, `x` from 0
+            (black) to 1 (white). None for neither: it sees `x`.
         augment: names of random changes of training images, one after the other: `crop`, `flip`, `jitter`.
         sizes: the arguments of `ClassTasks`.
 
@@ -29,6 +40,8 @@ class ImageTasks(ClassTasks):
     """
 
     noun: ClassVar[str] = "images"
+    inverted: ClassVar[bool] = False
+    background: str = "white"
 
     def __init__(
         self,
@@ -59,6 +72,12 @@ class ImageTasks(ClassTasks):
     def store(self, split: Split) -> ImageStore:
         augment = self.augment if split == "train" else None
         return ImageStore(self.load(split), self.device, self.mean, self.std, augment)
+
+    def preparation(self) -> Preparation:
+        """What makes of a user's own pictures inputs as these tasks have them. Needs none of the data."""
+        channels, height, width = self.in_shape()
+        mean, std = (None if values is None else tuple(values) for values in (self.mean, self.std))
+        return Preparation(channels, height, width, self.background, self.inverted, mean, std)
 
 
 def _check_normalisation(channels: int, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,16 +13,17 @@ import numpy as np
 from metarun.data.image_tasks import ImageTasks
 from metarun.data.roots import data_roots, missing
 from metarun.images.cache import Contents, cached
-from metarun.images.decoding import CHUNK, folder_contents
-from metarun.images.files import open_files
+from metarun.images.decoding import CHUNK, by_class, class_contents
+from metarun.images.files import Files, Folder, open_files, read_text
 from metarun.images.pickles import load_arrays
+from metarun.images.pixels import ImageDecoder
 from metarun.images.store import Images
 from metarun.tasks import DataError, Split
 
 RAVI = {"train": 64, "val": 16, "test": 20}  # classes
 PER_CLASS = 600  # images
 SIZE = 84  # pixels
-PICKLE = {"train": "train", "val": "validation", "test": "test"}  # as learn2learn names the splits
+PICKLE = {"train": "train", "val": "validation", "test": "test"}  # as learn2learn names the splits; others say val
 COMMAND = "metarun-download miniimagenet --root FOLDER"
 
 
@@ -32,8 +34,9 @@ class MiniImageNet(ImageTasks):
 
     Args:
         root: folder that holds the data (see `data_roots`), directly or in `mini_imagenet/` (also `mini-imagenet/`,
-            `miniimagenet/`): learn2learn's mini-imagenet-cache-{train,validation,test}.pkl, or
-            mini_imagenet_{train,val,test}.zip with SPLIT/CLASS/IMAGE, or folders SPLIT/CLASS/IMAGE.
+            `miniimagenet/`), in one of these forms: mini-imagenet-cache-{train,val,test}.pkl (learn2learn's has
+            `validation` for `val`), mini_imagenet_{train,val,test}.zip with SPLIT/CLASS/IMAGE, folders
+            SPLIT/CLASS/IMAGE, or images/ with Ravi's lists {train,val,test}.csv of filename,label beside it.
         sizes: the arguments of `ImageTasks`, without `channels`.
     """
 
@@ -52,27 +55,53 @@ class MiniImageNet(ImageTasks):
         return (3, SIZE, SIZE)
 
     def load(self, split: Split) -> Images:
-        names = (f"mini-imagenet-cache-{PICKLE[split]}.pkl", f"mini_imagenet_{split}.zip", split)
+        pickles = dict.fromkeys(f"mini-imagenet-cache-{name}.pkl" for name in (PICKLE[split], split))
+        names = (*pickles, f"mini_imagenet_{split}.zip", split)
         below = ("", "mini_imagenet", "mini-imagenet", "miniimagenet")
-        places = [root / base / name for root in data_roots(self.root) for base in below for name in names]
+        folders = [root / base for root in data_roots(self.root) for base in below]
+        places = [folder / name for folder in folders for name in (*names, f"{split}.csv")]
         for place in places:
-            if place.exists():
+            if place.exists() and (place.suffix != ".csv" or (place.parent / "images").is_dir()):
                 return _load(place, split)
         raise missing(f"mini-ImageNet, split {split!r},", places, COMMAND)
 
 
 def _load(place: Path, split: Split) -> Images:
+    label, decoder = f"miniimagenet-{split}", ImageDecoder(3, SIZE, SIZE)
     if place.suffix == ".pkl":
-        stat = place.stat()
-        key = ["pickle", str(place.resolve()), stat.st_size, stat.st_mtime_ns]
-        images = cached(f"miniimagenet-{split}", key, lambda: pickle_contents(place))
+        key: list[object] = ["pickle", *Folder(place.parent).digests([place.name]).values()]
+        images = cached(label, key, lambda: pickle_contents(place))
     else:
-        files = open_files(place)
-        below = "" if place.is_dir() else split
-        key = [SIZE, files.fingerprint()]
-        images = cached(f"miniimagenet-{split}", key, lambda: folder_contents(files, below, 3, SIZE))
+        if place.suffix == ".csv":
+            files: Files = Folder(place.parent / "images")
+            classes = ravis_list(place)
+        else:
+            files = open_files(place)
+            classes = by_class(files, "" if place.is_dir() else split)
+        members = [name for names in classes.values() for name in names]
+        check(place, split, len(classes), {len(names) for names in classes.values()})
+        key = [SIZE, [*map(list, classes.items())], files.fingerprint(members)]
+        images = cached(label, key, lambda: class_contents(files, classes, decoder))
     check(place, split, len(images.names), set(images.counts.tolist()))
     return images
+
+
+def ravis_list(path: Path) -> dict[str, list[str]]:
+    """Files by class, both in sorted order, from one of Ravi and Larochelle's lists: columns filename, label.
+
+    Raises:
+        DataError: the file is not such a list.
+    """
+    rows = csv.DictReader(read_text(path).splitlines())
+    if not {"filename", "label"} <= set(rows.fieldnames or ()):
+        raise DataError(f"{path} must have the columns filename,label; got {','.join(rows.fieldnames or ()) or 'none'}")
+    classes: dict[str, list[str]] = {}
+    for row in rows:
+        name, label = row["filename"], row["label"]
+        if not name or not label or Path(name).name != name:
+            raise DataError(f"{path}, line {rows.line_num}, must be the name of a file and a label; got {name},{label}")
+        classes.setdefault(label, []).append(name)
+    return {label: sorted(classes[label]) for label in sorted(classes)}
 
 
 def check(place: Path, split: Split, classes: int, counts: set[int]) -> None:

@@ -14,8 +14,9 @@ import torch
 from metarun.data.image_tasks import ImageTasks
 from metarun.data.roots import data_roots, missing
 from metarun.images.cache import Contents, cached
-from metarun.images.decoding import decoded, image_decoder
-from metarun.images.files import Files, is_image, open_files
+from metarun.images.decoding import decoded
+from metarun.images.files import Files, is_image, open_files, read_text
+from metarun.images.pixels import ImageDecoder
 from metarun.images.store import Images
 from metarun.tasks import DataError, Split
 
@@ -66,6 +67,7 @@ class Omniglot(ImageTasks):
     """
 
     partitions: ClassVar[tuple[str, ...]] = ("maml", "vinyals", "lake", "small")
+    inverted: ClassVar[bool] = True  # ink is black in the files
 
     def __init__(
         self,
@@ -120,11 +122,18 @@ def lake(name: str) -> Split:
 
 
 def vinyals(root: str | os.PathLike[str] | None, split: Split) -> list[Class]:
-    """Classes of a split, from lines Alphabet/characterNN/rotXXX."""
+    """Classes of a split, from lines Alphabet/characterNN/rotXXX.
+
+    Raises:
+        DataError: the list is missing, or something else.
+    """
     from metarun.data.download import vinyals_list  # needs pooch, and maybe the network
 
-    lines = vinyals_list(_bases(root), split).read_text().split()
-    return [(line.rsplit("/rot", 1)[0], int(line.rsplit("/rot", 1)[1])) for line in lines]
+    path = vinyals_list(_bases(root), split)
+    lines = [line.rpartition("/rot") for line in read_text(path).split()]
+    if wrong := ["".join(line) for line in lines if line[2] not in map("{:03d}".format, ROTATIONS)]:
+        raise DataError(f"{path} must hold lines Alphabet/characterNN/rotXXX; got {wrong[0]!r}")
+    return [(name, int(degrees)) for name, _, degrees in lines]
 
 
 def pick(images: Images, classes: Iterable[Class]) -> Images:
@@ -172,14 +181,18 @@ def load_characters(root: str | os.PathLike[str] | None, halves: Sequence[str]) 
 
 def _load(sources: dict[str, Path]) -> Images:
     opened = {path: open_files(path) for path in dict.fromkeys(sources.values())}
-    key = [list(sources), SIZE, *(files.fingerprint() for files in opened.values())]
-    images = cached("omniglot", key, lambda: _contents(sources, opened))
+    characters = _characters(sources, opened)
+    members: dict[Files, list[str]] = {files: [] for files in opened.values()}
+    for files, names in characters.values():
+        members[files] += names
+    key = [list(sources), SIZE, *(files.fingerprint(names) for files, names in members.items())]
+    images = cached("omniglot", key, lambda: _contents(characters, members))
     for half, path in sources.items():
-        characters = sum(name.startswith(half) for name in images.names)
-        if characters != HALVES[half] or images.counts.unique().tolist() != [DRAWINGS]:
+        number = sum(name.startswith(half) for name in images.names)
+        if number != HALVES[half] or images.counts.unique().tolist() != [DRAWINGS]:
             raise DataError(
                 f"{path} must hold the {HALVES[half]} characters of {DRAWINGS} drawings of Omniglot's {half}; "
-                f"got {characters} of {images.counts.min()} to {images.counts.max()}"
+                f"got {number} of {images.counts.min()} to {images.counts.max()}"
             )
     return images
 
@@ -189,7 +202,12 @@ def _source(base: Path, half: str) -> Path | None:
     return next((path for path in candidates if path.exists()), None)
 
 
-def _contents(sources: dict[str, Path], opened: dict[Path, Files]) -> Contents:
+def _characters(sources: dict[str, Path], opened: dict[Path, Files]) -> dict[str, tuple[Files, list[str]]]:
+    """The drawings of each character, HALF/Alphabet/characterNN, in sorted order, and where they lie.
+
+    Raises:
+        DataError: there are none.
+    """
     characters: dict[str, tuple[Files, list[str]]] = {}
     for half, path in sources.items():
         for name in opened[path].names():
@@ -197,16 +215,16 @@ def _contents(sources: dict[str, Path], opened: dict[Path, Files]) -> Contents:
                 characters.setdefault(character, (opened[path], []))[1].append(name)
     if not characters:
         raise DataError(f"no image of the form ALPHABET/characterNN/*.png in {', '.join(map(str, opened))}")
-    ordered = dict(sorted(characters.items()))
+    return dict(sorted(characters.items()))
 
+
+def _contents(characters: dict[str, tuple[Files, list[str]]], members: dict[Files, list[str]]) -> Contents:
     def chunks() -> Iterator[np.ndarray]:
-        decode = image_decoder(1, SIZE, SIZE)
-        for files in opened.values():
-            members = [name for source, names in ordered.values() if source is files for name in names]
-            for chunk in decoded(files, members, decode):
-                yield 255 - chunk  # ink is black in the files
+        for files, names in members.items():
+            for chunk in decoded(files, names, ImageDecoder(1, SIZE, SIZE)):
+                yield 255 - chunk
 
-    return Contents(list(ordered), [len(names) for _, names in ordered.values()], (1, SIZE, SIZE), chunks())
+    return Contents(list(characters), [len(names) for _, names in characters.values()], (1, SIZE, SIZE), chunks())
 
 
 def _character(half: str, path: Path, name: str) -> str | None:

@@ -8,8 +8,7 @@ from metarun.data.class_tasks import ClassTasks, require_even
 from metarun.data.imagefolder import ImageFolder
 from metarun.data.omniglot import Omniglot
 from metarun.data.synthetic import Synthetic
-from metarun.images.sampler import Store
-from metarun.tasks import DataError, Kind, Split
+from metarun.tasks import Kind, Split
 
 
 class Verification(ClassTasks):
@@ -40,14 +39,6 @@ class Verification(ClassTasks):
 
     def _pairs(self, split: Split) -> int:
         return self.pair_batch_size if split == "train" else self.pairs
-
-    def _check_sizes(self, split: Split, store: Store) -> None:
-        counts = store.counts.tolist()
-        if len(counts) < 2 or min(counts) < 2:
-            raise DataError(
-                f"split {split!r} (partition {self.partition!r}) must hold at least 2 classes and 2 {self.noun} of "
-                f"each to draw pairs from; got {len(counts)} classes of {min(counts)} to {max(counts)} {self.noun}"
-            )
 
 
 class OmniglotPairs(Verification, Omniglot):

@@ -54,6 +54,6 @@ class Quadratics(TaskSet):
         del split  # one distribution
         require_choice("stream", stream, self.streams)
         d = self.dimension
-        rows = sqrt(d) * torch.randn(tasks, d, d + 1, generator=generator, device=self.device)  # W and y beside it
+        rows = sqrt(d) * torch.randn(tasks, d, d + 1, generator=generator, device=generator.device)  # W and y beside it
         function = Examples(rows[..., :d], rows[..., d:])
         return Task(function, function)

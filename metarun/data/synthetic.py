@@ -40,6 +40,7 @@ class Synthetic(ImageTasks):
     """
 
     partitions: ClassVar[tuple[str, ...]] = ("glyphs",)
+    inverted: ClassVar[bool] = True  # of a picture of dark ink
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from metarun.learner.learner import Learner
+from metarun.learner.learner import Learner, to_device
 from metarun.learner.prediction import Gaussian, Prediction, Samples
 from metarun.sampling import stream_generator
 from metarun.tasks import Task, TaskSet
@@ -31,14 +31,14 @@ def adapted_curves(learner: Learner, data: TaskSet, tasks: int = 6, points: int 
         predicts a distribution `samples [S, points]` or `deviation [points]` after the last of these steps; empty where
         the data are no curves.
     """
-    generator = stream_generator(data.device, "picture")
+    generator = stream_generator("cpu", "picture")
     if learner.evaluation_stream_for(data) != "episodes" or (curves := data.curves(tasks, points, generator)) is None:
         return []
     batch, titles = curves
     was_training = learner.training
     learner.eval()
     random_inputs = learner.random_inputs(batch, max(SHOWN_STEPS), generator)
-    batch, random_inputs = learner.to_dtype((batch, random_inputs))
+    batch, random_inputs = to_device(learner.to_dtype((batch, random_inputs)), data.device)
 
     def predict(task: Task, random_inputs: Any) -> tuple[list[Tensor], dict[str, Tensor]]:
         predictors = learner.trajectory(task.support, max(SHOWN_STEPS), random_inputs)

@@ -17,29 +17,37 @@ class Estimate(NamedTuple):
     The interval is for this one trained learner: it says how well its mean over the task distribution is known, and
     nothing about other seeds.
 
+    A task without a finite value has no rank and no place in a mean: leaving it out would hide that the learner blew up
+    on it. So with one such task mean, interval and median are NaN, and `not_finite` counts them.
+
     Attributes:
         mean: over tasks.
         ci95: half the width of the interval, 1.96 standard errors over tasks.
         median: over tasks.
         tasks: how many.
+        not_finite: how many of them have no finite value.
     """
 
     mean: float
     ci95: float
     median: float
     tasks: int
+    not_finite: int = 0
 
     @classmethod
     def of(cls, values: np.ndarray) -> Estimate:
         """The estimate from the metric of each task `[tasks]`; with fewer than two tasks the interval is infinite."""
         tasks = len(values)
-        with np.errstate(invalid="ignore", over="ignore"):  # a diverged task's metric is infinite, and so is the spread
+        if not_finite := int((~np.isfinite(values)).sum()):
+            return cls(math.nan, math.nan, math.nan, tasks, not_finite)
+        with np.errstate(over="ignore"):
             spread = float(values.std(ddof=1)) if tasks > 1 else math.inf
         return cls(float(values.mean()), Z95 * spread / math.sqrt(tasks), float(np.median(values)), tasks)
 
     def as_dict(self) -> dict[str, float]:
-        """Mean, interval and median, as in result.json."""
-        return {"mean": self.mean, "ci95": self.ci95, "median": self.median}
+        """Mean, interval and median as in result.json; `not_finite` where there are such tasks."""
+        row = {"mean": self.mean, "ci95": self.ci95, "median": self.median}
+        return row | {"not_finite": self.not_finite} if self.not_finite else row
 
     def __str__(self) -> str:
         return f"{self.mean:.4g} +- {self.ci95:.2g} ({self.tasks} tasks)"

@@ -14,7 +14,7 @@ from torch import Tensor
 from metarun.evaluation.estimate import Estimate
 from metarun.evaluation.metrics import CALIBRATION, INSIDE, METRICS, POOLED, sequence_metrics, verification
 from metarun.layers.norm import batch_norms, inductive
-from metarun.learner.learner import Learner, count_tasks, slice_tasks
+from metarun.learner.learner import Learner, count_tasks, slice_tasks, to_device
 from metarun.learner.prediction import Predictor
 from metarun.sampling import stream_generator
 from metarun.tasks import BLOCK, Batch, Kind, Pairs, Presentations, Split, Task, TaskSet
@@ -125,14 +125,13 @@ def evaluate_with(
     learner.ways = data.outputs(split, stream)
     try:
         for block, batch in _blocks(data, split, stream, tasks):
-            random_inputs = learner.random_inputs(
-                batch, steps, stream_generator(data.device, "evaluation", split, block)
-            )
+            # On the CPU until here, so that a GPU is tested on the same tasks with the same random inputs.
+            random_inputs = learner.random_inputs(batch, steps, stream_generator("cpu", "evaluation", split, block))
             batch, random_inputs = learner.to_dtype((batch, random_inputs))
             x, y = batch.query if isinstance(batch, Task) else (batch.x, batch.y)
-            digest.update(y.cpu().numpy().tobytes())
-            digest.update(x.double().sum(tuple(range(2, x.dim()))).cpu().numpy().tobytes())
-            collected.append(score(batch, random_inputs))
+            digest.update(y.numpy().tobytes())
+            digest.update(x.double().sum(tuple(range(2, x.dim()))).numpy().tobytes())
+            collected.append(score(*to_device((batch, random_inputs), data.device)))
             on_block(min((block + 1) * BLOCK, tasks))
     finally:
         learner.train(was_training)

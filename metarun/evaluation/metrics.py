@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metarun.learner.prediction import Gaussian, Prediction, Samples
+from metarun.learner.prediction import Gaussian, Prediction, Samples, correctness
 from metarun.tasks import Kind, Pairs, Presentations
 
 BINS = 15  # of confidence, equally wide (Guo et al. 2017, arXiv 1706.04599)
@@ -35,11 +35,10 @@ def log_probabilities(prediction: Prediction) -> Tensor:
 
 
 def classification(prediction: Prediction, y: Tensor, variance: Tensor) -> dict[str, Tensor]:
-    """Accuracy and negative log-likelihood (nats) of the classes `y [n]`."""
+    """Accuracy and negative log-likelihood (nats) of the classes `y [n]`; NaN where a score is not finite."""
     del variance  # probabilities come from the scores
     log_p = log_probabilities(prediction)
-    accuracy = (log_p.argmax(-1) == y).to(log_p.dtype).mean()
-    return {"accuracy": accuracy, "nll": -log_p.gather(-1, y.unsqueeze(-1)).mean()}
+    return {"accuracy": correctness(log_p, y).mean(), "nll": -log_p.gather(-1, y.unsqueeze(-1)).mean()}
 
 
 def regression(prediction: Prediction, y: Tensor, variance: Tensor) -> dict[str, Tensor]:
@@ -84,8 +83,8 @@ def _within(below: Tensor, level: float) -> Tensor:
 def confidence(prediction: Prediction, y: Tensor, variance: Tensor) -> dict[str, Tensor]:
     """By bin of confidence (probability of the chosen class): number of queries, sum of confidences, right queries."""
     del variance
-    best = log_probabilities(prediction).max(-1)
-    sure, right = best.values.exp(), (best.indices == y).to(best.values.dtype)
+    log_p = log_probabilities(prediction)
+    sure, right = log_p.amax(-1).exp(), correctness(log_p, y)
     edges = torch.arange(1, BINS, device=y.device, dtype=sure.dtype) / BINS
     index = (sure.unsqueeze(-1) > edges).sum(-1)  # [n]; a confidence on an edge belongs to the lower bin
     one_hot = (index.unsqueeze(-1) == torch.arange(BINS, device=y.device)).to(sure.dtype)
@@ -114,12 +113,12 @@ def sequence_metrics(scores: Tensor, batch: Presentations, ways: int) -> dict[st
     items that `batch.scored` marks, `accuracy_all` is that of all items.
     """
     log_p = scores.log_softmax(-1)
-    right = (log_p.argmax(-1) == batch.y).to(log_p.dtype)
+    right = correctness(log_p, batch.y)
     nll = -log_p.gather(-1, batch.y.unsqueeze(-1)).squeeze(-1)
 
     def mean_over(values: Tensor, chosen: Tensor) -> Tensor:
-        chosen = chosen.to(values.dtype)
-        return (values * chosen).sum(1, keepdim=True) / chosen.sum(1, keepdim=True)
+        total = torch.where(chosen, values, 0.0).sum(1, keepdim=True)  # NaN elsewhere does not count
+        return total / chosen.sum(1, keepdim=True).to(values.dtype)
 
     columns = {
         "accuracy": mean_over(right, batch.scored),
@@ -149,11 +148,11 @@ def verification(scores: Tensor, pairs: Pairs) -> dict[str, Tensor]:
 def area_under_roc(scores: Tensor, y: Tensor) -> Tensor:
     """Share of (same, different) pairs of pairs in which the same one scores higher; ties count half (Mann-Whitney).
 
-    NaN where a score is NaN, or where `y` holds one kind only.
+    NaN where a score is not finite, or where `y` holds one kind only.
     """
     ordered, same = scores.sort().values, y.to(scores.dtype)
     below, upto = (torch.searchsorted(ordered, scores, right=right).to(scores.dtype) for right in (False, True))
     pairs, alike = len(scores), same.sum()
     ranks = (below + upto + 1) / 2  # from 1; tied scores share the mean of their ranks
     area = ((ranks * same).sum() - alike * (alike + 1) / 2) / (alike * (pairs - alike))
-    return torch.where(scores.isnan().any(), torch.nan, area)
+    return torch.where(scores.isfinite().all(), area, torch.nan)

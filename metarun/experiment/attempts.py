@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
+
+from metarun.plain_text import say
 
 T = TypeVar("T")
 
@@ -33,7 +34,7 @@ class Attempts:
         except Exception as error:
             why = " ".join(f"{type(error).__name__}: {error}".split())
             self.failed.append(f"{name}: {why}")
-            print(f"metarun: warning: {name} failed ({why}); the run's numbers are kept", file=sys.stderr)
+            say(f"warning: {name} failed ({why}); the run's numbers are kept")
             append_to_log(self.folder, "".join(traceback.format_exception(error)))
             return None
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Protocol, TypeVar
 
 from metarun.experiment.build import RunConfig
 from metarun.report.console import Progress
+from metarun.training.compilation import CompilationError
+
+COMPILING = "compiling (a signal waits for it)"
 
 
 class NumberedStep(Protocol):
@@ -43,6 +46,10 @@ class Between(Protocol[S_contra]):
     @property
     def validation(self) -> float | None:
         """The last validation's metric, to show."""
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the first step is compiled, which takes long."""
 
     def stop_requested(self) -> bool:
         """Whether a signal came."""
@@ -80,15 +87,18 @@ def between_steps(
     last_save = began
     with Progress(iterations, title, metric, start) as progress:
         progress.update(start, metric=run.validation)
-        for index, step in enumerate(steps):
+        if start < iterations:
+            progress.begin(COMPILING if run.compiled else "")
+        for index, step in enumerate(unless_stopped(steps, run)):
             run.train_seconds = before + time.perf_counter() - began  # as the step's record and its line have it
             run.record_step(index, step)
             if is_due(step.iteration, config.log_every, iterations):
                 run.log(step)
-            if is_due(step.iteration, config.validate_every, iterations):
+            validated = is_due(step.iteration, config.validate_every, iterations)
+            if validated:
                 run.validate(step.iteration)
             run.train_seconds = before + time.perf_counter() - began
-            progress.update(step.iteration, loss=run.loss(step), metric=run.validation)
+            progress.update(step.iteration, run.loss(step), run.validation, milestone=validated)
             stop = run.stop_requested()
             late = time.perf_counter() - last_save >= config.checkpoint_seconds
             if late or stop or step.iteration == iterations:
@@ -96,3 +106,17 @@ def between_steps(
                 last_save = time.perf_counter()
             if stop:
                 run.raise_if_stop_requested()
+
+
+def unless_stopped(steps: Iterable[S], run: Between[S]) -> Iterator[S]:
+    """The steps; a compiler that was stopped with the run is no failure of the run's.
+
+    Raises:
+        InterruptedRun: a step could not be compiled after a signal came.
+    """
+    try:
+        yield from steps
+    except CompilationError:
+        if run.stop_requested():
+            run.raise_if_stop_requested()
+        raise

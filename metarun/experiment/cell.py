@@ -10,7 +10,6 @@ import logging
 import os
 import secrets
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,7 +23,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from metarun.experiment.claim import FolderError, claim, reason, unusable
 from metarun.experiment.multirun import multirun
+from metarun.experiment.overrides import is_place, key_of, read
 from metarun.files import remove_leftovers, write_json, write_text
+from metarun.plain_text import say
 from metarun.run_folder import (
     CONFIG,
     FORMAT,
@@ -35,6 +36,7 @@ from metarun.run_folder import (
     holds_result,
     is_same_config,
     read_config,
+    read_overrides,
 )
 from metarun.training.ranks import ranks
 
@@ -78,7 +80,7 @@ class HoldFolder(Callback):
                 raise FolderError(f"run.resume must be the folder of the run, {folder}; got {resumed}")
             multirun.claim(folder, "hydra.run.dir")
         except FolderError as error:
-            print(f"metarun: {error}", file=sys.stderr)
+            say(error)
             raise SystemExit(2) from error
 
 
@@ -108,6 +110,25 @@ def composed_spec(cfg: DictConfig) -> RunSpec:
     if sweep is not None and can_resume(folder):
         cfg.run.resume = str(folder)
     return RunSpec(cfg, choices, folder, list(context.overrides.task), sweep, files)
+
+
+def take_saved_configuration(spec: RunSpec) -> None:
+    """Make a run that resumes the one in its folder: its configuration, with more iterations or moved data if said.
+
+    Raises:
+        ConfigError: there is no run in that folder.
+    """
+    from metarun.experiment.build import saved_config  # torch takes seconds
+
+    path, said = spec.cfg.run.resume, [read(line) for line in spec.overrides]
+    if ranks().rank:
+        spec.folder = Path(path)  # Hydra's is a place of this process's own
+    spec.cfg, spec.choices = saved_config(spec.folder)
+    spec.overrides = [line for line in read_overrides(spec.folder) if key_of(read(line)) != "run.resume"]
+    for override in said:
+        if is_place(key_of(override)) or key_of(override) == "run.iterations":
+            OmegaConf.update(spec.cfg, key_of(override), override.value(), force_add=True)
+    spec.cfg.run.resume = path
 
 
 @contextmanager
@@ -196,7 +217,7 @@ def refuse(spec: RunSpec, why: object, silent: bool = False) -> dict[str, Any]:
     The error is not raised: Hydra would print more, and end a multirun.
     """
     if not silent:
-        print(f"metarun: {why}", file=sys.stderr)
+        say(why)
     if spec.sweep is None:
         multirun.withdraw(spec.folder)
     elif not isinstance(why, FolderError):  # else the folder is another's, or cannot be written
@@ -211,4 +232,4 @@ def record_failure(spec: RunSpec, details: dict[str, Any]) -> None:
     try:
         write_json(spec.folder / "result.json", {"format": FORMAT, "status": "failed", **result, **details})
     except OSError as error:
-        print(f"metarun: cannot write {spec.folder / 'result.json'}: {reason(error)}", file=sys.stderr)
+        say(f"cannot write {spec.folder / 'result.json'}: {reason(error)}")

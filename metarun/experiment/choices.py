@@ -1,8 +1,9 @@
-"""The folder of YAML files: where it is, and what it holds."""
+"""The folders of YAML files: where they are, and what they hold."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,51 @@ import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
+from metarun.experiment.plugins import plugin_folders
+
 # A wheel carries conf/ inside the package. A checkout, also an editable install, reads the top-level one.
 _INSIDE = Path(__file__).parents[1] / "conf"
 CONF = _INSIDE if _INSIDE.is_dir() else Path(__file__).parents[2] / "conf"
+
+
+@dataclass
+class OwnFolders:
+    """Folders of configuration that the command under way names, beside metarun's own and those of plug-ins.
+
+    Attributes:
+        config_dir: of `--config-dir`; None: none.
+        searchpath: of `hydra.searchpath`, which Hydra itself adds to what it searches.
+    """
+
+    config_dir: Path | None = None
+    searchpath: tuple[Path, ...] = ()
+
+    def name(self, config_dir: Path | None = None, searchpath: tuple[Path, ...] = ()) -> None:
+        """Forget those of an earlier command of this process."""
+        self.config_dir, self.searchpath = config_dir, searchpath
+        describe.cache_clear()
+        setting_scheduler.cache_clear()
+
+
+own_folders = OwnFolders()
+
+
+def added_folders() -> list[tuple[str, Path]]:
+    """(who names it, folder) of what Hydra has to search besides CONF, in order."""
+    typed = [("command-line", own_folders.config_dir)] if own_folders.config_dir else []
+    return [*typed, *((f"plug-in {package}", folder) for package, folder in plugin_folders().items())]
+
+
+def folders() -> list[Path]:
+    """Every folder of configuration, in the order in which a choice is looked for."""
+    typed = [own_folders.config_dir] if own_folders.config_dir else []
+    return [CONF, *typed, *own_folders.searchpath, *plugin_folders().values()]
+
+
+def find(group: str, name: str) -> Path | None:
+    """The file of a choice; None: there is none."""
+    return next((path for folder in folders() if (path := folder / group / f"{name}.yaml").is_file()), None)
+
 
 GROUPS = ("data", "algo", "backbone", "device", "optimizer", "scheduler", "tracker", "experiment", "sweep")
 
@@ -31,9 +74,11 @@ def names(group: str) -> list[str]:
 
     Those of `scheduler` in a folder are left out: a setting or an experiment chooses them, not a person.
     """
-    folder = CONF / group
-    files = folder.glob("*.yaml") if group == "scheduler" else folder.rglob("*.yaml")
-    return sorted(str(path.relative_to(folder).with_suffix("")) for path in files)
+    found = set()
+    for folder in folders():
+        files = (folder / group).glob("*.yaml") if group == "scheduler" else (folder / group).rglob("*.yaml")
+        found |= {str(path.relative_to(folder / group).with_suffix("")) for path in files}
+    return sorted(found)
 
 
 @cache
@@ -43,9 +88,9 @@ def setting_scheduler(pair: str) -> str:
     Its own file, conf/scheduler/DATA/ALGO.yaml, else that of the setting it builds on, else `constant`. A setting
     cannot hold `override /scheduler: NAME` itself: Hydra refuses overrides in a file whose name it interpolates.
     """
-    if (CONF / "scheduler" / f"{pair}.yaml").is_file():
+    if find("scheduler", pair):
         return pair
-    if (CONF / "setting" / f"{pair}.yaml").is_file():
+    if find("setting", pair):
         for base in reversed(_bases("setting", pair)):
             if (inherited := setting_scheduler(base)) != "constant":
                 return inherited
@@ -69,6 +114,11 @@ def describe(group: str, name: str) -> dict[str, Any]:
     return merged | (content.get(group) or {} if text.startswith("# @package _global_") else content)
 
 
+def files_of(group: str, name: str) -> list[Path]:
+    """The file of a choice, after those of the choices it builds on."""
+    return [*(path for base in _bases(group, name) for path in files_of(group, base)), CONF / group / f"{name}.yaml"]
+
+
 def _bases(group: str, name: str) -> list[str]:
     """The choices that a choice's file builds on: `/algo/maml@_here_` in its defaults list, or a neighbour, `maml`."""
     entries = _read(group, name)[1].get("defaults", [])
@@ -78,8 +128,41 @@ def _bases(group: str, name: str) -> list[str]:
 
 
 def _read(group: str, name: str) -> tuple[str, dict[str, Any]]:
-    text = (CONF / group / f"{name}.yaml").read_text()
+    path = find(group, name)
+    if path is None:
+        raise FileNotFoundError(f"there is no {group}={name}")
+    text = path.read_text()
     return text, yaml.safe_load(text) or {}
+
+
+def is_of_published_pair(choices: Mapping[str, str]) -> bool:
+    """Whether the published figures of a configuration are of its own data and algorithm.
+
+    They stand in a setting, DATA/ALGO, or in an experiment that chooses both; either can be borrowed for others.
+
+    Args:
+        choices: the chosen name of each group.
+    """
+    chosen = _pair_of_experiment(str(choices.get("experiment", "null")))
+    if chosen is None:
+        data, _, algo = str(choices.get("setting", "null")).partition("/")
+        chosen = {"data": data, "algo": algo} if algo else {}
+    return all(choices.get(group) == name for group, name in chosen.items())
+
+
+def _pair_of_experiment(name: str) -> dict[str, str] | None:
+    """The data and the algorithm that an experiment with published figures chooses; None: it has no figures."""
+    if find("experiment", name) is None:
+        return None
+    _, content = _read("experiment", name)
+    bases = [pair for base in _bases("experiment", name) if (pair := _pair_of_experiment(base)) is not None]
+    if "paper" not in content and not bases:
+        return None
+    entries = [entry for entry in content.get("defaults", []) if isinstance(entry, dict)]
+    chosen = {key: value for pair in bases for key, value in pair.items()}
+    for entry in entries:
+        chosen |= {group: entry[key] for group in ("data", "algo") if (key := f"override /{group}") in entry}
+    return chosen
 
 
 def roles() -> list[str]:

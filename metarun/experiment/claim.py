@@ -15,7 +15,6 @@ import os
 import shutil
 import socket
 import stat
-import sys
 import time
 import weakref
 from contextlib import suppress
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from metarun.experiment.errors import ConfigError
+from metarun.plain_text import say
 
 try:
     import fcntl
@@ -185,9 +185,7 @@ def is_locked(descriptor: int, folder: Path) -> bool:
             raise FolderError(
                 f"{folder} is in use by {holder(text)}. Wait until it ends, or name another folder"
             ) from None
-        say_once(
-            f"metarun: warning: {folder} cannot be locked ({reason(error)}): see that no second process works there"
-        )
+        say_once(f"warning: {folder} cannot be locked ({reason(error)}): see that no second process works there")
         return False
     return True
 
@@ -221,7 +219,7 @@ def say_once(message: str) -> None:
     """Print a warning, the first time in this process."""
     if message not in _said:
         _said.add(message)
-        print(message, file=sys.stderr)
+        say(message)
 
 
 def _forget_in_child() -> None:

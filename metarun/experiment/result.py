@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import subprocess
-import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -15,22 +14,24 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-import metarun
 from metarun.evaluation.adapted_curves import adapted_curves
 from metarun.evaluation.calibration import Calibration, calibration
 from metarun.evaluation.evaluate import Evaluation
 from metarun.evaluation.verification import VerificationResult, evaluate_verification
 from metarun.experiment.attempts import append_to_log
+from metarun.experiment.choices import is_of_published_pair
 from metarun.experiment.claim import reason
 from metarun.experiment.errors import ConfigError, InterruptedRun
 from metarun.experiment.session import Experiment
 from metarun.files import write_json
+from metarun.plain_text import say
 from metarun.report.console import print_line, print_result
 from metarun.run_folder import CONFIG, FORMAT
 from metarun.tasks import DataError
 from metarun.tracking.tracker import TrackerError
 from metarun.training.device import peak_memory_mb
 from metarun.training.loop import DivergenceError
+from metarun.version import __version__
 
 PACKAGES = ("torch", "learn2learn", "hydra-core", "numpy")
 
@@ -54,12 +55,25 @@ class Outcome(NamedTuple):
     calibration: Calibration | None
     adapted_curves: list[dict[str, Any]]
 
+    @property
+    def diverged(self) -> str | None:
+        """Why the run counts as diverged; None: every held-out task has a finite headline."""
+        headline = self.evaluation.estimate()
+        if not headline.not_finite:
+            return None
+        return (
+            f"{headline.not_finite} of {headline.tasks} held-out tasks have predictions that are not finite, "
+            f"so there is no mean {self.evaluation.headline}"
+        )
+
     def fields(self) -> dict[str, Any]:
         """The test's part of `result.json`."""
         evaluation = self.evaluation
         headline, metrics = evaluation.headline, [name for name in evaluation.metrics if name != evaluation.headline]
         pooled: dict[str, Any] = {}
         details: dict[str, Any] = {}
+        if self.diverged:
+            details |= {"status": "diverged", "error": self.diverged}
         if self.verification is not None:
             pooled["eer"], details["verification"] = self.verification.eer, self.verification.details
         if self.calibration is not None:
@@ -87,14 +101,13 @@ def compute_result(run: Experiment, evaluation: Evaluation) -> Outcome:
     """All that follows from the evaluation on the test tasks; may evaluate validation tasks for a threshold.
 
     Raises:
-        DivergenceError: the score of a pair is NaN or infinite.
+        DivergenceError: a validation pair, which chooses the threshold, has a score that is not finite.
     """
     verification = None
-    if run.data.kind == "verification":
+    if run.data.kind == "verification" and not evaluation.estimate().not_finite:
         validation = run.evaluate("val", run.config.val_tasks, 0, "threshold")
-        for values in (evaluation.values, validation.values):
-            if not np.isfinite(values["scores"]).all():
-                raise DivergenceError(run.state.iteration, "the score of a pair became NaN or infinite")
+        if not np.isfinite(validation.values["scores"]).all():
+            raise DivergenceError(run.state.iteration, "the score of a validation pair became NaN or infinite")
         verification = evaluate_verification(evaluation.values, validation.values)
         evaluation.values["accuracy"] = verification.accuracy[:, None]
     classes = run.data.kind == "classification"
@@ -179,7 +192,7 @@ def write_result(folder: Path, result: dict[str, Any], exit_status: int) -> int:
     try:
         write_json(folder / "result.json", result)
     except OSError as error:  # a full disk: the checkpoint is whole, and the run can be resumed
-        print(f"metarun: cannot write {folder / 'result.json'}: {reason(error)}", file=sys.stderr)
+        say(f"cannot write {folder / 'result.json'}: {reason(error)}")
         return exit_status or 1
     return exit_status
 
@@ -216,6 +229,7 @@ def metadata(run: Experiment) -> dict[str, Any]:
         "ci95": None,
         "median": None,
         "tasks": None,
+        "not_finite": None,
         "step": run.learner.eval_steps,
         "steps": [],
         "metrics": {},
@@ -244,9 +258,11 @@ def metadata(run: Experiment) -> dict[str, Any]:
 
 
 def published(run: Experiment) -> dict[str, Any] | None:
-    """The published figure for this run's ways and shots, where setting or experiment names one."""
+    """The published figure for this run's ways and shots, where the setting or experiment of its data names one."""
+    if not is_of_published_pair(run.spec.choices):
+        return None
     task = run.data.describe()
-    for entry in run.spec.cfg.paper:
+    for entry in run.spec.cfg.paper or ():
         if all(entry.get(key, task[key]) == task[key] for key in ("ways", "shots")):
             return {key: entry[key] for key in ("source", "value", "ci95", "status") if key in entry}
     return None
@@ -254,7 +270,7 @@ def published(run: Experiment) -> dict[str, Any] | None:
 
 def versions() -> dict[str, str]:
     """Versions of metarun, and of those packages that are installed."""
-    found = {"metarun": metarun.__version__}
+    found = {"metarun": __version__}
     for name in PACKAGES:
         with suppress(PackageNotFoundError):
             found[name] = version(name)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from metarun.evaluation.evaluate import Evaluation
@@ -18,8 +17,11 @@ from metarun.experiment.session import Experiment
 from metarun.experiment.signals import signals
 from metarun.experiment.trainer import Trainer
 from metarun.files import write_atomically
-from metarun.training.distributed import process_group
+from metarun.plain_text import say
+from metarun.run_folder import status_of
+from metarun.training.distributed import MissingProcessError, process_group
 from metarun.training.loop import DivergenceError
+from metarun.training.ranks import ranks
 
 EPISODES = "episodes.npz"
 
@@ -28,7 +30,7 @@ def run(spec: RunSpec) -> dict[str, Any]:
     """Train, test, and leave a folder that says everything about it.
 
     Returns:
-        The content of `result.json`, with `exit_status` beside it (0, 1, 3, 130 or 143; see metarun/cli/main.py).
+        The content of `result.json`, with `exit_status` beside it (0, 1, 3, 129, 130 or 143; see metarun/cli/main.py).
 
     Raises:
         ConfigError: before anything started.
@@ -57,7 +59,8 @@ def finish(experiment: Experiment, outcome: Outcome) -> dict[str, Any]:
     """Write the result of the test; only then write its episodes, draw it and track it, each of which may fail.
 
     Returns:
-        The content of `result.json`, with `exit_status` beside it.
+        The content of `result.json`, with `exit_status` beside it: 3 where a held-out task has a prediction that is not
+        finite, else 0.
     """
     folder, attempt, episodes = experiment.folder, experiment.attempt, outcome.episodes()
     digests = {EPISODES: hashlib.sha256(episodes).hexdigest(), **experiment.tested_weights_digest()}
@@ -66,7 +69,7 @@ def finish(experiment: Experiment, outcome: Outcome) -> dict[str, Any]:
         lambda: attempt("pictures", lambda: draw_result(outcome, folder, experiment.iterations > 0, attempt)),
         lambda: attempt("tracking", lambda: track_result(outcome, folder, experiment.tracker)),
     )
-    return close(experiment, {**outcome.fields(), "sha256": digests}, 0, after)
+    return close(experiment, {**outcome.fields(), "sha256": digests}, 3 if outcome.diverged else 0, after)
 
 
 def run_worker(spec: RunSpec) -> dict[str, Any]:
@@ -82,12 +85,14 @@ def run_worker(spec: RunSpec) -> dict[str, Any]:
         ConfigError: before anything started.
     """
     with open_experiment(spec) as experiment:
+        if experiment.config.resume and status_of(experiment.folder) == "completed":
+            return {"exit_status": 0, "mean": None}  # process 0 says so
         try:
             Trainer(experiment).work()
         except (DivergenceError, InterruptedRun):
             pass  # process 0 says so
         except RuntimeError as error:
-            print(f"metarun: process {experiment.processes.rank} stops: {error}", file=sys.stderr)
+            say(f"process {experiment.processes.rank} stops: {error}")
             return {"exit_status": 1, "mean": None}
     return {"exit_status": 0, "mean": None}
 
@@ -100,7 +105,14 @@ def open_experiment(spec: RunSpec) -> Iterator[Experiment]:
         ConfigError: the configuration makes no sense.
     """
     components = build(spec.cfg, spec.choices)
-    with process_group(components.device.torch_device) as processes, signals() as received_signals:
+    with ExitStack() as stack:
+        try:
+            processes = stack.enter_context(process_group(components.device.torch_device))
+        except MissingProcessError as error:
+            if error.first_missing and ranks().rank:  # which would say so
+                say(error)
+            raise ConfigError(str(error)) from error
+        received_signals = stack.enter_context(signals())
         experiment = Experiment(components, spec, processes, received_signals)
         if components.config.meta_batch_size < processes.size:
             raise ConfigError(

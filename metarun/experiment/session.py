@@ -15,18 +15,21 @@ import torch
 from omegaconf import OmegaConf
 
 from metarun.checks import is_number
+from metarun.evaluation.estimate import Estimate
 from metarun.evaluation.evaluate import Evaluation, evaluate
 from metarun.experiment.attempts import Attempts
-from metarun.experiment.build import Components, tested_checkpoint, tested_weights
+from metarun.experiment.build import Components, tested_name, tested_weights
 from metarun.experiment.cell import RunSpec
 from metarun.experiment.claim import reason
 from metarun.experiment.errors import ConfigError, InterruptedRun
+from metarun.experiment.start import extend, iterations_of, refuse_other_schedule, take_weights
 from metarun.report.console import Progress, print_result
 from metarun.run_folder import DamagedFileError, config_digests, read_result, read_tracker_ids, result_or_empty
 from metarun.tasks import Split
 from metarun.tracking.jsonl import MetricsFile
 from metarun.tracking.trackers import Trackers, write_run_ids
 from metarun.training import checkpoint
+from metarun.training.compilation import CompilationError, OnFailure, warn_uncompiled
 from metarun.training.distributed import SingleProcess
 from metarun.training.loop import DivergenceError, TrainState
 
@@ -69,13 +72,19 @@ class Experiment:
         self.received_signals = [] if received_signals is None else received_signals
         self.iterations = self.config.iterations if self.learner.stages and not self.config.evaluate else 0
         self.device.set_up()
-        self.state = TrainState.create(self.learner, self.meta_optimizer, self.device.torch_device, self.seed)
+        try:
+            self.state = TrainState.create(self.learner, self.meta_optimizer, self.device.torch_device, self.seed)
+        except ValueError as error:  # an optimizer checks its arguments as it is made
+            raise ConfigError(str(error)) from error
         self.losses: list[float] = []
         self.best: float | None = None
         self.validation: float | None = None
         self.train_seconds = 0.0
         self.compile_seconds = 0.0
-        self.compiled = self.device.compiles(self.learner, self.iterations, fixed_shapes=self.data.fixed_shapes)
+        try:
+            self.compiled = self.device.compiles(self.learner, self.iterations, fixed_shapes=self.data.fixed_shapes)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
         self.step_seconds: deque[float] = deque(maxlen=5000)
         self.tracker: Trackers = components.tracker
         self.metrics: MetricsFile | None = None
@@ -97,23 +106,26 @@ class Experiment:
         try:
             if self.config.resume and checkpoint.exists(own, "last"):
                 self._restore(checkpoint.load(own, "last"))
+            elif self.config.evaluate:
+                self._load_weights(Path(self.config.evaluate))
             elif source:  # also of a run that was killed before its first checkpoint
-                self._load_weights(Path(source))
+                take_weights(self.learner, tested_weights(Path(source)), Path(source))
         except checkpoint.CheckpointError as error:
             folder = self.folder if self.config.resume else Path(source or "")
             raise ConfigError(f"{error}. {what_is_left(folder)}") from error
         except (RuntimeError, FileNotFoundError) as error:
-            raise ConfigError(f"cannot start from {self.config.resume or source}: {error}") from error
+            reason = " ".join(str(error).split())  # torch has a line for each tensor
+            raise ConfigError(f"cannot start from {self.config.resume or source}: {reason}") from error
 
     def _load_weights(self, source: Path) -> None:
         weights = tested_weights(source)
         checkpoint.require_weights(source / "checkpoint", weights, self.learner.state_dict(), precision=False)
         self.learner.load_state_dict(weights)
-        if not self.config.evaluate:
-            self.learner.progress.zero_()
 
     def _restore(self, saved: checkpoint.Checkpoint) -> None:
         """Load a checkpoint of this run, all of which is checked before anything is changed."""
+        if self.iterations > iterations_of(self.folder):
+            refuse_other_schedule(self.learner, self.iterations)
         details, folder = saved.details, self.folder / "checkpoint"
         checkpoint.require_details(folder, details)
         stem = folder / details["files"]
@@ -143,9 +155,11 @@ class Experiment:
         if not self.config.resume:
             shutil.rmtree(self.folder / "checkpoint", ignore_errors=True)
             (self.folder / "result.json").unlink(missing_ok=True)
+        elif self.iterations > iterations_of(self.folder):
+            extend(self.folder, self.iterations)
         elif (self.folder / "result.json").exists():
             result = read_result(self.folder)
-            if result["status"] == "completed":
+            if result["status"] == "completed" and (result["iterations"] or 0) >= self.iterations:
                 print(f"metarun: the run in {self.folder} is completed, there is nothing to resume")
                 print_result(result, self.folder)
                 return {**result, "exit_status": 0}
@@ -158,7 +172,9 @@ class Experiment:
             DataError, TrackerError, ConfigError: nothing can start.
         """
         with refused_if_it_fails():
-            self.data.prepare()
+            self.data.prepare(self.needed())
+            if self.iterations:
+                self.learner.check_data(self.data)
             self.metrics = MetricsFile(self.folder / "metrics.jsonl")
             self._cut_metrics()  # before the tracker starts, which reads it on resume
             self._start_tracker()
@@ -172,6 +188,16 @@ class Experiment:
         except ValueError as error:
             raise ConfigError(f"{error}. Delete the line, or the file: the run goes on without") from error
 
+    def needed(self) -> dict[Split, set[str]]:
+        """The streams that this run draws from each split: nothing else of the data is asked for."""
+        evaluation = {self.learner.evaluation_stream_for(self.data)}
+        needed: dict[Split, set[str]] = {"test": evaluation}
+        if self.iterations:
+            needed["train"] = {stage.stream for stage in self.learner.stages}
+        if self.iterations or self.data.kind == "verification":  # whose threshold is chosen there
+            needed["val"] = evaluation
+        return needed
+
     def _start_tracker(self) -> None:
         file = self.folder / "checkpoint" / "tracker.json"
         known = read_tracker_ids(file)
@@ -184,6 +210,16 @@ class Experiment:
             write_run_ids(file, self.tracker.run_ids)
 
     # --------------------------------------------------------------------------------------- between two steps
+
+    def go_on_uncompiled(self, error: CompilationError) -> None:
+        """Torch cannot compile the step: say so, and keep that the run is not compiled."""
+        warn_uncompiled(str(error).removeprefix("torch cannot compile: "))
+        self.compiled = False
+
+    @property
+    def on_compilation_failure(self) -> OnFailure | None:
+        """What to do where torch cannot compile; None: end the run, since the user asked for it by name."""
+        return self.go_on_uncompiled if self.device.compile == "auto" else None
 
     def record_step(self, index: int, seconds: float, loss: float) -> None:
         """Record a step: its index in this process, duration, loss."""
@@ -215,10 +251,14 @@ class Experiment:
         self.metrics.log(values, iteration)
         self.tracker.log(values, iteration)
 
-    def record_validation(self, iteration: int, value: float) -> None:
-        """Record a validation's metric; the best weights so far are kept as checkpoint `best`."""
-        self.validation = value
-        self._record({f"val/{self.data.metric}": value}, iteration)
+    def record_validation(self, iteration: int, estimate: Estimate) -> None:
+        """Record a validation's metric; the best weights so far are kept as checkpoint `best`.
+
+        One with a task that is not finite has no mean, and is never the best; the number of such tasks is recorded.
+        """
+        self.validation = value = estimate.mean
+        count = {"val/not_finite": float(estimate.not_finite)} if estimate.not_finite else {}
+        self._record({f"val/{self.data.metric}": value, **count}, iteration)
         better = self.best is None or (value > self.best if self.data.higher_is_better else value < self.best)
         if better and np.isfinite(value):
             self.best = value
@@ -237,6 +277,7 @@ class Experiment:
         details = {
             "best": self.best,
             "last_metric": self.validation,
+            "residual_variance": self._validation_error() if self.data.kind == "regression" else None,
             "train_seconds": self.train_seconds,
             "compiled": self.compiled,
             "losses": self.losses,
@@ -306,7 +347,7 @@ class Experiment:
     def tested_weights_digest(self) -> dict[str, str]:
         """SHA-256 of the file whose weights were tested, by its name in the folder; empty where nobody knows."""
         try:
-            details = checkpoint.read_pointer(self.folder / "checkpoint", tested_checkpoint(self.folder))
+            details = checkpoint.read_pointer(self.folder / "checkpoint", tested_name(self.folder))
         except (OSError, checkpoint.CheckpointError):
             return {}
         file = f"{details['files']}.safetensors"

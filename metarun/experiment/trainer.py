@@ -26,6 +26,7 @@ class Trainer:
         """Take the outer steps that are left, with logging, validation and checkpoints between two of them.
 
         Raises:
+            CompilationError: torch cannot compile, and is told to.
             DivergenceError: a loss or a meta-parameter is NaN or infinite.
             InterruptedRun: a signal came.
         """
@@ -44,6 +45,7 @@ class Trainer:
             run.device.task_micro_batch,
             run.compiled,
             run.processes,
+            run.on_compilation_failure,
         )
 
     def work(self) -> None:
@@ -53,7 +55,8 @@ class Trainer:
             DivergenceError, InterruptedRun: as in the first.
             RuntimeError: another process is gone.
         """
-        self.experiment.data.prepare()
+        self.experiment.data.prepare({"train": self.experiment.needed().get("train", ())})
+        self.experiment.learner.check_data(self.experiment.data)
         for _ in self.steps():
             if self.stop_requested():
                 self.raise_if_stop_requested()
@@ -72,6 +75,10 @@ class Trainer:
     def validation(self) -> float | None:
         return self.experiment.validation
 
+    @property
+    def compiled(self) -> bool:
+        return self.experiment.compiled
+
     def record_step(self, index: int, step: Step) -> None:
         self.experiment.record_step(index, step.seconds, step.loss)
 
@@ -81,7 +88,7 @@ class Trainer:
     def validate(self, iteration: int) -> None:
         run = self.experiment
         evaluation = run.evaluate("val", run.config.val_tasks, run.learner.eval_steps, "validation")
-        run.record_validation(iteration, evaluation.estimate().mean)
+        run.record_validation(iteration, evaluation.estimate())
 
     def loss(self, step: Step) -> float:
         return step.loss

@@ -39,11 +39,11 @@ def score_replicas(
     task_micro_batch: int | None = None,
     shared: bool = False,
 ) -> dict[int, dict[str, np.ndarray]]:
-    """Metrics of replicas, `[T, columns]` each, as `evaluate_batch` gives them.
+    """Metrics of the active ones of replicas, `[T, columns]` each, as `evaluate_batch` gives them.
 
     Args:
         replicas: all of them.
-        members: which to score.
+        members: which go together; also those that are not active, since their number changes the last digits.
         batch, random_inputs: each replica's own, `[R, T, ...]`, of all; or `shared`: the same for all, `[T, ...]`.
         steps, curve, task_micro_batch: as in `evaluate_batch`.
         shared: see `batch`.
@@ -70,9 +70,12 @@ def score_replicas(
     with torch.no_grad():
         for first in range(0, len(members), replicas.size):
             some = members[first : first + replicas.size]
+            if not replicas.active & set(some):
+                continue
             parts = [of_some(some, slice(at, at + size)) for at in range(0, tasks, size)]
             joined = {name: torch.cat([c[name] for c in parts], 1).double().cpu().numpy() for name in parts[0]}
-            values |= {r: {name: v[place] for name, v in joined.items()} for place, r in enumerate(some)}
+            each = {r: {name: v[place] for name, v in joined.items()} for place, r in enumerate(some)}
+            values |= {r: scores for r, scores in each.items() if r in replicas.active}
     learner.train(was_training)
     return values
 
@@ -92,20 +95,22 @@ def evaluate_replicas(
     """
     steps = max_steps(replicas.learner, steps)
     evaluations: dict[int, Evaluation] = {}
-    for data, all_members in replicas.by_data():
-        if not (members := [r for r in all_members if r in replicas.active]):
+    for data, together in replicas.by_data():
+        if not (members := [r for r in together if r in replicas.active]):
             continue
 
-        def score(batch: Batch, random_inputs: Any, members: list[int] = members) -> dict[str, np.ndarray]:
+        def score(
+            batch: Batch, random_inputs: Any, together: list[int] = together, members: list[int] = members
+        ) -> dict[str, np.ndarray]:
             replicas.learner.ways = replicas.trainings[members[0]].learner.ways
-            each = score_replicas(replicas, members, batch, random_inputs, steps, curve, task_micro_batch, shared=True)
+            each = score_replicas(replicas, together, batch, random_inputs, steps, curve, task_micro_batch, shared=True)
             return {name: np.stack([each[r][name] for r in members]) for name in each[members[0]]}
 
         # Random inputs are drawn by a learner that knows its own shapes, not by the stack of all.
         learner = replicas.trainings[members[0]].learner
-        together = evaluate_with(score, learner, data, split, tasks, steps, on_block)
+        scores = evaluate_with(score, learner, data, split, tasks, steps, on_block)
         for place, r in enumerate(members):
-            evaluations[r] = replace(together, values={n: v[place] for n, v in together.values.items()})
+            evaluations[r] = replace(scores, values={n: v[place] for n, v in scores.values.items()})
     return evaluations
 
 

@@ -14,8 +14,8 @@ A multirun that stopped is resumed as with every launcher (metarun/sweeps/grid.p
 
 from __future__ import annotations
 
+import itertools
 import json
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple
@@ -31,8 +31,10 @@ from metarun.experiment.errors import ConfigError
 from metarun.experiment.run import run
 from metarun.experiment.session import Experiment
 from metarun.experiment.signals import signals
+from metarun.fused.group import Group, places_in
 from metarun.fused.program import FusionError, Program
 from metarun.fused.replicas import fusion_blocker
+from metarun.plain_text import say
 from metarun.tasks import TaskSet
 
 
@@ -91,7 +93,9 @@ def run_all(specs: list[RunSpec], sizes: Sizes) -> list[dict[str, Any]]:
     """Every run's result, with its exit status beside it. Groups run in the order of their first runs."""
     results: dict[int, dict[str, Any]] = {}
     groups: dict[str, list[int]] = {}
+    begun: dict[str, Group] = {}
     components: dict[int, Components] = {}
+    places = places_in(spec.folder for spec in specs)
     for number, spec in enumerate(specs):
         try:
             with holding(spec):
@@ -99,24 +103,42 @@ def run_all(specs: list[RunSpec], sizes: Sizes) -> list[dict[str, Any]]:
         except ConfigError as error:
             results[number] = refuse(spec, error)
             continue
-        groups.setdefault(program_key(spec, components[number]), []).append(number)
-    for numbers in groups.values():
+        key = program_key(spec, components[number])
+        group, _ = places.get(spec.folder.resolve(), (None, 0))
+        if group is not None and len(group) <= sizes.max_replicas:
+            key = f"{group.members} {key}"
+            begun[key] = group
+        groups.setdefault(key, []).append(number)
+    for key, numbers in groups.items():
         for at in range(0, len(numbers), sizes.max_replicas):
             chosen = numbers[at : at + sizes.max_replicas]
-            with ExitStack() as stack:
-                held = []
-                for n in chosen:
-                    try:
-                        stack.enter_context(holding(specs[n]))
-                        held.append(n)
-                    except FolderError as error:  # another process came between
-                        results[n] = refuse(specs[n], error)
-                ended = run_group([specs[n] for n in held], [components[n] for n in held], sizes.micro_batch)
-            results |= dict(zip(held, ended, strict=True))
-            if any(result["exit_status"] > 128 for result in ended):
-                rest = {"exit_status": ended[0]["exit_status"], "mean": None}
+            runs = {n: (specs[n], components[n]) for n in chosen}
+            ended = run_held(runs, sizes.micro_batch, begun.get(key))
+            results |= ended
+            if stopped := [result["exit_status"] for result in ended.values() if result["exit_status"] > 128]:
+                rest = {"exit_status": stopped[0], "mean": None}
                 return [results.get(n, rest) for n in range(len(specs))]
     return [results[n] for n in range(len(specs))]
+
+
+def run_held(
+    runs: dict[int, tuple[RunSpec, Components]], micro_batch: int | str | None, group: Group | None
+) -> dict[int, dict[str, Any]]:
+    """The results of runs of one key, by their numbers, whose folders are held meanwhile."""
+    results: dict[int, dict[str, Any]] = {}
+    held: dict[int, tuple[RunSpec, Components]] = {}
+    with ExitStack() as stack:
+        for number, (spec, components) in runs.items():
+            try:
+                stack.enter_context(holding(spec))
+                held[number] = spec, components
+            except FolderError as error:  # another process came between
+                results[number] = refuse(spec, error)
+        if held:
+            specs, all_components = zip(*held.values(), strict=True)
+            ended = run_group(list(specs), list(all_components), micro_batch, group)
+            results |= dict(zip(held, ended, strict=True))
+    return results
 
 
 def program_key(spec: RunSpec, components: Components) -> str:
@@ -137,19 +159,19 @@ def program_key(spec: RunSpec, components: Components) -> str:
 
 
 def run_group(
-    specs: list[RunSpec], components: list[Components], micro_batch: int | str | None
+    specs: list[RunSpec], components: list[Components], micro_batch: int | str | None, group: Group | None
 ) -> list[dict[str, Any]]:
     """The results of runs of one key: fused if possible, otherwise sequentially."""
-    if len(specs) > 1 and not specs[0].cfg.run.evaluate:
+    if (len(specs) > 1 or group is not None) and not specs[0].cfg.run.evaluate:
         try:
-            results = run_fused(specs, components, micro_batch)
+            results = run_fused(specs, components, micro_batch, group)
             refusals = [result.get("refusal") for result in results]
             for number, (spec, why) in enumerate(zip(specs, refusals, strict=True)):
                 if why is not None:  # said once for all
                     refuse(spec, why, silent=refusals.index(why) != number)
             return results
         except FusionError as error:
-            print(f"metarun: {len(specs)} runs go one after the other, since {error}", file=sys.stderr)
+            say(f"{len(specs)} runs go one after the other, since {error}")
     results = []
     for spec in specs:
         try:
@@ -163,9 +185,43 @@ def run_group(
 
 
 def run_fused(
-    specs: list[RunSpec], components: list[Components], micro_batch: int | str | None
+    specs: list[RunSpec], components: list[Components], micro_batch: int | str | None, group: Group | None
 ) -> list[dict[str, Any]]:
     """The results of runs that train together.
+
+    A process may be killed between two checkpoints. Runs that are behind come up first, in the places that they have.
+
+    Args:
+        specs, components: of the runs.
+        micro_batch: see `Program`.
+        group: that they trained in before; None: a new one.
+
+    Raises:
+        FusionError: they cannot.
+    """
+    runs = fusable(specs, components)
+    places = list(range(len(runs)))
+    if group is None:
+        group = Group.of(runs)
+    else:
+        places = [group.members.index(spec.folder.resolve()) for spec in specs]
+    try:
+        prepared = {place: run.prepare_folder() for place, run in zip(places, runs, strict=True)}
+    except ConfigError as error:
+        raise FusionError(str(error)) from error
+    results = {place: result for place, result in prepared.items() if result is not None}
+    waiting = {place: run for place, run in zip(places, runs, strict=True) if place not in results}
+    iterations = sorted({run.state.iteration for run in waiting.values()})
+    with signals() as received_signals:
+        for iteration, until in itertools.zip_longest(iterations, iterations[1:]):
+            members = {p: run for p, run in waiting.items() if run.state.iteration == iteration and p not in results}
+            if members:
+                results |= Program(members, group, received_signals, micro_batch).run(until)
+    return [results[place] for place in places]
+
+
+def fusable(specs: list[RunSpec], components: list[Components]) -> list[Experiment]:
+    """Runs that can train together.
 
     Raises:
         FusionError: they cannot.
@@ -181,13 +237,4 @@ def run_fused(
         raise FusionError("their tasks differ in size")
     if (reason := fusion_blocker(runs[0].state)) is not None:
         raise FusionError(reason)
-    results: list[dict[str, Any] | None] = [run.prepare_folder() for run in runs]
-    waiting = [r for r, result in enumerate(results) if result is None]
-    with signals() as received_signals:
-        # A process may be killed between two checkpoints: runs at the same iteration resume together.
-        for iteration in sorted({runs[r].state.iteration for r in waiting}):
-            members = [r for r in waiting if runs[r].state.iteration == iteration]
-            program = Program([runs[r] for r in members], received_signals, micro_batch)
-            for r, result in zip(members, program.run(), strict=True):
-                results[r] = result
-    return [result for result in results if result is not None]
+    return runs

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from metarun.fused.replicas import Replicas
 from metarun.tasks import Batch
+from metarun.training.compilation import OnFailure
 from metarun.training.gradients import compiled_with_gradient
 from metarun.training.loop import stage_at
 from metarun.training.meta_optimizer import steps_group
@@ -39,6 +40,7 @@ def fit_together(
     meta_batch_size: int,
     task_micro_batch: int | None = None,
     compiled: bool = False,
+    on_failure: OnFailure | None = None,
 ) -> Iterator[Steps]:
     """`metarun.training.loop.fit` for replicas: until all are at `iterations`, or none is active.
 
@@ -48,11 +50,15 @@ def fit_together(
         meta_batch_size: T, tasks in an outer step of each replica.
         task_micro_batch: at most that many tasks of each replica in one forward pass.
         compiled: compile the program.
+        on_failure: where torch cannot compile, called with the error before training goes on uncompiled.
+
+    Raises:
+        CompilationError: torch cannot compile, and there is no `on_failure`.
     """
     learner, meta_optimizer = replicas.learner, replicas.meta_optimizer
     program = replicas.program()
     if compiled:
-        program = compiled_with_gradient(program, learner.progress.device)
+        program = compiled_with_gradient(program, learner.progress.device, on_failure)
     for training in replicas.trainings:
         training.learner.train()
     learner.train()

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from metarun.evaluation.evaluate import has_headline_metric
+from metarun.evaluation.evaluate import Evaluation, has_headline_metric
 from metarun.experiment.cadence import between_steps
 from metarun.experiment.errors import ConfigError
 from metarun.experiment.result import close, compute_result, failure
 from metarun.experiment.run import finish
 from metarun.experiment.session import Experiment
 from metarun.fused.evaluate import diagnostics, evaluate_replicas, score_replicas
+from metarun.fused.group import Group
 from metarun.fused.loop import Steps, fit_together
 from metarun.fused.replicas import Replicas
 from metarun.report.console import Progress
+from metarun.tasks import Split
+from metarun.training.compilation import CompilationError
 from metarun.training.loop import DivergenceError
 
 
@@ -27,79 +31,120 @@ class Program:
     """Several runs' side of `metarun.experiment.cadence.Between`.
 
     Args:
-        runs: at the same iteration, of one `program_key`.
+        runs: by their place in the group; at the same iteration, of one `program_key`.
+        group: the places; those of no run here are held by stand-ins.
         received_signals: signals that came.
         micro_batch: replicas in one forward and backward pass; None: all, `auto`: as the device's rule says.
 
     Attributes:
-        results: of the runs that have ended, by their place in `runs`, with their exit status.
+        results: of the runs that have ended, by their place, with their exit status.
         validation: the median of the runs' last validations.
     """
 
-    def __init__(self, runs: list[Experiment], received_signals: list[int], micro_batch: int | str | None) -> None:
-        self.runs, self.received_signals = runs, received_signals
+    def __init__(
+        self, runs: Mapping[int, Experiment], group: Group, received_signals: list[int], micro_batch: int | str | None
+    ) -> None:
+        self.runs, self.group, self.received_signals = runs, group, received_signals
         self.results: dict[int, dict[str, Any]] = {}
-        first = runs[0]
+        first = runs[min(runs)]
         self.first, self.config, self.device, self.iterations = first, first.config, first.device, first.iterations
-        self.micro_batch = self.device.replicas_at_once(first.learner, len(runs), micro_batch)
-        passes = self.iterations * math.ceil(len(runs) / self.micro_batch)
-        self.compiled = any(run.state.iteration and run.compiled for run in runs) or (
+        self.micro_batch = self.device.replicas_at_once(first.learner, len(group), micro_batch)
+        passes = self.iterations * math.ceil(len(group) / self.micro_batch)
+        self.compiled = any(run.state.iteration and run.compiled for run in runs.values()) or (
             not first.state.iteration and self.device.compiles(first.learner, passes, self.micro_batch)
         )
-        for run in runs:
-            run.received_signals, run.compiled, run.replicas = received_signals, self.compiled, len(runs)
-        self.validation = median_validation(runs)
+        for run in runs.values():
+            run.received_signals, run.compiled, run.replicas = received_signals, self.compiled, len(group)
+        self.validation = median_validation(runs.values())
         self._train_seconds = first.train_seconds
 
     @property
     def active(self) -> list[int]:
-        """The runs that have not ended."""
-        return [r for r in range(len(self.runs)) if r not in self.results]
+        """The places of the runs that have not ended."""
+        return [r for r in self.runs if r not in self.results]
 
-    def run(self) -> list[dict[str, Any]]:
-        """Each run's result with its exit status.
+    @property
+    def title(self) -> str:
+        return f"{self.first.title}, {len(self.group)} replicas"
+
+    def run(self, until: int | None = None) -> dict[int, dict[str, Any]]:
+        """Train and test.
+
+        Args:
+            until: stop after this iteration, before the test, with a checkpoint; None: at the end.
+
+        Returns:
+            By place, the result with its exit status of each run that has ended.
 
         Raises:
             FusionError: the first step failed.
         """
         try:
-            for run in self.runs:
-                run.open()
-            states, data = [run.state for run in self.runs], [run.data for run in self.runs]
-            self.replicas = Replicas(states, data, self.first.meta_optimizer, self.micro_batch)
-            title = f"{self.first.title}, {len(self.runs)} replicas"
+            for run in self.runs.values():
+                if run.metrics is None:
+                    run.open()
+            self.raise_if_stop_requested()
+            trainings = self.group.trainings(self.runs)
+            self.replicas = Replicas(*trainings, self.first.meta_optimizer, self.micro_batch, self.runs)
             start, metric = self.first.state.iteration, self.first.data.metric
-            between_steps(self.steps(), self, self.config, self.iterations, start, title, metric)
-            self.test()
+            between_steps(self.steps(until), self, self.config, self.iterations, start, self.title, metric)
+            if until is None:
+                self.test()
+            else:
+                self.save()
         except FusionError:
             raise
         except (Exception, KeyboardInterrupt) as error:
             for r in self.active:
                 self._end(r, error)
-        return [self.results[r] for r in range(len(self.runs))]
+        return self.results
 
-    def steps(self) -> Iterator[Steps]:
-        """The outer steps that are left.
+    def steps(self, until: int | None = None) -> Iterator[Steps]:
+        """The outer steps that are left, or are until an iteration.
 
         Raises:
             FusionError: the first one failed.
         """
         steps = fit_together(
-            self.replicas, self.iterations, self.config.meta_batch_size, self.device.task_micro_batch, self.compiled
+            self.replicas,
+            self.iterations,
+            self.config.meta_batch_size,
+            self.device.task_micro_batch,
+            self.compiled,
+            self.go_on_uncompiled if self.device.compile == "auto" else None,
         )
+        if (first := self._first(steps)) is None:
+            return
+        self._each(lambda run, place: self.group.write(run.folder, place))
+        for step in itertools.chain([first], steps):
+            yield step
+            if step.iteration == until:
+                return
+
+    def _first(self, steps: Iterator[Steps]) -> Steps | None:
+        """The first step; None: there is none left.
+
+        Raises:
+            FusionError: it failed.
+        """
         try:
-            first = next(steps, None)
+            return next(steps, None)
+        except CompilationError:  # no fault of the program's: alone they fail as well
+            raise
         except RuntimeError as error:  # an operation that has no batched form
             if self.replicas.iteration:
                 raise
-            for run in self.runs:
+            for run in self.runs.values():
                 assert run.metrics is not None
                 run.metrics.close()
                 run.tracker.finish(1)
             raise FusionError(f"their program fails ({str(error).splitlines()[0]})") from error
-        if first is not None:
-            yield first
-            yield from steps
+
+    def go_on_uncompiled(self, error: CompilationError) -> None:
+        """Torch cannot compile the program: say so, and keep that no run is compiled."""
+        self.compiled = False
+        for run in self.runs.values():
+            run.go_on_uncompiled(error)
 
     def test(self) -> None:
         """Evaluate all on the test tasks; each run's result is written.
@@ -109,26 +154,27 @@ class Program:
         self._each(lambda run, _: run.load_test_weights())
         if not self.active:
             return
-        title = f"test, {self.first.title}, {len(self.runs)} replicas"
-        with Progress(self.config.eval_tasks, title, self.first.data.metric) as progress:
-
-            def on_block(done: int) -> None:
-                progress.update(done)
-                self.raise_if_stop_requested()
-
-            evaluations = evaluate_replicas(
-                self.replicas,
-                "test",
-                self.config.eval_tasks,
-                self.config.curve_steps,
-                on_block=on_block,
-                task_micro_batch=self.device.task_micro_batch,
-            )
+        evaluations = self.evaluate("test", "test", self.config.eval_tasks, self.config.curve_steps)
 
         def report(run: Experiment, r: int) -> None:
             self.results[r] = finish(run, compute_result(run, evaluations[r]))
 
         self._each(report)
+
+    def evaluate(self, split: Split, what: str, tasks: int, steps: int) -> dict[int, Evaluation]:
+        """Evaluate all on held-out tasks, with a progress bar: `Experiment.evaluate` of each.
+
+        Raises:
+            InterruptedRun: a signal came.
+        """
+        with Progress(tasks, f"{what}, {self.title}", self.first.data.metric) as progress:
+
+            def on_block(done: int) -> None:
+                progress.update(done)
+                self.raise_if_stop_requested()
+
+            size = self.device.task_micro_batch
+            return evaluate_replicas(self.replicas, split, tasks, steps, split == "test", on_block, size)
 
     # ------------------------------------------------------------------------------------- between two steps
 
@@ -154,7 +200,7 @@ class Program:
         if has_headline_metric(first.data.kind, step.batch):
             values = score_replicas(
                 self.replicas,
-                self.active,
+                range(len(self.group)),
                 step.batch,
                 step.random_inputs,
                 first.learner.inner_steps,
@@ -170,17 +216,9 @@ class Program:
         self._each(line)
 
     def validate(self, iteration: int) -> None:
-        evaluations = evaluate_replicas(
-            self.replicas,
-            "val",
-            self.config.val_tasks,
-            self.first.learner.eval_steps,
-            curve=False,
-            on_block=lambda _: self.raise_if_stop_requested(),
-            task_micro_batch=self.device.task_micro_batch,
-        )
+        evaluations = self.evaluate("val", "validation", self.config.val_tasks, self.first.learner.eval_steps)
         self.replicas.scatter_optimizer_state()
-        self._each(lambda run, r: run.record_validation(iteration, evaluations[r].estimate().mean))
+        self._each(lambda run, r: run.record_validation(iteration, evaluations[r].estimate()))
         self.validation = median_validation([self.runs[r] for r in self.active])
 
     def loss(self, step: Steps) -> float | None:
@@ -214,7 +252,7 @@ class Program:
             self.results[r] = {"exit_status": 2, "mean": None, "refusal": str(refusal)}
 
 
-def median_validation(runs: list[Experiment]) -> float | None:
-    """The middle one of the runs' last validations; None before the first."""
-    values = sorted(run.validation for run in runs if run.validation is not None)
+def median_validation(runs: Iterable[Experiment]) -> float | None:
+    """The middle one of the runs' last validations, of those that are finite; None: there is none."""
+    values = sorted(run.validation for run in runs if run.validation is not None and math.isfinite(run.validation))
     return values[len(values) // 2] if values else None

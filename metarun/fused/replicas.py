@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -95,6 +95,7 @@ class Replicas:
         data: each training's tasks; the same object where they are the same.
         meta_optimizer: scheduler, clipping and optimizer of all of them.
         size: at most so many replicas in one forward and backward pass; None: all.
+        active: which of them are trained; the others only hold a place. None: all.
 
     Raises:
         ValueError: no training, different iterations, one that cannot be fused, or a size below 1.
@@ -106,6 +107,7 @@ class Replicas:
         data: Sequence[TaskSet],
         meta_optimizer: MetaOptimizer,
         size: int | None = None,
+        active: Iterable[int] | None = None,
     ) -> None:
         if not trainings or len(trainings) != len(data):
             raise ValueError("replicas need at least one training, and a task set for each")
@@ -118,7 +120,7 @@ class Replicas:
             raise ValueError(f"replicas go through the program at least one at a time; got {size}")
         self.trainings, self.data, self.meta_optimizer = list(trainings), list(data), meta_optimizer
         self.size = min(size or len(trainings), len(trainings))
-        self.active = set(range(len(trainings)))
+        self.active = set(range(len(trainings)) if active is None else active)
         self.learner = copy.deepcopy(trainings[0].learner)  # its tensors become the stacks
         self._micro_batches = [MicroBatch(slice(0, len(self)), self.learner)]
         if self.size < len(self):
@@ -170,8 +172,7 @@ class Replicas:
         yield from zip(map(list, zip(*own, strict=True)), stacks, strict=True)
 
     def _initial_rates(self, name: str) -> list[float]:
-        groups = [training.optimizers[name].param_groups[0] for training in self.trainings]
-        return [float(group.get("initial_lr", group["lr"])) for group in groups]
+        return [initial_rate(training.optimizers[name]) for training in self.trainings]
 
     def gather_optimizer_state(self) -> None:
         """Optimizer states of trainings that have begun, stacked; a count of steps is the same in all."""
@@ -361,6 +362,12 @@ def over_replicas(f: Callable, *stacks: Any) -> Any:
         return vmap(f, randomness="error")(*stacks)
     result = f(*pytree.tree_map(lambda leaf: leaf.squeeze(0), stacks))
     return pytree.tree_map(lambda leaf: leaf.unsqueeze(0), result)
+
+
+def initial_rate(optimizer: torch.optim.Optimizer) -> float:
+    """Its learning rate before any scheduler."""
+    settings = optimizer.param_groups[0]
+    return float(settings.get("initial_lr", settings["lr"]))
 
 
 def tensors_of(learner: Learner) -> dict[str, Tensor]:

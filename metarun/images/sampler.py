@@ -22,7 +22,7 @@ class Store(Protocol):
 
     Attributes:
         names: names of the classes, in the order of their indices.
-        counts: `[classes]` (int64), how many examples each class holds, on the device where tasks are drawn.
+        counts: `[classes]` (int64), how many examples each class holds.
     """
 
     @property
@@ -35,8 +35,8 @@ class Store(Protocol):
         """Look examples up by number.
 
         Args:
-            index: `[...]` (int64), of any number of dimensions, on the device of `counts`.
-            generator: source of all randomness in an example itself, such as augmentation; on that device too.
+            index: `[...]` (int64), of any number of dimensions.
+            generator: source of all randomness in an example itself, such as augmentation; on the device of `index`.
 
         Returns:
             x `[..., *shape]` (float32), on that device, where `shape` is the same for all examples.
@@ -47,7 +47,7 @@ class Sampler:
     """Draws episodes, mini-batches, pairs and sequences from the examples of one split.
 
     Everything random comes from the generator of a call: first the choice of classes and examples, then what the
-    store draws when it is asked for them.
+    store draws when it is asked for them. A batch is on the generator's device, wherever the store keeps its examples.
 
     Args:
         store: the examples.
@@ -56,7 +56,6 @@ class Sampler:
     def __init__(self, store: Store):
         self.store = store
         self.counts = store.counts
-        self.starts = self.counts.cumsum(0) - self.counts
         self.classes = len(store.names)
         self.examples = int(self.counts.sum())
         self.fewest, self.most = int(self.counts.min()), int(self.counts.max())
@@ -96,7 +95,7 @@ class Sampler:
         A mini-batch may hold an example twice.
         """
         index = torch.randint(self.examples, (tasks, batch_size), generator=generator, device=generator.device)
-        y = torch.searchsorted(self.starts, index, right=True) - 1
+        y = torch.searchsorted(self._starts(generator.device), index, right=True) - 1
         return Examples(self.store.take(index, generator), y)
 
     def pairs(self, tasks: int, pairs: int, generator: torch.Generator) -> Pairs:
@@ -131,5 +130,10 @@ class Sampler:
         if self.fewest == self.most:
             within = draw_distinct(len(classes), self.most, k, generator)
         else:
-            within = draw_below(self.counts[classes], self.most, k, generator)
-        return self.starts[classes][:, None] + within
+            within = draw_below(self.counts.to(classes.device)[classes], self.most, k, generator)
+        return self._starts(classes.device)[classes][:, None] + within
+
+    def _starts(self, device: torch.device) -> Tensor:
+        """Number of each class's first example, `[classes]`."""
+        counts = self.counts.to(device)
+        return counts.cumsum(0) - counts

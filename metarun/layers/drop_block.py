@@ -5,8 +5,11 @@ MetaOptNet's code (kjunelee/MetaOptNet, models/ResNet12_embedding.py). Masks are
 would differ between a batch, its micro-batches and a loop. Learners draw them by `draw_masks`, and apply them in
 `dropping`.
 
-Difference from MetaOptNet's code: there the rate of the squares grows over 40,000 forward passes, a third of its
-training; here it grows over the first third of training (`RAMP`), whatever its length.
+Differences from MetaOptNet's code
+    - There the rate of the squares grows over 40,000 forward passes, a third of its training; here it grows over the
+      first third of training (`RAMP`), whatever its length.
+    - What is left is scaled up by the share that is kept in a task; there by that of all tasks of a forward pass, with
+      which a gradient would depend on how tasks are put into micro-batches and processes.
 """
 
 from __future__ import annotations
@@ -28,12 +31,18 @@ class DropBlock(nn.Module):
         shape: (channels, height, width) of the input maps.
         rate: expected fraction that is dropped, in [0, 1).
         size: side of a square in positions, at most that of the map; 1: dropout.
+
+    Attributes:
+        mask: what is dropped, inside `dropping`.
+        tasks: number of tasks that the maps belong to, the same number of consecutive maps each; each task is scaled up
+            by what is kept of it.
     """
 
     def __init__(self, shape: tuple[int, int, int], rate: float, size: int) -> None:
         super().__init__()
         self.shape, self.rate, self.size = shape, rate, min(size, *shape[1:])
         self.mask: Tensor | None = None  # [n, channels, height - size + 1, ...], bool: corners of squares
+        self.tasks = 1
 
     def sample(self, rows: tuple[int, ...], progress: Tensor, generator: torch.Generator) -> Tensor:
         """Sample a mask for `rows` maps, `[*rows, ...]`, bool: true at the upper left corners of squares."""
@@ -51,7 +60,9 @@ class DropBlock(nn.Module):
             return x * ~self.mask / (1 - self.rate)
         padded = F.pad(self.mask.to(x.dtype), [self.size - 1] * 4)
         kept = 1 - F.max_pool2d(padded, self.size, stride=1)  # [n, channels, height, width]
-        return x * kept / kept.mean().clamp(min=1e-6)
+        by_task = kept.unflatten(0, (self.tasks, -1))
+        scaled = by_task / by_task.mean((1, 2, 3, 4), keepdim=True).clamp(min=1e-6)
+        return x * scaled.flatten(0, 1)
 
     def extra_repr(self) -> str:
         return f"rate={self.rate}, size={self.size}"
@@ -68,13 +79,19 @@ def draw_masks(net: nn.Module, rows: tuple[int, ...], progress: Tensor, generato
 
 
 @contextmanager
-def dropping(net: nn.Module, masks: Sequence[Tensor]) -> Iterator[None]:
-    """Inside, the network's DropBlocks apply the masks, one each; without masks they drop nothing."""
+def dropping(net: nn.Module, masks: Sequence[Tensor], tasks: int = 1) -> Iterator[None]:
+    """Inside, the network's DropBlocks apply the masks `[n, ...]`, one each; without masks they drop nothing.
+
+    Args:
+        net: the network.
+        masks: of each of its DropBlocks.
+        tasks: number of tasks that the n maps belong to, one after the other, n / tasks maps each.
+    """
     blocks = drop_blocks(net) if masks else []
     for block, mask in zip(blocks, masks, strict=True):
-        block.mask = mask
+        block.mask, block.tasks = mask, tasks
     try:
         yield
     finally:
         for block in blocks:
-            block.mask = None
+            block.mask, block.tasks = None, 1

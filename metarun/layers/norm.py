@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from metarun.checks import require_choice
 
 MODES = ("batch", "support", "running")
+STATELESS = ("layer", "group", "none")  # the other kinds of `make_norm`, which treat each example alone
 
 
 class BatchNorm(nn.Module):
@@ -98,12 +99,9 @@ class BatchNorm(nn.Module):
         return mean, var
 
     def per_step(self, steps: int) -> None:
-        """Give parameters and running statistics a leading dimension `steps`; callers pass the entry of one step."""
-        for values in (self._parameters, self._buffers):
-            for name, value in values.items():
-                assert value is not None
-                repeated = value.detach().repeat(steps, 1)
-                setattr(self, name, nn.Parameter(repeated) if isinstance(value, nn.Parameter) else repeated)
+        """Give scale and shift a leading dimension `steps`; callers pass the entry of one step."""
+        for name, value in list(self.named_parameters()):
+            setattr(self, name, nn.Parameter(value.detach().repeat(steps, 1)))
 
     def collect_stats(self, mean: Tensor, var: Tensor) -> None:
         """Collect the statistics `[T, channels]` of a micro-batch of tasks, until the outer step ends."""
@@ -222,7 +220,7 @@ def make_norm(kind: str, channels: int) -> nn.Module:
     Raises:
         ValueError: an unknown kind.
     """
-    require_choice("backbone.norm", kind, (*MODES, "layer", "group", "none"))
+    require_choice("backbone.norm", kind, (*MODES, *STATELESS))
     if kind in MODES:
         return BatchNorm(channels, mode=kind)
     if kind == "layer":

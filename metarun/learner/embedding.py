@@ -22,7 +22,14 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from metarun.layers.drop_block import draw_masks, drop_blocks, dropping
-from metarun.layers.norm import last_statistics, recording, rows_of_tasks, statistics_of_first, uses_support_statistics
+from metarun.layers.norm import (
+    MODES,
+    last_statistics,
+    recording,
+    rows_of_tasks,
+    statistics_of_first,
+    uses_support_statistics,
+)
 from metarun.learner.learner import Backbone, Learner
 from metarun.learner.prediction import Prediction, Predictor
 from metarun.tasks import Batch, Examples, Kind, Task, TaskLoss
@@ -52,6 +59,7 @@ class Embedding(Learner):
     """
 
     task_types: ClassVar[tuple[Kind, ...]] = ("classification",)
+    batch_norm_modes: ClassVar[tuple[str, ...]] = MODES
     supports_dropblock: ClassVar[bool] = True
 
     def __init__(self, backbone: Backbone, ways: int, loss: TaskLoss) -> None:
@@ -84,9 +92,9 @@ class Embedding(Learner):
 
     def embedded(self, batch: Task, masks: Sequence[Tensor] = ()) -> Task:
         """The same tasks with embeddings in place of images; each task has its own batch statistics."""
-        n = batch.support.y.shape[1]
+        tasks, n = batch.support.y.shape
         reference = statistics_of_first(self.net, n) if uses_support_statistics(self.net) else nullcontext()
-        with reference, dropping(self.net, [mask.flatten(0, 1) for mask in masks]):
+        with reference, dropping(self.net, [mask.flatten(0, 1) for mask in masks], tasks):
             z = self.embed(torch.cat([batch.support.x, batch.query.x], 1))
         return Task(Examples(z[:, :n], batch.support.y), Examples(z[:, n:], batch.query.y))
 

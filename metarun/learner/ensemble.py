@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import grad, vmap
 
-from metarun.layers.norm import batch_norms
 from metarun.learner.learner import Learner
 from metarun.learner.prediction import Predictor, Samples
 from metarun.tasks import Examples
@@ -108,14 +107,3 @@ def stack_parameters(nets: list[nn.Module]) -> nn.Module:
             stacked = torch.stack([p.detach() for p in others])
             module.register_parameter(name, nn.Parameter(stacked, requires_grad=parameter.requires_grad))
     return first
-
-
-def refuse_running_norms(net: nn.Module, algo: str) -> None:
-    """Refuse batch norms that keep running statistics: one average cannot serve several networks.
-
-    Raises:
-        ValueError: the network has such a batch norm.
-    """
-    if any(norm.mode == "running" for norm in batch_norms(net)):
-        reason = f"algo={algo}, which has several weights of one network"
-        raise ValueError(f"backbone.norm must not be running for {reason}; got 'running'")

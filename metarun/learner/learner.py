@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Callable, Iterator, Sequence
+from inspect import signature
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -58,7 +59,11 @@ class Learner(nn.Module, ABC):
             that fail under vmap (`nn.LSTM`).
         fusable: whether several runs can train as one program (metarun/fused/replicas.py). False for a learner with
             state that is neither parameter nor buffer, or that changes its state outside the outer step.
+        batch_norm_modes: the modes of batch norm (metarun/layers/norm.py) that its networks may have. By default not
+            `running`: where an inner loop moves weights below a norm, evaluation's inner loop would meet statistics
+            that training's never saw. Learners that only embed with such a network allow it.
         supports_dropblock: whether it draws masks for the DropBlocks of its backbone (metarun/layers/drop_block.py).
+        uses_progress: whether what it does in training depends on `progress`: such a run cannot be made longer.
         order_sensitive: whether the order of the support set affects its predictions.
         hyperparameters: names of the 0-dim buffers made by `register_hyperparameter`. Fused runs may differ in them.
         init_only_args: constructor arguments that only set initial values of parameters. Fused runs may differ in
@@ -77,7 +82,9 @@ class Learner(nn.Module, ABC):
     eval_steps: int = 0
     vectorized: bool = True
     fusable: bool = True
+    batch_norm_modes: ClassVar[tuple[str, ...]] = ("batch", "support")
     supports_dropblock: ClassVar[bool] = False
+    uses_progress: ClassVar[bool] = False
     order_sensitive: ClassVar[bool] = False
     hyperparameters: tuple[str, ...] = ()
     init_only_args: ClassVar[tuple[str, ...]] = ()
@@ -87,6 +94,7 @@ class Learner(nn.Module, ABC):
     def __init__(self, loss: TaskLoss) -> None:
         super().__init__()
         self.loss = loss
+        self._starts: dict[str, tuple[float, float]] = {}
         self.register_buffer("progress", torch.zeros(()))
         self.register_buffer("residual_variance", torch.tensor(torch.nan), persistent=False)
 
@@ -150,6 +158,11 @@ class Learner(nn.Module, ABC):
         """The stream of this data set that validation and test use."""
         return cls.evaluation_stream or data.evaluation_stream
 
+    @classmethod
+    def any_ways(cls) -> bool:
+        """Whether its weights do not depend on the number of classes: its constructor takes `ways`, not `outputs`."""
+        return "outputs" not in signature(cls).parameters
+
     def random_inputs(self, batch: Batch, steps: int, generator: torch.Generator) -> Any:
         """Draw all random numbers of one outer step or evaluation: noise, masks, indices of mini-batches.
 
@@ -176,6 +189,14 @@ class Learner(nn.Module, ABC):
         """
         del tasks, generator
         return None
+
+    def check_data(self, data: TaskSet) -> None:
+        """Refuse training data that the weights do not fit. Called once, when it is loaded, before the first step.
+
+        Raises:
+            DataError: they do not.
+        """
+        del data
 
     def after_step(self) -> None:
         """Update state after each outer step: running statistics, from what its forward passes collected.
@@ -266,8 +287,21 @@ class Learner(nn.Module, ABC):
         A Python float would be a constant of the compiled program, and could not differ between fused runs. The
         buffer is not saved: a learner that loads the weights of another run keeps its own `inner_lr`.
         """
-        self.register_buffer(name, torch.tensor(float(value)), persistent=False)
+        self.register_buffer(name, exact(float(value)), persistent=False)
         self.hyperparameters = (*self.hyperparameters, name)
+
+    def start_exactly(self, name: str, value: float) -> None:
+        """Note the number that a parameter, already filled with it, starts from: float64 has it without rounding."""
+        rounded = self.get_parameter(name).detach().flatten()[0].item()
+        self._starts = {**self._starts, name: (rounded, float(value))}
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> Learner:
+        super()._apply(fn, recurse)
+        for name, (rounded, value) in self._starts.items():
+            parameter = self.get_parameter(name).data
+            if parameter.dtype == torch.float64 and (parameter == rounded).all():  # not trained since
+                parameter.fill_(value)
+        return self
 
     def functional_predictor(self, net: nn.Module, params: dict[str, Tensor], support: Examples) -> Predictor:
         """Make a predictor of a network and weights.
@@ -287,9 +321,19 @@ class Learner(nn.Module, ABC):
         return predict
 
 
+def exact(values: Any) -> Tensor:
+    """Numbers of the configuration as float64, until the learner is converted to its precision and rounds them once."""
+    return torch.tensor(values, dtype=torch.float64)
+
+
 def count_tasks(batch: Any) -> int:
     """T, the leading dimension of every leaf of a batch."""
     return pytree.tree_leaves(batch)[0].shape[0]
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """The same batch on a device."""
+    return pytree.tree_map(lambda leaf: leaf.to(device), batch)
 
 
 def slice_tasks(batch: Any, start: int, stop: int) -> Any:

@@ -28,12 +28,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metarun.checks import require, require_choice, require_int, require_positive
+from metarun.checks import require_choice, require_int, require_positive
 from metarun.layers.norm import uses_support_statistics
 from metarun.learner.embedding import Embedding, feature_dim
 from metarun.learner.learner import Backbone, Learner, Stage
 from metarun.learner.prediction import Predictor
-from metarun.tasks import Batch, Examples, TaskLoss
+from metarun.tasks import Batch, DataError, Examples, TaskLoss, TaskSet
 
 Layer = Mapping[str, Tensor]
 LAYERS = ("linear", "cosine")
@@ -97,12 +97,12 @@ class Pretrained(Embedding):
     def forward(self, batch: Batch, random_inputs: Any = (), objective: str = "all") -> Tensor:
         """Losses `[T]` of mini-batches of images; batch norm normalises each with its own statistics."""
         del random_inputs, objective
-        units = len(self.classifier["weight"])
-        classes = self.ways  # in the stream `batches`, the number of all its classes
-        what = f"at least {classes}, as many as there are training classes"
-        require("algo.base_classes", units, units >= classes, what)
+        require_base_classes(len(self.classifier["weight"]), self.ways)  # ways of the stream `batches`: all its classes
         mini_batch = cast(Examples, batch)
         return self.map_tasks(self.base_loss, super().embed(mini_batch.x), mini_batch.y)
+
+    def check_data(self, data: TaskSet) -> None:
+        require_base_classes(len(self.classifier["weight"]), data.outputs("train", "batches"))
 
     def base_loss(self, z: Tensor, y: Tensor) -> Tensor:
         """The loss of one mini-batch of embeddings `[b, d]` and their training classes."""
@@ -121,6 +121,18 @@ class Pretrained(Embedding):
             return last[2]
 
         return call
+
+
+def require_base_classes(units: int, classes: int) -> None:
+    """A unit for each training class.
+
+    Raises:
+        DataError: there are fewer.
+    """
+    if units < classes:
+        raise DataError(
+            f"algo.base_classes must be at least {classes}, as many as there are training classes; got {units}"
+        )
 
 
 def init_bound(width: int) -> float:

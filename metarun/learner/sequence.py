@@ -5,6 +5,9 @@ recognise a class only if it remembers x_{t-1} until its label arrives.
 
     (s_t, state_t) = present(f(x_t), y_{t-1}, state_{t-1}),    y_0: none (zeros);    L = mean_t CE(s_t, y_t)
 
+No image may see later ones, so of batch norm only the mode `running` is allowed. In training it normalises an image
+with its whole sequence, later images too; in validation and test by the running statistics alone.
+
 All tasks of a batch run side by side, one row each: recurrent networks are batched by themselves, vmap only costs time.
 
 Differences from the paper: stated by the algorithms that use it; this is not an algorithm of its own.
@@ -38,6 +41,7 @@ class Recurrent(Embedding):
 
     stages = (Stage("sequences"),)
     evaluation_stream: ClassVar[str | None] = "sequences"
+    batch_norm_modes: ClassVar[tuple[str, ...]] = ("running",)
     supports_dropblock: ClassVar[bool] = False
     order_sensitive: ClassVar[bool] = True
 

@@ -30,8 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad_and_value
 
-from metarun.checks import require, require_int, require_int_or_none, require_positive
-from metarun.layers.norm import batch_norms
+from metarun.checks import require_int, require_int_or_none, require_positive
 from metarun.learner.gradient_descent import mini_batches, named_pieces
 from metarun.learner.learner import Backbone, Learner
 from metarun.learner.prediction import Predictor
@@ -51,7 +50,7 @@ class UpdateRule(Learner):
         eval_steps: steps after which the headline metric is measured.
 
     Raises:
-        ValueError: an argument out of range, or a batch norm that keeps running statistics.
+        ValueError: an argument out of range.
     """
 
     init_std: Tensor
@@ -66,8 +65,6 @@ class UpdateRule(Learner):
         require_positive("algo", init_std=init_std)
         require_int_or_none("algo", minimum=1, batch=batch)
         self.net = backbone(outputs=outputs)
-        running = any(norm.mode == "running" for norm in batch_norms(self.net))
-        require("backbone.norm", "running", not running, "of one task: batch, support, layer, group or none")
         self.shapes = {name: p.shape for name, p in self.net.named_parameters()}
         scales = [(p == 1).all().expand(p.numel()) for p in self.net.parameters()]
         _parameters_to_buffers(self.net)

@@ -11,6 +11,11 @@ the Fisher information of the mean over n examples is approximated by A x G (Kro
 The expectation over labels y ~ p(y | x) is exact, not sampled: g runs over the columns of a square root of the
 log-likelihood's Hessian by the output, a backward pass each (softmax: sqrt(p_c) (e_c - p); normal, variance 1: e_c).
 
+One pass serves a column of all examples where each output depends on its own example alone. Where examples depend on
+each other, as under batch norm, g of a row is a sum over the outputs that it affects, and labels are independent, so
+that products of two examples' parts must not count: `coupled` takes a pass for each example and column, which is exact,
+and n times the time and memory.
+
 Differences from the paper: stated by the algorithms that use it; this is not an algorithm of its own.
 """
 
@@ -74,7 +79,7 @@ class Tap:
         if self.layer.bias is not None:
             a = torch.cat([a, torch.ones_like(a[:, :1])], 1)
         g = g.flatten(0, 1)
-        return a.T @ a / n, g.T @ g / len(a)
+        return a.T @ a / n, g.T @ g / len(a)  # of coupled examples g has n times the columns
 
 
 def tap_layers(net: nn.Module) -> dict[str, Tap]:
@@ -94,13 +99,16 @@ def opened(taps: Mapping[str, Tap]) -> Iterator[None]:
             tap.close()
 
 
-def kronecker_factors(predict: Callable[[], Tensor], taps: Mapping[str, Tap], classes: bool) -> Iterator[tuple]:
-    """Yield (A, G) of each layer.
+def kronecker_factors(
+    predict: Callable[[], Tensor], taps: Mapping[str, Tap], classes: bool, coupled: bool = False
+) -> Iterator[tuple]:
+    """Yield (A, G) of each layer, means over all rows that go through it.
 
     Args:
         predict: returns the network's output for n examples, `[n, outputs]`.
         taps: the taps of its layers.
         classes: True: the outputs are class scores; False: means of normal distributions of variance 1.
+        coupled: an output depends on other examples too: a backward pass for each example and column.
     """
 
     def perturbed(added: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -115,7 +123,11 @@ def kronecker_factors(predict: Callable[[], Tensor], taps: Mapping[str, Tap], cl
         zeros = {name: torch.zeros_like(tap.output) for name, tap in taps.items() if tap.output is not None}
         with_aux: Any = vjp(perturbed, zeros, has_aux=True)
     output, pull, inputs = with_aux
-    (g,) = vmap(pull)(hessian_columns(output, classes))
+    columns = hessian_columns(output, classes)
+    if coupled:  # of one example each: [n outputs, n, outputs]
+        apart = torch.eye(len(output), dtype=output.dtype, device=output.device)
+        columns = (apart[:, None, :, None] * columns).flatten(0, 1)
+    (g,) = vmap(pull)(columns)
     for name, tap in taps.items():
         yield tap.factors(inputs[name], g[name])
 
@@ -129,15 +141,17 @@ def hessian_columns(output: Tensor, classes: bool) -> Tensor:
     return p.sqrt().T.unsqueeze(-1) * (identity.unsqueeze(1) - p)
 
 
-def log_determinant(predict: Callable[[], Tensor], taps: Mapping[str, Tap], classes: bool, damping: Tensor) -> Tensor:
+def log_determinant(
+    predict: Callable[[], Tensor], taps: Mapping[str, Tap], classes: bool, damping: Tensor, coupled: bool = False
+) -> Tensor:
     """The log determinant of the curvature, 0-dim.
 
     Args:
-        predict, taps, classes: as in `kronecker_factors`.
+        predict, taps, classes, coupled: as in `kronecker_factors`.
         damping: above 0, 0-dim.
     """
     terms = []
-    for A, G in kronecker_factors(predict, taps, classes):
+    for A, G in kronecker_factors(predict, taps, classes, coupled):
         terms.append(len(G) * _log_det(A, damping) + len(A) * _log_det(G, damping))
     return torch.stack(terms).sum()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,7 +20,11 @@ from rich.text import Text
 from metarun.plain_text import visible
 from metarun.report.numbers import duration, estimate, is_percent
 
+log = logging.getLogger(__name__)
+
 REFRESH_SECONDS = 0.2
+SILENCE_SECONDS = 60  # without a terminal: a line at least so often, as far as the program comes by
+BRIEF_SECONDS = 10  # and none so soon after another one
 MOST_ROWS = 21  # of the table of adaptation steps, where it is shown in full
 FEW_STEPS = {0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000}  # of a longer one
 
@@ -54,7 +60,7 @@ class Speed(ProgressColumn):
 
 
 class Progress:
-    """A progress bar over the outer steps; a context manager. Shows nothing if the output is no terminal.
+    """A progress bar over the outer steps; a context manager. If the output is no terminal, lines in the log instead.
 
     `update` may be called at every step: it reads the clock and, five times a second, its arguments.
 
@@ -71,8 +77,11 @@ class Progress:
         self.metric = metric
         self._shown = self.console.is_terminal
         self._next = 0.0
+        self._title, self._total = title, total
         self._last: tuple[int, SupportsFloat | None] = (start, None)
         self._value: SupportsFloat | None = None
+        self._note = ""
+        self._told = (start, time.perf_counter())
         self._bar = RichProgress(
             TextColumn(
                 "{task.description}",
@@ -101,33 +110,65 @@ class Progress:
             self._paint()
             self._bar.stop()
 
-    def update(self, iteration: int, loss: SupportsFloat | None = None, metric: SupportsFloat | None = None) -> None:
+    def begin(self, note: str = "") -> None:
+        """Say that it begins, and what it does before the first update."""
+        self._note = note
+        if self._shown:
+            self._paint()
+        else:
+            self._tell()
+
+    def update(
+        self,
+        iteration: int,
+        loss: SupportsFloat | None = None,
+        metric: SupportsFloat | None = None,
+        milestone: bool = False,
+    ) -> None:
         """Record how far the run is.
 
         Args:
             iteration: outer steps done.
             loss: of this step; a tensor is read (which waits for an accelerator) only when it is shown.
             metric: a new value of the validation metric; None: the last one stays.
+            milestone: worth a line in a log, if there was none just now.
         """
         if metric is not None:
             self._value = metric
-        self._last = (iteration, loss)
-        if self._shown and time.perf_counter() >= self._next:
+        self._last, self._note = (iteration, loss), ""
+        now = time.perf_counter()
+        if self._shown and now >= self._next:
             self._paint()
             self._next = time.perf_counter() + REFRESH_SECONDS
+        elif not self._shown and now - self._told[1] >= (BRIEF_SECONDS if milestone else SILENCE_SECONDS):
+            self._tell()
+
+    def _numbers(self) -> list[str]:
+        """The last values as text."""
+        loss = self._last[1]
+        numbers = [self._note] if self._note else []
+        numbers += [] if loss is None else [f"loss {float(loss):.4g}"]
+        if self._value is not None:
+            numbers.append(f"{self.metric} {shown(self.metric, float(self._value))}")
+        return numbers
 
     def _paint(self) -> None:
         """Show the last values."""
-        iteration, loss = self._last
-        numbers = [] if loss is None else [f"loss {float(loss):.4g}"]
-        if self._value is not None:
-            numbers.append(f"{self.metric} {shown(self.metric, float(self._value))}")
-        self._bar.update(self._task, completed=iteration, numbers=" ".join(numbers))
+        self._bar.update(self._task, completed=self._last[0], numbers=" ".join(self._numbers()))
+
+    def _tell(self) -> None:
+        """Write a line to the log."""
+        iteration, now = self._last[0], time.perf_counter()
+        before, when = self._told
+        speed = [f"{(iteration - before) / (now - when):.3g} it/s"] if iteration > before else []
+        words = [f"{iteration:,} of {self._total:,}", *self._numbers(), *speed]
+        log.info(f"{self._title}: {', '.join(words)}")
+        self._told = (iteration, now)
 
 
 def shown(metric: str, value: float | None, decimals: int = 1) -> str:
     """A value as text: accuracies in percent, the rest to four digits, a missing one as `-`."""
-    if value is None:
+    if value is None or not math.isfinite(value):
         return "-"
     return f"{100 * value:.{decimals}f}%" if is_percent(metric) else f"{value:.4g}"
 
@@ -235,8 +276,10 @@ def estimates_table(first: str, mean: str) -> Table:
 
 
 def add_estimate(table: Table, name: str, metric: str, row: Mapping[str, Any], console: Console) -> None:
-    """Add a row: a name, the mean with its interval, the median."""
-    table.add_row(name, interval(metric, row, console), shown(metric, row.get("median"), 2))
+    """Add a row: a name, the mean with its interval, the median; of one without a mean, why."""
+    count = row.get("not_finite")
+    mean = f"{count:,} tasks not finite" if count else interval(metric, row, console)
+    table.add_row(name, mean, shown(metric, row.get("median"), 2))
 
 
 def interval(metric: str, row: Mapping[str, Any], console: Console) -> str:

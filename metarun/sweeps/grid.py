@@ -13,15 +13,16 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn
-from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
+from metarun.experiment.errors import ConfigError
 from metarun.experiment.multirun import SweepJob, multirun
+from metarun.experiment.overrides import UsageError, key_of, lines_of, read
+from metarun.experiment.schema import check_multirun
 from metarun.files import write_text
 from metarun.sweeps.launchers import launch
 from metarun.sweeps.plan import assign_folders, compose
@@ -48,9 +49,10 @@ def sweep(
         HydraException: a cell cannot be composed, two would be the same, an algorithm has no inner learning rate, or
             a folder holds something else.
     """
+    check(config)
     folder = Path(config.hydra.sweep.dir)
     with multirun.planning(folder, config.hydra.overrides.task):
-        combinations = grid(context, config, parsed(context, arguments))
+        combinations = grid(context, config, parsed(arguments))
         jobs = [SweepJob(number, lines, folder) for number, lines in enumerate(combinations)]
         assign_folders(context, config, jobs)
         save_config(config)
@@ -66,6 +68,18 @@ def sweep(
     return [launch(launcher, missing[at : at + size]) for at in range(0, len(missing), size)]
 
 
+def check(config: DictConfig) -> None:
+    """Check the multirun's own keys.
+
+    Raises:
+        HydraException: one holds what it must not.
+    """
+    try:
+        check_multirun(config)
+    except ConfigError as error:
+        raise UsageError(str(error)) from error
+
+
 def save_config(config: DictConfig) -> None:
     """`multirun.yaml`, as Hydra's own sweepers leave it: what `sweep.resume` reads."""
     write_text(Path(config.hydra.sweep.dir) / "multirun.yaml", OmegaConf.to_yaml(config))
@@ -74,10 +88,9 @@ def save_config(config: DictConfig) -> None:
 # ------------------------------------------------------------------------------------------------ what is swept
 
 
-def parsed(context: HydraContext, arguments: list[str]) -> list[Override]:
+def parsed(arguments: list[str]) -> list[Override]:
     """The overrides of the cells: without `sweep=...` and `sweep.KEY=...`, which are the multirun's own."""
-    overrides = OverridesParser.create(config_loader=context.config_loader).parse_overrides(arguments)
-    return [o for o in overrides if o.get_key_element() != "sweep" and not o.get_key_element().startswith("sweep.")]
+    return [o for o in map(read, arguments) if key_of(o) != "sweep" and not key_of(o).startswith("sweep.")]
 
 
 def grid(context: HydraContext, config: DictConfig, overrides: list[Override]) -> Iterator[list[str]]:
@@ -86,36 +99,35 @@ def grid(context: HydraContext, config: DictConfig, overrides: list[Override]) -
     Raises:
         HydraException: a value that is no list of choices, or an algorithm without an inner learning rate.
     """
-    values: dict[str, list[str]] = {}
-    for override in overrides:
-        key = override.get_key_element()
-        values[key] = [f"{key}={value}" for value in choices_of(override)]
-    if config.sweep.seed is not None and "seed" not in values:
-        values["seed"] = [f"seed={seed}" for seed in config.sweep.seed]
-    combinations = [list(lines) for lines in itertools.product(*values.values())]
-    rates = config.sweep.inner_lr
+    values = {key_of(override): discrete_lines(override) for override in overrides}
+    seeds, rates = config.sweep.seed, config.sweep.inner_lr
+    if seeds is not None and "seed" not in values:
+        values["seed"] = [f"seed={seed}" for seed in seeds]
+    combinations = [dict(zip(values, lines, strict=True)) for lines in itertools.product(*values.values())]
     if rates is None or any(key in values for key in ("algo.inner_lr", "algo.initial_rates")):
-        yield from combinations
+        yield from (list(lines.values()) for lines in combinations)
         return
     forms = {}
     for lines in combinations:
-        fixed = tuple(line for line in lines if not line.startswith("seed="))
+        fixed = tuple(line for key, line in lines.items() if key != "seed")
         if fixed not in forms:
             forms[fixed] = form_of_rate(context, config, list(fixed))
         for rate in rates:
-            yield [*lines, forms[fixed].format(rate)]
+            yield [*lines.values(), forms[fixed].format(rate)]
 
 
-def choices_of(override: Override) -> list[str]:
-    """The values of an override, as they stand on a command line."""
-    if not override.is_sweep_override():
-        return [override.get_value_element_as_str()]
-    if not override.is_discrete_sweep():
-        raise HydraException(
-            f"{override.input_line}: a grid needs choices, as {override.get_key_element()}=1,2,3; a range to search in "
-            "is for hydra/sweeper=optuna"
+def discrete_lines(override: Override) -> list[str]:
+    """The override with each of its values.
+
+    Raises:
+        UsageError: it is an interval, or a sweep over nothing.
+    """
+    if override.is_interval_sweep():
+        raise UsageError(
+            f"{override.input_line}: a grid needs choices, as {key_of(override)}=1,2,3; a range to search in is for "
+            "hydra/sweeper=optuna"
         )
-    return list(override.sweep_string_iterator())
+    return lines_of(override)
 
 
 def form_of_rate(context: HydraContext, config: DictConfig, lines: list[str]) -> str:
@@ -124,7 +136,7 @@ def form_of_rate(context: HydraContext, config: DictConfig, lines: list[str]) ->
     for key, form in RATES.items():
         if key in cell.algo:
             return form
-    raise HydraException(
+    raise UsageError(
         f"algo={cell.hydra.runtime.choices.algo} has no inner learning rate (neither algo.{' nor algo.'.join(RATES)}): "
         "a sweep over it makes no sense"
     )

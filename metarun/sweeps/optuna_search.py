@@ -13,22 +13,23 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
-from hydra.errors import HydraException
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, Sweep
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
-from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from metarun.experiment.multirun import SweepJob, multirun
+from metarun.experiment.overrides import UsageError, choices_of, first_choice, key_of, lines_of, quoted, read
+from metarun.experiment.targets import make, refuse_foreign_targets
 from metarun.files import write_text
 from metarun.run_folder import result_or_empty
 from metarun.sweeps import grid
 from metarun.sweeps.launchers import launch
-from metarun.sweeps.plan import compose, quoted, state_of
+from metarun.sweeps.plan import compose, state_of
 
 if TYPE_CHECKING:
     import optuna
@@ -53,9 +54,9 @@ class OptunaConfig:
     def __post_init__(self) -> None:
         for name in ("n_trials", "n_jobs"):
             if getattr(self, name) < 1:
-                raise HydraException(f"hydra.sweeper.{name} must be at least 1; got {getattr(self, name)}")
+                raise UsageError(f"hydra.sweeper.{name} must be at least 1; got {getattr(self, name)}")
         if self.sampler not in SAMPLERS:
-            raise HydraException(f"hydra.sweeper.sampler must be one of {', '.join(SAMPLERS)}; got {self.sampler!r}")
+            raise UsageError(f"hydra.sweeper.sampler must be one of {', '.join(SAMPLERS)}; got {self.sampler!r}")
 
 
 def search(
@@ -69,22 +70,42 @@ def search(
     Raises:
         HydraException: Optuna is not installed, nothing is to be searched, or a cell cannot be composed.
     """
-    space, fixed, seeds = split(grid.parsed(context, arguments))
+    grid.check(config)
+    space, fixed, seeds = split(grid.parsed(arguments))
     if config.sweep.inner_lr is not None:
-        raise HydraException("sweep.inner_lr is a grid; to search, give algo.inner_lr='tag(log,interval(1e-4,1))'")
+        raise UsageError("sweep.inner_lr is a grid; to search, give algo.inner_lr='tag(log,interval(1e-4,1))'")
     seeds = seeds or [f"seed={seed}" for seed in config.sweep.seed or ()]
+    first = check_choices(context, config, arguments)
+    higher = is_higher_better(context, config, first)
     with multirun.planning(Path(config.hydra.sweep.dir), config.hydra.overrides.task):
-        study = open_study(config, options, is_higher_better(context, config, fixed))
+        study = open_study(config, options, higher)
         grid.save_config(config)
     again = requeue(study)
     done = sum("ended" in trial.user_attrs for trial in study.trials)
     if done or again:
         log.info(f"{done} of {options.n_trials} trials are done, {again} go on")
     while done < options.n_trials:
-        trials = [study.ask(space) for _ in range(min(options.n_jobs, options.n_trials - done))]
+        trials = ask(study, space, min(options.n_jobs, options.n_trials - done))
         run_batch(context, config, launcher, study, trials, fixed, seeds)
         done += len(trials)
     return report(study, Path(config.hydra.sweep.dir))
+
+
+def check_choices(context: HydraContext, config: DictConfig, arguments: list[str]) -> list[str]:
+    """Compose every choice of every key beside the first ones of the others, so that a mistyped one ends the command.
+
+    Returns:
+        The overrides of the first of all.
+
+    Raises:
+        CellError: one cannot be composed.
+    """
+    values = {key_of(override): override for override in grid.parsed(arguments)}
+    first = {key: first_choice(override) for key, override in values.items()}
+    for key, override in values.items():
+        for line in lines_of(override) if override.is_choice_sweep() else ():
+            compose(context, config, list({**first, key: line}.values()), 0)
+    return list(first.values())
 
 
 def split(overrides: list[Override]) -> tuple[dict[str, Any], list[str], list[str]]:
@@ -96,15 +117,14 @@ def split(overrides: list[Override]) -> tuple[dict[str, Any], list[str], list[st
     space: dict[str, Any] = {}
     fixed, seeds = [], []
     for override in overrides:
-        key = override.get_key_element()
-        if key == "seed":
-            seeds = [f"seed={value}" for value in grid.choices_of(override)]
+        if key_of(override) == "seed":
+            seeds = grid.discrete_lines(override)
         elif override.is_sweep_override():
-            space[key] = distribution(override)
+            space[override.get_key_element()] = distribution(override)
         else:
-            fixed.append(f"{key}={override.get_value_element_as_str()}")
+            fixed.append(str(override.input_line))
     if not space:
-        raise HydraException(
+        raise UsageError(
             "hydra/sweeper=optuna has nothing to search: give a range, as algo.inner_lr='tag(log,interval(1e-4,1))', "
             "or choices, as optimizer.lr=1e-2,1e-3"
         )
@@ -112,46 +132,102 @@ def split(overrides: list[Override]) -> tuple[dict[str, Any], list[str], list[st
 
 
 def distribution(override: Override) -> optuna.distributions.BaseDistribution:
-    """Optuna's form of a sweep: choices, `range(1,5)`, `interval(0.1,1)`, with `tag(log,...)` on a log scale."""
+    """Optuna's form of a sweep: choices, `range(1,5)`, `interval(0.1,1)`, with `tag(log,...)` on a log scale.
+
+    Raises:
+        UsageError: Optuna is not installed, or the sweep is no range that it can search.
+    """
+    require_optuna()
+    choices = choices_of(override)
+    try:
+        return _distribution(override.value(), choices)
+    except (ValueError, TypeError, ArithmeticError) as error:
+        raise UsageError(
+            f"{override.input_line} must be a range to search in; {' '.join(str(error).split())}"
+        ) from error
+
+
+def _distribution(value: Any, choices: list[str]) -> optuna.distributions.BaseDistribution:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-    value = override.value()
-    if isinstance(value, ChoiceSweep):
-        return CategoricalDistribution(list(override.sweep_string_iterator()))
+    logarithmic = "log" in value.tags if isinstance(value, Sweep) else False
     if isinstance(value, RangeSweep):
-        numbers = [float(number) for number in override.sweep_string_iterator()]
+        numbers = sorted(map(float, choices))
         if all(number.is_integer() for number in numbers):
-            return IntDistribution(int(numbers[0]), int(numbers[-1]), step=int(value.step))
-        return FloatDistribution(numbers[0], numbers[-1], step=float(value.step))
-    assert isinstance(value, IntervalSweep)
-    logarithmic = "log" in value.tags
+            return IntDistribution(int(numbers[0]), int(numbers[-1]), step=abs(int(value.step)))
+        return FloatDistribution(numbers[0], numbers[-1], step=abs(float(value.step)))
+    if not isinstance(value, IntervalSweep):
+        return CategoricalDistribution(choices)
     if isinstance(value.start, int) and isinstance(value.end, int):
         return IntDistribution(value.start, value.end, log=logarithmic)
     return FloatDistribution(float(value.start or 0), float(value.end or 0), log=logarithmic)
 
 
+def require_optuna() -> None:
+    """Refuse the search where what it needs is not installed.
+
+    Raises:
+        UsageError: Optuna is not there.
+    """
+    if find_spec("optuna") is None:
+        raise UsageError("hydra/sweeper=optuna needs Optuna, which is not installed: pip install optuna")
+
+
 def open_study(config: DictConfig, options: OptunaConfig, higher: bool) -> optuna.Study:
-    try:
-        import optuna
-    except ImportError as error:
-        raise HydraException("hydra/sweeper=optuna needs Optuna: pip install 'metarun[optuna]'") from error
+    """The study in its storage, a new one or that of an earlier part of the search.
+
+    Raises:
+        UsageError: the storage cannot be opened, or the sampler's package is not installed.
+    """
+    require_optuna()
+    import optuna
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if options.sampler == "cmaes" and find_spec("cmaes") is None:
+        raise UsageError("hydra.sweeper.sampler=cmaes needs the package cmaes, which is not installed")
     folder = Path(config.hydra.sweep.dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    sampler = getattr(optuna.samplers, SAMPLERS[options.sampler])(seed=options.seed)
-    return optuna.create_study(
-        storage=options.storage or f"sqlite:///{(folder / 'optuna.db').resolve()}",
-        sampler=sampler,
-        study_name=options.study_name,
-        direction="maximize" if higher else "minimize",
-        load_if_exists=True,
-    )
+    if options.storage is None:
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        return optuna.create_study(
+            storage=options.storage or f"sqlite:///{(folder / 'optuna.db').resolve()}",
+            sampler=getattr(optuna.samplers, SAMPLERS[options.sampler])(seed=options.seed),
+            study_name=options.study_name,
+            direction="maximize" if higher else "minimize",
+            load_if_exists=True,
+        )
+    except Exception as error:  # of SQLAlchemy, of its drivers, of Optuna
+        where = options.storage or folder / "optuna.db"
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UsageError(
+            f"hydra.sweeper.storage must be an Optuna URL such as sqlite:///FILE; {where}: {reason}"
+        ) from error
+
+
+def ask(study: optuna.Study, space: dict[str, Any], count: int) -> list[optuna.Trial]:
+    """So many new trials.
+
+    Raises:
+        UsageError: the study has searched other values before.
+    """
+    try:
+        return [study.ask(space) for _ in range(count)]
+    except ValueError as error:
+        raise UsageError(f"the study does not go with this search: {' '.join(str(error).split())}") from error
 
 
 def is_higher_better(context: HydraContext, config: DictConfig, fixed: list[str]) -> bool:
-    """By the headline metric of the data set; touches no data."""
-    cell = compose(context, config, fixed, 0)
-    return bool(instantiate(cell.data, device="cpu", _convert_="all").higher_is_better)
+    """By the headline metric of the data set; touches no data.
+
+    Raises:
+        HydraException: the trials' configuration makes no sense.
+    """
+    try:
+        node: Any = OmegaConf.to_container(compose(context, config, fixed, 0).data, resolve=True)
+        refuse_foreign_targets({"data": node})
+        return bool(make("data", node, device="cpu").higher_is_better)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def requeue(study: optuna.Study) -> int:
@@ -187,7 +263,7 @@ def run_batch(
         trial.set_user_attr("folder", name)
         first = len(multirun.jobs) + len(cells)
         own = [
-            planned_job(config, [*fixed, *lines_of(trial), *s], name, first + n)
+            planned_job(config, [*fixed, *trial_lines(trial), *s], name, first + n)
             for n, s in enumerate(split_seeds(seeds))
         ]
         of_trial.append(own)
@@ -207,13 +283,13 @@ def split_seeds(seeds: list[str]) -> list[list[str]]:
     return [[seed] for seed in seeds] or [[]]
 
 
-def lines_of(trial: optuna.Trial) -> list[str]:
+def trial_lines(trial: optuna.Trial) -> list[str]:
     return [f"{key}={value}" for key, value in trial.params.items()]
 
 
 def planned_job(config: DictConfig, overrides: list[str], name: str, number: int) -> SweepJob:
-    seed = next((line for line in overrides if line.startswith("seed=")), None)
-    subdir = f"{name}_{seed}" if seed else name
+    seeds = [choices_of(override)[0] for override in map(read, overrides) if key_of(override) == "seed"]
+    subdir = f"{name}_seed={seeds[0]}" if seeds else name
     where = Path(config.hydra.sweep.dir)
     return SweepJob(number, [*overrides, f"hydra.sweep.subdir={quoted(subdir)}"], where, where / subdir)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,8 +14,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from metarun.experiment.multirun import SweepJob
+from metarun.experiment.overrides import UsageError, in_our_words, key_of, quoted, read, value_text
 from metarun.run_folder import (
     can_resume,
     has_config,
@@ -27,6 +31,18 @@ from metarun.run_folder import (
 LONGEST_NAME = 150
 
 
+class CellError(HydraException):
+    """A cell that cannot be composed; its cause says why.
+
+    Args:
+        lines: the cell's settings.
+    """
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        super().__init__(f"{' '.join(lines)} cannot be composed")
+        self.lines = list(lines)
+
+
 def assign_folders(context: HydraContext, config: DictConfig, jobs: list[SweepJob]) -> None:
     """Assign every job its folder, and see what is there already; composes them all.
 
@@ -34,14 +50,17 @@ def assign_folders(context: HydraContext, config: DictConfig, jobs: list[SweepJo
         HydraException: a cell cannot be composed, two have one folder, or one holds another run.
     """
     arguments: Any = OmegaConf.to_container(config.hydra.overrides.hydra)  # as written: `${hydra.job.num}`, say
-    named_by_us = not any(line.startswith("hydra.sweep.subdir=") for line in arguments)
+    named_by_us = not any(key_of(read(line)) == "hydra.sweep.subdir" for line in arguments)
     folders: dict[Path, SweepJob] = {}
     for job, name in zip(jobs, job_names([job.overrides for job in jobs]), strict=True):
         if named_by_us:
             job.overrides.append(f"hydra.sweep.subdir={quoted(name)}")
         composed = compose(context, config, job.overrides, job.number)
+        require_values(composed)
         subdir = folder_name(composed)
         job.folder = job.sweep / subdir
+        if job.sweep.absolute() not in Path(os.path.normpath(job.folder.absolute())).parents:
+            raise UsageError(f"hydra.sweep.subdir must be a folder inside the multirun's; got {subdir}")
         if job.folder in folders:
             raise HydraException(
                 f"two cells would run in {job.folder}: {describe(folders[job.folder])} and {describe(job)}. "
@@ -55,39 +74,75 @@ def assign_folders(context: HydraContext, config: DictConfig, jobs: list[SweepJo
 
 def describe(job: SweepJob) -> str:
     """Its overrides, without Hydra's own."""
-    return " ".join(line for line in job.overrides if not line.startswith("hydra."))
+    return " ".join(line for line in job.overrides if not read(line).is_hydra_override())
 
 
 def compose(context: HydraContext, config: DictConfig, lines: list[str], number: int) -> DictConfig:
-    """A job's configuration, as a launcher will compose it."""
-    composed = context.config_loader.load_sweep_config(config, lines)
+    """A job's configuration, as a launcher will compose it.
+
+    Raises:
+        CellError: it cannot be composed.
+    """
+    try:
+        with in_our_words(lines):
+            composed = context.config_loader.load_sweep_config(config, lines)
+    except HydraException as error:
+        raise CellError(lines) from error
     with open_dict(composed):
         composed.hydra.job.id = composed.hydra.job.num = number
     return composed
 
 
-def quoted(text: str) -> str:
-    """A value that holds what means something to Hydra, for an override."""
-    return "'" + text.replace("'", r"\'") + "'"
-
-
 def folder_name(composed: DictConfig) -> str:
     """Name of a job's folder in the multirun's."""
+    return resolved_name(composed, "hydra.sweep.subdir")
+
+
+def resolved_name(composed: DictConfig, key: str) -> str:
+    """A name in Hydra's part of a configuration, which may be made of what was chosen.
+
+    Raises:
+        UsageError: it cannot be made.
+    """
+    with _current(composed):
+        return str(OmegaConf.select(composed, key))
+
+
+def require_values(composed: DictConfig) -> None:
+    """Resolve every interpolation once, so that one that leads nowhere ends the command before anything starts.
+
+    Raises:
+        UsageError: a value cannot be made.
+    """
+    with _current(composed):
+        for node in composed:
+            if node != "hydra" and OmegaConf.is_config(composed._get_node(node)):
+                OmegaConf.to_container(composed[node], resolve=True)
+            elif node != "hydra":
+                _ = composed[node]
+
+
+@contextmanager
+def _current(composed: DictConfig) -> Iterator[None]:
+    """Inside, this configuration is what `${hydra:...}` means; what cannot be resolved is refused by name."""
     before = HydraConfig.instance().cfg
-    HydraConfig.instance().set_config(composed)  # the name may be made of what the job chose
+    HydraConfig.instance().set_config(composed)
     try:
-        return str(composed.hydra.sweep.subdir)
+        yield
+    except OmegaConfBaseException as error:
+        reason = str(error.msg or error).splitlines()[0]
+        raise UsageError(f"{error.full_key or 'a value'} cannot be resolved: {reason}") from error
     finally:
         HydraConfig.instance().cfg = before
 
 
 def job_names(jobs: Sequence[Sequence[str]]) -> list[str]:
     """A folder's name for each job, from its overrides: the values that differ, `maml_inner_lr=0.01_seed=0`."""
-    values = [dict(line.split("=", 1) for line in lines) for lines in jobs]
+    values = [{key_of(o): value_text(o) for o in map(read, lines)} for lines in jobs]
     keys = dict.fromkeys(key for own in values for key in own)
     varying = [key for key in keys if len({own.get(key) for own in values}) > 1]
     varying.sort(key=lambda key: key == "seed")  # last, as people write it
-    last = [key.lstrip("+~").rpartition(".")[2] for key in varying]
+    last = [key.rpartition(".")[2] for key in varying]
     short = {key: name if last.count(name) == 1 else key for key, name in zip(varying, last, strict=True)}
     names = []
     for own in values:

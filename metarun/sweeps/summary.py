@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import time
 import traceback
 from collections.abc import Sequence
@@ -17,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.text import Text
 
 from metarun.experiment.multirun import multirun
+from metarun.experiment.targets import make, refuse_foreign_targets
 from metarun.files import write_json, write_text
-from metarun.plain_text import one_line
+from metarun.plain_text import one_line, say
 from metarun.report import sweep_figures, tables
 from metarun.report.compare import Rates, Table, over_rates, tabulate
 from metarun.report.console import PlainConsole
@@ -42,7 +41,7 @@ class Summary(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         self.began = time.time()
         if ignores_run_id(config):
-            print("metarun: WANDB_RUN_ID is ignored: each cell of a multirun has an id of its own", file=sys.stderr)
+            say("WANDB_RUN_ID is ignored: each cell of a multirun has an id of its own")
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Hydra would turn an error here into a warning and exit status 0."""
@@ -51,10 +50,7 @@ class Summary(Callback):
         try:
             summarize(config, time.time() - self.began)
         except Exception as error:
-            print(
-                f"metarun: the multirun's summary failed ({type(error).__name__}: {one_line(str(error))})",
-                file=sys.stderr,
-            )
+            say(f"the multirun's summary failed ({type(error).__name__}: {one_line(str(error))})")
             log.debug(traceback.format_exc())
             multirun.note_failure()
 
@@ -188,7 +184,9 @@ def show(folder: Path, runs: Sequence[Run], table: Table, panels: Panels, second
 
 def record(config: DictConfig, folder: Path, table: Table, panels: Panels, drawn: Sequence[Path]) -> None:
     """The W&B run that carries the tables and the plots, in the group of the cells; gone on with by `sweep.resume`."""
-    tracker = Trackers({name: instantiate(node, _convert_="all") for name, node in config.tracker.items()})
+    nodes: Any = OmegaConf.to_container(config.tracker, resolve=True)
+    refuse_foreign_targets({"tracker": nodes})
+    tracker = Trackers({name: make(f"tracker.{name}", node) for name, node in nodes.items()})
     file = folder / "tracker.json"
     known = read_tracker_ids(file)
     overrides = OmegaConf.to_container(config.hydra.overrides.task)

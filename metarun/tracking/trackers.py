@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from metarun.files import write_text
+from metarun.plain_text import say
 from metarun.tracking.tracker import Tracker
 
 
@@ -34,7 +34,9 @@ class Trackers:
 
     def describe(self) -> dict[str, Any]:
         """How each tracker records the run, for `result.json`; only trackers that have anything to say."""
-        described = {name: getattr(tracker, "describe", dict)() for name, tracker in self.trackers.items()}
+        described: dict[str, dict[str, Any]] = {
+            name: getattr(tracker, "describe", dict)() for name, tracker in self.trackers.items()
+        }
         return {name: fields for name, fields in described.items() if fields}
 
     def start(
@@ -94,11 +96,7 @@ class Trackers:
                 record(tracker)
             except Exception as error:
                 self.failed[name] = " ".join(f"{type(error).__name__}: {error}".split())
-                print(
-                    f"metarun: warning: tracker.{name} failed and records nothing more ({self.failed[name]}); "
-                    "the run goes on",
-                    file=sys.stderr,
-                )
+                say(f"warning: tracker.{name} failed and records nothing more ({self.failed[name]}); the run goes on")
 
 
 def write_run_ids(file: Path, run_ids: Mapping[str, str]) -> None:

@@ -13,7 +13,6 @@ import hashlib
 import io
 import json
 import re
-import sys
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from functools import partial
@@ -26,6 +25,7 @@ from torch import Tensor
 
 from metarun.checks import is_int, is_number, require
 from metarun.files import without_nan, write_atomically, write_json
+from metarun.plain_text import say
 from metarun.run_files import parse_json, read_bytes
 from metarun.run_folder import FORMAT, config_digests
 
@@ -80,8 +80,7 @@ def save(
     buffer = io.BytesIO()  # torch.save straight to a full disk fails with an error that does not say so
     torch.save(state, buffer)
     digests = dict(config or {})
-    contents: tuple[bytes, bytes] = (safetensors.torch.save(contiguous), buffer.getvalue())
-    for suffix, content in zip(SUFFIXES, contents, strict=True):
+    for suffix, content in zip(SUFFIXES, (safetensors.torch.save(contiguous), buffer.getvalue()), strict=True):
         write_atomically(folder / f"{stem}{suffix}", partial(_write, content))
         digests[f"{stem}{suffix}"] = hashlib.sha256(content).hexdigest()
     pointer = {"format": FORMAT, "iteration": iteration, "files": stem, **details, "sha256": digests}
@@ -357,7 +356,4 @@ def _first_line(error: BaseException) -> str:
 def _warn_of_no_digests(folder: Path) -> None:
     if folder not in _warned:
         _warned.add(folder)
-        print(
-            f"metarun: warning: {folder} has no digests, as an earlier version wrote it: changes cannot be told",
-            file=sys.stderr,
-        )
+        say(f"warning: {folder} has no digests, as an earlier version wrote it: changes cannot be told")

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import resource
-import shutil
 import sys
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
 
-from metarun.checks import is_int, require, require_choice
+from metarun.checks import Count, is_int, require, require_choice
 from metarun.learner.learner import Learner
+from metarun.training.compilation import compiler_problem, warn_uncompiled
 from metarun.training.ranks import ranks
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
@@ -36,11 +37,11 @@ class Device:
     """
 
     name: str
-    threads: int | None
-    precision: str
-    compile: bool | str
+    threads: Count | None
+    precision: Literal["float32", "float64"]
+    compile: bool | Literal["auto"]
     deterministic: bool
-    task_micro_batch: int | None
+    task_micro_batch: Count | None
 
     def __post_init__(self) -> None:
         require_choice("device.precision", self.precision, PRECISIONS)
@@ -72,10 +73,20 @@ class Device:
             iterations: outer steps.
             replicas: runs in one program.
             fixed_shapes: all training batches have the same shapes; every further shape would be recompiled.
+
+        Raises:
+            ValueError: it must be compiled, and this machine cannot.
         """
+        if not self.compile or (
+            self.compile == "auto" and not (fixed_shapes and compile_pays(learner, iterations, replicas))
+        ):
+            return False
+        if (problem := compiler_problem(self.torch_device.type)) is None:
+            return True
         if self.compile != "auto":
-            return bool(self.compile)
-        return fixed_shapes and compile_pays(learner, iterations, replicas)
+            raise ValueError(f"device.compile must be false or auto where {problem}; got true")
+        warn_uncompiled(problem)
+        return False
 
     def replicas_at_once(self, learner: Learner, replicas: int, micro_batch: int | str | None = "auto") -> int:
         """Number of fused replicas in one forward and backward pass, from 1 to all of them.
@@ -105,8 +116,8 @@ def _torch_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise ValueError(f"device.name must be auto, cpu, cuda or mps; got {name!r}") from error
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not available.get(device.type, False):
+    number = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if (device.index or 0) >= number.get(device.type, 0):
         raise ValueError(f"device.name must be a device that this machine has; got {name!r}. device=auto chooses one")
     return device
 
@@ -119,7 +130,7 @@ def compile_pays(learner: Learner, iterations: int, replicas: int = 1) -> bool:
     unrolled inner loop it saves half (conv4 with pooling, 360 images: .60 to .23 s). Programs that take longer to
     compile save more. In a program of several replicas each further one adds a tenth to what is saved.
     """
-    if not learner.vectorized or not learner.stages or shutil.which("c++") is None:
+    if not learner.vectorized or not learner.stages:
         return False
     kind = "convolutional" if is_convolutional(learner) else "other"
     if kind == "convolutional" and not (learner.inner_steps or learner.eval_steps):

@@ -9,6 +9,8 @@ Process 0 does everything else: it validates, tests, writes the run's folder and
 
 from __future__ import annotations
 
+import itertools
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
@@ -24,6 +26,20 @@ from metarun.learner.learner import Learner, slice_tasks
 from metarun.training.ranks import ranks
 
 TIMEOUT = timedelta(hours=24)  # of a collective operation: processes wait while the first one validates
+MEETINGS = itertools.count()  # of this process; those of one number meet
+START_TIMEOUT = timedelta(minutes=5)  # until all processes are there
+
+
+class MissingProcessError(RuntimeError):
+    """The processes of a run did not find each other.
+
+    Attributes:
+        first_missing: it is process 0 that is not there, which would tell the user.
+    """
+
+    def __init__(self, why: str, first_missing: bool) -> None:
+        super().__init__(why)
+        self.first_missing = first_missing
 
 
 class SingleProcess:
@@ -114,14 +130,49 @@ def bounds(rank: int, size: int, tasks: int) -> tuple[int, int]:
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[SingleProcess]:
-    """Connect the processes that torchrun started; inside, they are a group."""
+    """Connect the processes that torchrun started; inside, they are a group.
+
+    Raises:
+        MissingProcessError: some did not come.
+    """
     if ranks().world_size == 1:
         yield SingleProcess()
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    rank, size, _ = ranks()
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=meet(rank, size), rank=rank, world_size=size, timeout=TIMEOUT)
     try:
         yield ProcessGroup(device)
     finally:
         dist.destroy_process_group()
+
+
+def meet(rank: int, size: int) -> dist.Store:
+    """The store that all processes of the run share, once all are there.
+
+    Raises:
+        MissingProcessError: some are not, after `START_TIMEOUT`; or two have one rank.
+    """
+    minutes = f"within {START_TIMEOUT.total_seconds() / 60:.3g} minutes"
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    serves = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"  # else torchrun does
+    try:
+        store = dist.TCPStore(host, port, size, serves, START_TIMEOUT, wait_for_workers=False, multi_tenant=True)
+    except (RuntimeError, OSError) as error:
+        cause = str(error).splitlines()[0][:200]
+        at = f"MASTER_ADDR:MASTER_PORT={host}:{port}"
+        why = f"cannot serve at {at}" if serves else f"found no process 0 at {at} {minutes}"
+        raise MissingProcessError(f"process {rank} of {size} {why} ({cause})", first_missing=not serves) from error
+    meeting = f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}.{next(MEETINGS)}"
+    names = [f"metarun/{meeting}/{number}" for number in range(size)]
+    if store.add(names[rank], 1) > 1:
+        raise MissingProcessError(f"two processes have RANK={rank}", first_missing=False)
+    try:
+        store.wait(names, START_TIMEOUT)
+    except (RuntimeError, OSError) as error:
+        missing = [number for number, name in enumerate(names) if not store.check([name])]
+        who = f"process{'es' * (len(missing) > 1)} {', '.join(map(str, missing))} of {size}"
+        raise MissingProcessError(f"{who} did not start {minutes}", 0 in missing) from error
+    return store

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from metarun.training.compilation import CompiledProgram, OnFailure
+
 Losses = Callable[..., Tensor]
 Gradient = Callable[..., Tensor]  # gradient(divisor, *arguments of the losses) -> losses
 
@@ -28,7 +30,9 @@ def gradient_of(losses: Losses) -> Gradient:
     return add
 
 
-def compiled_gradient_of(losses: Losses, parameters: Iterable[nn.Parameter]) -> Gradient:
+def compiled_gradient_of(
+    losses: Losses, parameters: Iterable[nn.Parameter], on_failure: OnFailure | None = None
+) -> Gradient:
     """`gradient_of` as one compiled program, for these parameters only.
 
     Code that dynamo cannot trace breaks the program in two, which costs time and changes nothing else.
@@ -36,6 +40,7 @@ def compiled_gradient_of(losses: Losses, parameters: Iterable[nn.Parameter]) -> 
     Args:
         losses: returns values of any shape; it is recompiled for every shape of its arguments.
         parameters: those that the losses do not depend on keep their `.grad`.
+        on_failure: see `CompiledProgram`.
     """
     trained = [p for p in parameters if p.requires_grad]
 
@@ -43,7 +48,7 @@ def compiled_gradient_of(losses: Losses, parameters: Iterable[nn.Parameter]) -> 
         values = losses(*arguments)
         return values.detach(), torch.autograd.grad(values.sum() / divisor, trained, allow_unused=True)
 
-    program = compiled_with_gradient(losses_and_gradient, trained[0].device)
+    program = compiled_with_gradient(losses_and_gradient, trained[0].device, on_failure)
 
     def add(divisor: float, *arguments: object) -> Tensor:
         values, gradients = program(divisor, *arguments)
@@ -61,11 +66,19 @@ def compiled_gradient_of(losses: Losses, parameters: Iterable[nn.Parameter]) -> 
     return add
 
 
-def compiled_with_gradient(function: Callable, device: torch.device) -> Callable:
-    """Compile a function that calls `torch.autograd.grad` as one program for a device."""
+def compiled_with_gradient(
+    function: Callable, device: torch.device, on_failure: OnFailure | None = None
+) -> CompiledProgram:
+    """Compile a function that calls `torch.autograd.grad` as one program for a device.
+
+    Args:
+        function: called with the device's tensors.
+        device: for which.
+        on_failure: see `CompiledProgram`.
+    """
     if hasattr(torch._dynamo.config, "trace_autograd_ops"):  # without it the program breaks in two before the gradient
         torch._dynamo.config.trace_autograd_ops = True
     # On a CPU inductor would put every convolution in channels last, where grouped ones (weights of each task) are
     # slower: first-order MAML 71 instead of 45 ms, ANIL 53 instead of 34. Weights that are in channels last stay so.
     options: dict[str, Any] | None = {"layout_optimization": False} if device.type == "cpu" else None
-    return torch.compile(function, dynamic=False, options=options)
+    return CompiledProgram(function, torch.compile(function, dynamic=False, options=options), on_failure)

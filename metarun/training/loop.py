@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from metarun.learner.learner import Learner, Stage, count_tasks, slice_tasks
 from metarun.sampling import stream_generator
 from metarun.tasks import Batch, TaskSet
+from metarun.training.compilation import CompiledProgram, OnFailure
 from metarun.training.distributed import SingleProcess
 from metarun.training.gradients import Gradient, compiled_gradient_of, gradient_of
 from metarun.training.meta_optimizer import MetaOptimizer, steps_group
@@ -145,6 +146,7 @@ def fit(
     task_micro_batch: int | None = None,
     compiled: bool = False,
     world: SingleProcess | None = None,
+    on_failure: OnFailure | None = None,
 ) -> Iterator[Step]:
     """Train until `iterations` outer steps are done in all, yielding after each.
 
@@ -159,16 +161,20 @@ def fit(
         task_micro_batch: largest number of tasks in one forward pass, to bound memory; the gradient is the same.
         compiled: compile the step's gradient (metarun/training/gradients.py).
         world: the processes that share the tasks of a meta-batch; None: this one only.
+        on_failure: where torch cannot compile, called with the error before training goes on uncompiled.
 
     Raises:
+        CompilationError: torch cannot compile, and there is no `on_failure`.
         DivergenceError: a loss is NaN or infinite; the parameters are those before this step.
         RuntimeError: also if another process is gone; if `state.consistent`, the state is the one before this step.
     """
     learner = state.learner
     learner.train()
+    if not learner.stages or state.iteration >= iterations:
+        return  # processes that have nothing to do need not find each other
     world = world or SingleProcess()
-    gradient = _gradient(learner, compiled, world)
-    while learner.stages and state.iteration < iterations:
+    gradient = _gradient(learner, compiled, world, on_failure)
+    while state.iteration < iterations:
         started = time.perf_counter()
         stage = stage_at(learner.stages, state.iteration, iterations)
         learner.ways = data.outputs("train", stage.stream)
@@ -205,12 +211,24 @@ def _sample(state: TrainState, data: TaskSet, stream: str, tasks: int) -> tuple[
     return batch, learner.to_dtype(random_inputs)
 
 
-def _gradient(learner: Learner, compiled: bool, world: SingleProcess) -> Gradient:
+class _CompiledLearner(nn.Module):
+    """A learner whose forward pass is compiled; its parameters are the learner's."""
+
+    def __init__(self, learner: Learner, on_failure: OnFailure | None) -> None:
+        super().__init__()
+        self.learner = learner
+        self.program = CompiledProgram(learner, torch.compile(learner, dynamic=False), on_failure)
+
+    def forward(self, *arguments: Any) -> Tensor:
+        return self.program(*arguments)
+
+
+def _gradient(learner: Learner, compiled: bool, world: SingleProcess, on_failure: OnFailure | None) -> Gradient:
     """`gradient(divisor, last, tasks, random_inputs, objective)`; processes wait for each other at the `last` only."""
     if compiled and world.size == 1:
-        single = compiled_gradient_of(learner, learner.parameters())
+        single = compiled_gradient_of(learner, learner.parameters(), on_failure)
         return lambda divisor, _last, *arguments: single(divisor, *arguments)
-    forward = world.wrap(learner, torch.compile(learner, dynamic=False) if compiled else learner)
+    forward = world.wrap(learner, _CompiledLearner(learner, on_failure) if compiled else learner)
     accumulate = gradient_of(forward)
 
     def gradient(divisor: float, last: bool, *arguments: Any) -> Tensor:

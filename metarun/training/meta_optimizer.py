@@ -43,6 +43,7 @@ class MetaOptimizer:
         bounds = {"max_grad_norm": max_grad_norm, "max_grad_value": max_grad_value}
         require_positive("optimizer", lr=lr, **{name: bound for name, bound in bounds.items() if bound is not None})
         self.optimizer, self.lr = optimizer, lr
+        _require_gradient_steps(optimizer)
         self.scheduler = None if scheduler is None else build_scheduler(scheduler)
         self.max_grad_norm, self.max_grad_value = max_grad_norm, max_grad_value
 
@@ -51,12 +52,21 @@ class MetaOptimizer:
         return 1.0 if self.scheduler is None else rate_at(self.scheduler, iteration)
 
     def build(self, learner: Learner) -> dict[str, torch.optim.Optimizer]:
-        """One optimizer for each of the learner's parameter groups that holds any parameter."""
-        return {
-            group["name"]: group.get("optimizer", self.optimizer)(group["params"], lr=group.get("lr", self.lr))
-            for group in learner.parameter_groups()
-            if group["params"]
-        }
+        """One optimizer for each of the learner's parameter groups that holds any parameter.
+
+        Raises:
+            ValueError: the optimizer's class refuses its arguments.
+        """
+        try:
+            return {
+                group["name"]: group.get("optimizer", self.optimizer)(group["params"], lr=group.get("lr", self.lr))
+                for group in learner.parameter_groups()
+                if group["params"]
+            }
+        except (ValueError, TypeError, RuntimeError) as error:
+            arguments = getattr(self.optimizer, "keywords", {})
+            what = f"a class of torch.optim with arguments that it takes ({error})"
+            raise ValueError(f"optimizer.optimizer must be {what}; got {arguments}") from error
 
     def step(self, optimizer: torch.optim.Optimizer, factor: float) -> None:
         """Clip this optimizer's gradients and step it at `factor` times its initial learning rate."""
@@ -67,6 +77,18 @@ class MetaOptimizer:
             if self.max_grad_norm is not None:
                 nn.utils.clip_grad_norm_(group["params"], self.max_grad_norm)
         optimizer.step()
+
+
+def _require_gradient_steps(optimizer: Callable[..., torch.optim.Optimizer]) -> None:
+    """Refuse torch's optimizers that want more of a step than a dense gradient.
+
+    Raises:
+        ValueError: it is one of them.
+    """
+    kind = getattr(optimizer, "func", optimizer)
+    special = isinstance(kind, type) and issubclass(kind, torch.optim.LBFGS | torch.optim.SparseAdam)
+    name = getattr(kind, "__name__", "optimizer")
+    require("optimizer.optimizer", name, not special, "an optimizer that steps by a dense gradient alone")
 
 
 def build_scheduler(factory: Callable[[torch.optim.Optimizer], LRScheduler]) -> LRScheduler:

@@ -197,7 +197,6 @@ def test_an_ensembles_gradient_agrees_with_finite_differences(learner, draw, kin
         ({"leader_steps": -1}, "algo.leader_steps must be an integer of at least 0; got -1"),
         ({"inner_steps": 1.5}, "algo.inner_steps must be an integer of at least 0; got 1.5"),
         ({"weight_precision": [1.0]}, "weight_precision must be start, shape and rate"),
-        ({"backbone": toy.conv4((1, 16, 16), norm="running")}, "backbone.norm must not be running for algo=bmaml"),
     ],
 )
 def test_rejects_invalid_arguments(learner, changes, message):

@@ -9,7 +9,7 @@ from torch.func import functional_call
 from metarun.algos.deml import DEML
 from metarun.data.synthetic import Synthetic
 from metarun.evaluation.evaluate import evaluate
-from metarun.tasks import Examples, TaskAndBatch
+from metarun.tasks import DataError, Examples, TaskAndBatch
 from metarun.training.loop import TrainState, fit
 
 BASE_CLASSES = 7
@@ -150,6 +150,15 @@ def test_the_discriminator_sees_training_classes_only(glyphs):
 def test_rejects_invalid_values(change, message, deml):
     with pytest.raises(ValueError, match=message):
         deml(**change)
+
+
+def test_too_few_base_classes_are_refused_by_name(glyphs):
+    """They ended in an index error of cross-entropy."""
+    learner = on_glyphs()
+    learner.check_data(glyphs)
+    learner.discriminator = nn.Linear(learner.learner.in_features, 59)
+    with pytest.raises(DataError, match="^algo.base_classes must be at least 60, as many as there are tr.*; got 59$"):
+        learner.check_data(glyphs)
 
 
 def test_learns_glyphs(glyphs):

@@ -10,7 +10,7 @@ from metarun.algos.llama import LLAMA
 from metarun.algos.maml import MAML
 from metarun.layers.norm import batch_norms
 from metarun.numerics.kfac import log_determinant
-from metarun.tasks import Examples
+from metarun.tasks import Examples, Task
 
 KINDS = ["mlp", "conv4"]
 STEPS = {"inner_lr": 0.1, "inner_steps": 2, "eval_steps": 2, "first_order": False}
@@ -50,11 +50,52 @@ def test_the_loss_is_the_query_loss_plus_the_query_curvature(make, draw, one, ki
         return functional_call(ours.net, phi, (x,))
 
     classification = kind == "conv4"
-    log_det = log_determinant(lambda: predict(task.query.x), ours.taps, classification, ours.damping)
+    coupled = kind == "conv4"  # by batch norm
+    log_det = log_determinant(lambda: predict(task.query.x), ours.taps, classification, ours.damping, coupled)
     expected = ours.loss(predict(task.query.x), task.query.y) + 0.05 * log_det
     torch.testing.assert_close(ours.meta_loss(task), expected, rtol=1e-7, atol=0)
-    on_support = log_determinant(lambda: predict(task.support.x), ours.taps, classification, ours.damping)
+    on_support = log_determinant(lambda: predict(task.support.x), ours.taps, classification, ours.damping, coupled)
     assert abs(log_det - on_support) > 1e-2
+
+
+def log_det_by_hand(net, support, query, norm, damping):
+    """Of a network linear1, norm, tanh, linear2: row by row and class by class, with plain autograd."""
+    x = torch.cat([support, query]) if norm == "support" else query
+    h1 = net.features.linear1(x)
+    rows = h1[: len(support)] if norm == "support" else h1
+    z = (h1 - rows.mean(0)) / (rows.var(0, correction=0) + 1e-5).sqrt()
+    a2 = (z * net.features.norm1.weight + net.features.norm1.bias).tanh()
+    h2 = net.head(a2)
+    p, G = h2.softmax(1), [torch.zeros(h.shape[1], h.shape[1]).double() for h in (h1, h2)]
+    for n in range(len(x) - len(query), len(x)):
+        for c in range(h2.shape[1]):
+            s = p[n, c].sqrt() * (F.one_hot(torch.tensor(c), h2.shape[1]) - p[n])
+            for factor, g in zip(G, torch.autograd.grad(h2[n] @ s.detach(), (h1, h2), retain_graph=True), strict=True):
+                factor += sum(torch.outer(row, row) for row in g) / len(x)
+    total = 0.0
+    for a, factor in zip((x, a2), G, strict=True):
+        A = sum(torch.outer(row, row) for row in torch.cat([a, torch.ones(len(a), 1)], 1)) / len(a)
+        for matrix, times in ((A, len(factor)), (factor, len(A))):
+            total += times * torch.linalg.slogdet(matrix + damping**0.5 * torch.eye(len(matrix)).double()).logabsdet
+    return total
+
+
+def normal(n):
+    return torch.randn(n, 2, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("norm", ["batch", "support"])
+def test_under_batch_norm_the_log_determinant_is_exact_and_jointly_it_is_not(norm):
+    task = Task(*(Examples(normal(n), torch.arange(n).remainder(3)) for n in (6, 9)))
+    values = {}
+    for curvature in ("exact", "joint"):
+        torch.manual_seed(0)
+        kwargs = ARGS | {"inner_steps": 0, "eta": 1.0, "curvature": curvature}
+        ours = LLAMA(toy.mlp((2,), hidden=[4], norm=norm), 3, F.cross_entropy, **kwargs).double()
+        values[curvature] = ours.meta_loss(task) - ours.loss(ours.adapt(task.support)(task.query.x), task.query.y)
+    expected = log_det_by_hand(ours.net, task.support.x, task.query.x, norm, float(ours.damping))
+    torch.testing.assert_close(values["exact"], expected, rtol=1e-8, atol=0)
+    assert abs(values["joint"] - expected) > 0.1
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -103,6 +144,7 @@ def test_predictions_are_point_estimates(make, draw, one):
         ({"inner_steps": -1}, "inner_steps must be "),
         ({"eval_steps": 0.5}, "eval_steps must be "),
         ({"damping": 0.0}, "algo.damping must be above 0; got 0.0"),
+        ({"curvature": "diagonal"}, "algo.curvature must be one of exact, joint; got 'diagonal'"),
     ],
 )
 def test_rejects_invalid_values(make, changes, message):

@@ -1,7 +1,5 @@
 """MAML++ against loops written out by hand, the official code's loss weights, and MAML."""
 
-from functools import partial
-
 import pytest
 import torch
 import toy
@@ -176,45 +174,6 @@ def test_each_step_has_its_own_norm_and_further_steps_use_the_last(make, draw, o
         learner.rates[2] = 0  # the rates of step 3 and of further steps
     *_, third, fourth, fifth = predictions()
     assert torch.equal(third, fourth) and torch.equal(fourth, fifth)
-
-
-def test_running_statistics_are_updated_step_by_step(make, draw, backbones):
-    """Each step's are those of the query set under that step's weights, here by hand for the first norm."""
-    learner = make(MAMLPlusPlus, "conv4", backbone=partial(backbones["conv4"], norm="running"), **arguments(3))
-    batch = draw("conv4")
-    learner.train()
-    learner(batch).sum().backward()
-    learner.after_step()
-    norm, conv = batch_norms(learner)[0], learner.net.blocks.conv1
-    means, variances = [], []
-    for x, y, query in zip(*batch.support, batch.query.x, strict=True):
-        theta = {n: p for n, p in learner.net.named_parameters() if ".norm" not in n}
-        for k in range(3):
-            beta = {n: p[k] for n, p in learner.net.named_parameters() if ".norm" in n}
-            loss = learner.loss(functional_call(learner.net, theta | beta, (x,)), y)
-            gradients = torch.autograd.grad(loss, list(theta.values()))
-            theta = {n: p - 0.1 * g for (n, p), g in zip(theta.items(), gradients, strict=True)}
-            values = nn.functional.conv2d(query, theta["blocks.conv1.weight"], theta["blocks.conv1.bias"], 2, 1)
-            means.append(values.mean((0, 2, 3)))
-            variances.append(values.transpose(0, 1).flatten(1).var(1))
-    assert conv.stride == (2, 2)
-    mean, var = (torch.stack(v).detach().view(3, 3, -1).mean(0) for v in (means, variances))  # [S, channels]
-    torch.testing.assert_close(norm.running_mean, 0.1 * mean, rtol=1e-5, atol=1e-8)
-    torch.testing.assert_close(norm.running_var, 0.9 + 0.1 * var, rtol=1e-5, atol=1e-8)
-    assert not torch.allclose(mean[0], mean[2], rtol=1e-3)
-
-
-def test_running_statistics_of_a_step_affect_that_step_alone(make, draw, one, backbones):
-    learner = make(MAMLPlusPlus, "conv4", backbone=partial(backbones["conv4"], norm="running"), **arguments(3)).eval()
-    task = one(draw("conv4"))
-
-    def predictions():
-        with torch.no_grad():
-            return [predict(task.query.x) for predict in learner.trajectory(task.support, 3)]
-
-    plain = predictions()
-    batch_norms(learner)[1].running_mean[2] += 1
-    assert [not torch.equal(a, b) for a, b in zip(plain, predictions(), strict=True)] == [False, False, False, True]
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def by_hand(ours, x, y, erase=True, decay=None, late=1):
                 memory[j] = [m + write_weights[i][j] * a for m, a in zip(memory[j], added, strict=True)]
         read_weights, read = [], []
         for i in range(heads):
-            sizes = [math.sqrt(dot(keys[i], keys[i]) + 1e-12) * math.sqrt(dot(m, m) + 1e-12) for m in memory]
+            sizes = [math.sqrt(dot(keys[i], keys[i]) * dot(m, m) + 1e-6) for m in memory]
             e = [math.exp(float(ours.sharpness) * dot(keys[i], m) / s) for m, s in zip(memory, sizes, strict=True)]
             read_weights.append([v / sum(e) for v in e])
             read += [dot(read_weights[i], [m[k] for m in memory]) for k in range(width)]
@@ -126,6 +126,19 @@ def test_cosines_are_cosines_and_zero_for_rows_of_zeros():
     torch.testing.assert_close(cosines(keys, memory), expected)
     torch.testing.assert_close(cosines(3 * keys, 0.1 * memory), expected)
     assert (cosines(keys, 0 * memory) == 0).all()
+
+
+def test_a_blank_row_resembles_no_key():
+    """The reference's cosine, k . M / sqrt(|k|^2 |M|^2 + 1e-6), in numpy: nearly 0 for a blank row."""
+    keys = np.random.default_rng(0).uniform(-1, 1, (1, 3, 40))
+    memory = np.full((1, 2, 40), BLANK)
+    memory[0, 1] = keys[0, 0]
+    products = np.einsum("mrw,mnw->mrn", keys, memory)
+    squares = (keys**2).sum(2)[:, :, None] * (memory**2).sum(2)[:, None, :]
+    ours = cosines(torch.from_numpy(keys), torch.from_numpy(memory)).numpy()
+    assert max_difference(ours, products / np.sqrt(squares + 1e-6)) < 1e-12
+    assert np.abs(ours[..., 0]).max() < 0.02 and ours[0, 0, 1] > 0.999
+    assert max_difference(cosines(torch.ones(1, 1, 40), torch.full((1, 1, 40), BLANK)).numpy(), 0.04) < 1e-3
 
 
 def test_usage_grows_by_read_and_write_weights_and_decays():

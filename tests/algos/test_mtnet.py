@@ -309,3 +309,40 @@ def test_random_inputs_depend_on_their_generator_alone(build, draw):
     learner, batch = build("mtnet"), draw("mlp")
     one, again, other = (learner.random_inputs(batch, 1, stream_generator("cpu", s)) for s in (1, 1, 2))
     assert torch.equal(one, again) and not torch.equal(one, other)
+
+
+@pytest.mark.parametrize(("kind", "spread"), [("mlp", 0.1), ("conv4", 0.01)])
+@pytest.mark.parametrize("variant", ["mtnet_full", "mnet_full"])
+def test_logits_of_single_weights_start_as_the_official_codes(build, variant, kind, spread):
+    """truncated_normal of .1 in its fully connected network, of .01 in its convolutional one, head and biases too."""
+    logits = torch.cat([zeta.detach().flatten() for zeta in build(variant, kind, shake=0.0).logits])
+    assert logits.abs().max() <= 2 * spread
+    assert float(logits.std()) == pytest.approx(0.88 * spread, rel=0.1)  # of a normal cut off at two deviations
+    for zeta in build(variant, kind, shake=0.0).logits:
+        assert zeta.abs().max() <= 2 * spread
+
+
+# --------------------------------------------------------------------------------------- without random inputs
+
+
+@pytest.mark.parametrize("variant", ["mtnet", "mtnet_full", "mnet", "mnet_full"])
+def test_without_random_inputs_the_mask_is_the_mean_over_masks(variant, build):
+    learner = build(variant, shake=1.0)
+    count = sum(zeta.numel() for zeta in learner.logits)
+    draws = torch.rand(4000, count, generator=torch.Generator().manual_seed(0), dtype=torch.float64).logit(eps=1e-6)
+    with torch.no_grad():
+        sums = torch.func.vmap(learner.masked_rates)(draws)
+        for name, rate in learner.mean_rates().items():
+            assert (
+                sums[name].mean(0) - rate
+            ).abs().max() < 0.1 * 4 * 0.5 / 4000**0.5  # four standard errors of alpha M
+
+
+@pytest.mark.parametrize("variant", ["mtnet", "mtnet_full", "mnet", "mnet_full"])
+def test_without_random_inputs_an_untrained_one_moves_too(variant, build, draw):
+    """Its probabilities are one half: a threshold there would move nothing. `adapt(support)` was an index error."""
+    learner = build(variant, shake=0.0).eval()
+    task = toy.Task(*(toy.Examples(*(leaf[0] for leaf in examples)) for examples in draw("mlp")))
+    before, after = (predict(task.query.x) for predict in learner.trajectory(task.support, 1))
+    assert not torch.equal(before, after)
+    torch.testing.assert_close(learner.adapt(task.support)(task.query.x), after, rtol=0, atol=0)

@@ -237,7 +237,6 @@ def test_it_loads_the_weights_of_a_maml(learner, make):
         ({"kl_weight": -1.0}, "algo.kl_weight must be above 0; got -1.0"),
         ({"likelihood_std": 0.0}, "algo.likelihood_std must be above 0; got 0.0"),
         ({"log_variance": [0.0]}, r"log_variance must be .*; got \[0.0\]"),
-        ({"backbone": toy.conv4((1, 16, 16), norm="running")}, "backbone.norm must not be running for algo=platipus"),
     ],
 )
 def test_rejects_invalid_arguments(learner, changes, message):

@@ -127,7 +127,7 @@ def test_it_learns_to_compare_unseen_glyphs():
     meta_optimizer = toy.adam(5e-3)
     for _ in fit(TrainState.create(learner, meta_optimizer, data.device, 0), data, meta_optimizer, 120, 1):
         pass
-    pixels = NearestCentroid(backbone=partial(toy.mlp), outputs=1, loss=data.loss)
+    pixels = NearestCentroid(backbone=partial(toy.mlp), ways=1, loss=data.loss)
     learned, by_pixels = (evaluate(one, data, "test", 40, 0).estimate().mean for one in (learner, pixels))
     assert 0.5 < by_pixels < 0.72
     assert learned > by_pixels + 0.08

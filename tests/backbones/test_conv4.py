@@ -103,3 +103,18 @@ def is_pool(layer):
 def test_refuses(shape, change, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         Conv4(shape, 5, **(OMNIGLOT | change))
+
+
+def test_the_last_layers_deviation_can_be_said():
+    """As in MAML's Omniglot network: the last layer N(0, 1), all else as `init` says."""
+    plain, wide = [], []
+    for nets, extra in ((plain, {}), (wide, {"head_std": 1.0})):
+        torch.manual_seed(0)
+        nets.append(Conv4((1, 28, 28), 20, **(OMNIGLOT | {"init": "xavier"} | extra)))
+    assert float(wide[0].head.weight.std()) == pytest.approx(1, abs=0.1)
+    assert (wide[0].head.bias == 0).all()
+    others = [dict(net.named_parameters()) for net in (plain[0], wide[0])]
+    assert all(torch.equal(p, others[1][n]) for n, p in others[0].items() if n != "head.weight")
+    Conv4((1, 28, 28), None, **(OMNIGLOT | {"head_std": 1.0}))  # without a last layer it has no meaning
+    with pytest.raises(ValueError, match="^backbone.head_std must be above 0; got 0$"):
+        Conv4((1, 28, 28), 5, **(OMNIGLOT | {"head_std": 0}))

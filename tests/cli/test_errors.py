@@ -19,7 +19,17 @@ TYPOS = {
     "a key": ("algo.inner_lrr=1", ["algo.inner_lrr", "algo.inner_lr", "algo.inner_steps"]),
     "a group": ("optimiser=adam", ["optimiser", "optimizer"]),
     "a key of the run": ("run.iteration=5", ["run.iteration", "run.iterations"]),
-    "no assignment": ("maml", ["maml"]),
+    "no assignment": ("maml", ["maml is no setting: write KEY=VALUE, such as algo=maml"]),
+    "capitals": ("algo=MAML", ["there is no algo=MAML; did you mean maml?"]),
+    "a flag": ("--algo=maml", ["there is no flag --algo=maml", "write algo=maml"]),
+    "letters that the grammar does not know": ("algo.x=a;b", ["algo.x='a;b'", "^"]),
+    "a lone sign": ("=", ["needs a key"]),
+    "a choice twice": ("algo@x.y=maml", ["algo"]),
+    "a launcher": ("hydra/launcher=jobli", ["there is no hydra/launcher=jobli"]),
+    "a launcher's key": ("hydra.launcher.x=1", ["hydra.launcher.x"]),
+    "an added key that is there": ("+seed=3", ["seed is there already: write it without +"]),
+    "a key that is not there": ("~algo.nothing", ["algo.nothing"]),
+    "an unknown variable": ("seed=${oc.env:NO_SUCH_VARIABLE}", ["NO_SUCH_VARIABLE"]),
 }
 BAD_VALUES = {
     "zero iterations": (["run.iterations=0"], ["run.iterations", "at least 1", "got 0"]),

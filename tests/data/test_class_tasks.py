@@ -103,6 +103,33 @@ def test_classes_with_too_few_images_are_named(sizes):
         toy.prepare()
 
 
+def test_a_stream_needs_no_more_than_it_draws(sizes):
+    """Classes too small for episodes serve mini-batches; a split that no stream is drawn from is not loaded."""
+
+    class Lacking(Toy):
+        def load(self, split):
+            assert split != "val", "nobody asked for it"
+            return super().load(split)
+
+    toy = Lacking([20, 1, 20], **sizes)
+    toy.prepare({"train": {"batches"}})
+    assert toy.sample("train", "batches", 3, generator()).x.shape == (3, 5, 1, 1, 2) and len(toy.classes("train")) == 3
+    toy.prepare({})
+    for stream, says in (
+        ("episodes", r"the images of each class; got 1 \+ 1 = 2, .*class1 \(1\)"),
+        ("episodes_and_batches", r"the images of each class; got 1 \+ 1 = 2"),
+        ("episodes_of_classes", r"the images of each class; got 1 \+ 1 = 2"),
+        ("pairs", "at least 2 classes and 2 images of each to draw pairs from; got 3 classes of 1 to 20 images"),
+        ("sequences", r"data\.instances must be at most 1"),
+    ):
+        with pytest.raises(DataError, match=says):
+            toy.prepare({"train": {stream}})
+        with pytest.raises(DataError, match=says):
+            toy.sample("train", stream, 2, generator())
+    with pytest.raises(DataError, match=r"data\.train_ways must be at most 3"):
+        Toy([20] * 3, **sizes | {"train_ways": 4}).prepare({"train": {"sequences"}})
+
+
 def test_all_images_of_a_class_can_be_used(sizes):
     task = Toy([3] * 4, **sizes | {"ways": 4}).sample("val", "episodes", 5, generator())
     drawn = torch.cat([numbers(task.support.x), numbers(task.query.x)], 1).sort().values

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import os
 import pickle
 import stat
 import sys
@@ -16,6 +17,7 @@ import pytest
 
 from metarun.data import download, miniimagenet, omniglot
 from metarun.data.download import DATASETS, Remote, fetch, main
+from metarun.images.cache import Contents, cached
 from metarun.tasks import DataError
 
 DATA = np.random.RandomState(0).bytes(300_000)
@@ -243,13 +245,36 @@ def test_a_full_disk_is_no_traceback(server, tmp_path, monkeypatch):
     assert left(tmp_path) == []
 
 
+def test_what_is_no_file_is_neither_read_nor_replaced(server, tmp_path):
+    """A pipe would be waited for."""
+    target = tmp_path / remote(server).name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(target)
+    with pytest.raises(DataError, match="must be a file; got a folder, a pipe or a device"):
+        fetch(remote(server), tmp_path)
+
+
 def test_help(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["--help"])
     assert caught.value.code == 0
     printed = capsys.readouterr().out
     assert printed.startswith("usage: metarun-download ")
-    assert all(word in printed for word in (*DATASETS, "all", "--root", "METARUN_DATA"))
+    assert all(
+        word in printed for word in (*DATASETS, "all", "--root", "METARUN_DATA", "METARUN_CACHE", "--clear-cache")
+    )
+
+
+def test_the_image_cache_is_listed_and_cleared(cache, capsys):
+    chunk = np.zeros((3, 1, 2, 2), np.uint8)
+    cached("toy", ["k"], lambda: Contents(["a"], [3], (1, 2, 2), iter([chunk])))
+    (entry,) = (path for path in (cache / "images").iterdir() if path.is_dir())
+    assert main(["--list-cache"]) == 0 and entry.is_dir()
+    assert f"{entry}: 0.0 MB" in capsys.readouterr().out
+    assert main(["--clear-cache"]) == 0 and not entry.exists()
+    assert f"removed {entry}: 0.0 MB" in capsys.readouterr().out
+    assert main(["--clear-cache"]) == 0
+    assert capsys.readouterr().out == f"{cache / 'images'}: 0.0 MB removed\n"
 
 
 @pytest.mark.parametrize("arguments", [[], ["omniglott"], ["omniglot", "--rot", "x"]])

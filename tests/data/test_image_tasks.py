@@ -38,3 +38,21 @@ def test_all_splits_are_normalised_alike(sizes):
     for split in ("train", "val", "test"):
         x, z = (data.sample(split, "episodes", 4, generator()).query.x for data in (plain, normalised))
         torch.testing.assert_close(z, (x - 0.25) / 0.5)
+
+
+def test_a_users_pictures_are_prepared_as_the_tasks_are(sizes):
+    """`inverted`, `background` and the normalisation of the data set; its images are not asked for."""
+
+    class Paper(Toy):
+        inverted, background = True, "black"
+
+        def load(self, split):
+            raise AssertionError("loaded")
+
+    data = Paper([20] * 4, **sizes)
+    data.mean, data.std = [0.25], [0.5]
+    preparation = data.preparation()
+    assert (preparation.height, preparation.width) == (1, 2)
+    x = preparation(torch.tensor([[0, 255]], dtype=torch.uint8).numpy())
+    torch.testing.assert_close(x, torch.tensor([[[[1.5, -0.5]]]]))
+    assert (preparation.background, preparation.mean, preparation.std) == ("black", (0.25,), (0.5,))

@@ -12,8 +12,9 @@ from PIL import Image
 
 from metarun.data import miniimagenet
 from metarun.data.miniimagenet import MiniImageNet
-from metarun.images.decoding import by_class, image_decoder
+from metarun.images.decoding import by_class
 from metarun.images.files import Zip
+from metarun.images.pixels import ImageDecoder
 from metarun.tasks import DataError
 
 SPLITS = ("train", "val", "test")
@@ -71,12 +72,29 @@ def write_pickle(root, split):
     (root / f"mini-imagenet-cache-{name}.pkl").write_bytes(pickle.dumps(learn2learn_dict(split), 2))
 
 
+def write_common_pickle(root, split):
+    """Named as most repositories name it."""
+    root.mkdir(parents=True, exist_ok=True)
+    (root / f"mini-imagenet-cache-{split}.pkl").write_bytes(pickle.dumps(learn2learn_dict(split), 2))
+
+
+def write_ravis_lists(root, split):
+    """images/ without folders of classes, and the list of a split beside it; its rows in no order."""
+    (root / "images").mkdir(parents=True, exist_ok=True)
+    rows = []
+    for name, data in files(split).items():
+        _, label, image = name.split("/")
+        (root / "images" / f"{label}{image}").write_bytes(data)
+        rows.append(f"{label}{image},{label}")
+    (root / f"{split}.csv").write_text("\n".join(["filename,label", *rows[::-1]]) + "\n")
+
+
 def open_mini(root, sizes, mean=None, std=None):
     return MiniImageNet(root=root, partition="ravi", mean=mean, std=std, **sizes)
 
 
 @pytest.mark.parametrize("base", ["", "mini_imagenet"])
-@pytest.mark.parametrize("write", [write_folders, write_zip, write_pickle])
+@pytest.mark.parametrize("write", [write_folders, write_zip, write_pickle, write_common_pickle, write_ravis_lists])
 def test_every_layout_gives_the_same(little, tmp_path, sizes, write, base):
     for split in SPLITS:
         write(tmp_path / base, split)
@@ -87,6 +105,50 @@ def test_every_layout_gives_the_same(little, tmp_path, sizes, write, base):
         assert images.names == tuple(arrays(split))
         wanted = np.concatenate(list(arrays(split).values())).transpose(0, 3, 1, 2)
         assert np.array_equal(images.pixels.numpy(), wanted)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("name,class\na.png,b\n", r"val\.csv must have the columns filename,label; got name,class"),
+        ("", r"val\.csv is an empty file"),
+        ("<html>", r"val\.csv is a web page"),
+        (
+            "filename,label\n../secret.png,n0\n",
+            r"val\.csv, line 2, must be the name of a file and a label; got \.\./sec",
+        ),
+        ("filename,label\na.png\n", r"val\.csv, line 2, must be the name of a file and a label; got a\.png,None"),
+        ("filename,label\na.png,b\n", r"val\.csv must hold the 3 classes of 3 images .*; got 1 classes of 1 to 1"),
+    ],
+)
+def test_a_list_of_something_else_is_refused(little, tmp_path, sizes, text, says):
+    write_ravis_lists(tmp_path, "val")
+    (tmp_path / "val.csv").write_text(text)
+    with pytest.raises(DataError, match=says):
+        open_mini(tmp_path, sizes).classes("val")
+
+
+def test_an_image_that_a_list_names_and_is_not_there_is_named(little, tmp_path, sizes):
+    write_ravis_lists(tmp_path, "val")
+    (tmp_path / "images" / "n1val2.png").unlink()
+    with pytest.raises(DataError, match=r"images/n1val2\.png cannot be read \(No such file"):
+        open_mini(tmp_path, sizes).classes("val")
+
+
+def test_a_web_page_under_the_name_of_a_pickle_is_told_as_such(little, tmp_path, sizes):
+    (tmp_path / "mini-imagenet-cache-test.pkl").write_text("<!DOCTYPE html><html>Too many requests</html>")
+    with pytest.raises(
+        DataError, match=r"cache-test\.pkl is refused: it is a web page, not a pickle\. Download it again"
+    ):
+        open_mini(tmp_path, sizes).classes("test")
+
+
+@pytest.mark.parametrize("write", [write_zip, write_common_pickle])
+def test_a_copy_elsewhere_is_not_decoded_again(little, tmp_path, sizes, write, cache):
+    for place in ("here", "there"):
+        write(tmp_path / place, "val")
+        open_mini(tmp_path / place, sizes).load("val")
+    assert len([path for path in (cache / "images").iterdir() if path.is_dir()]) == 1
 
 
 def test_learn2learn_reads_the_pickles_of_this_test(little, tmp_path):
@@ -187,7 +249,7 @@ def test_real_data(real_root, sizes):
     train = by_class(files, "train")  # 800 MB decoded: only a sample of it here
     assert len(train) == 64 and {len(members) for members in train.values()} == {600}
     assert len(set(train) | names["val"] | names["test"]) == 100
-    decode = image_decoder(3, 84, 84)
+    decode = ImageDecoder(3, 84, 84)
     sample = np.stack([decode(files.read(name)) for members in train.values() for name in members[::60]]) / 255
     assert np.allclose(sample.mean((0, 2, 3)), MEAN, atol=0.03)
     assert np.allclose(sample.std((0, 2, 3)), STD, atol=0.03)

@@ -101,6 +101,14 @@ def test_every_layout_gives_the_same(little, tmp_path, sizes, layout):
         assert torch.equal(pixels(data, split), pixels(wanted, split))
 
 
+def test_a_copy_elsewhere_is_not_decoded_again(little, tmp_path, sizes, cache):
+    for layout in ("folders", "zips"):
+        for place in ("here", "there"):
+            LAYOUTS[layout](tmp_path / layout / place)
+            open_omniglot(tmp_path / layout / place, sizes).load("test")
+    assert len([path for path in (cache / "images").iterdir() if path.is_dir()]) == 2
+
+
 def test_ink_is_white_on_black_and_drawings_keep_their_order(little, tmp_path, sizes):
     write_folders(tmp_path)
     test = pixels(open_omniglot(tmp_path, sizes), "test")
@@ -156,6 +164,10 @@ def test_vinyals_takes_what_its_lists_say(little, tmp_path, sizes):
     data = open_omniglot(tmp_path, sizes, "vinyals")
     for split, names in lines.items():
         assert list(data.classes(split)) == names
+    for text, says in (("<html>", "is a web page"), ("Gamma/character99/rot45", "must hold lines .*; got 'Gamma/char")):
+        (lists / "test.txt").write_text(text)
+        with pytest.raises(DataError, match=rf"test\.txt {says}"):
+            open_omniglot(tmp_path, sizes, "vinyals").classes("test")
     (lists / "test.txt").write_text("Gamma/character99/rot000\n")
     with pytest.raises(DataError, match="no character Gamma/character99"):
         open_omniglot(tmp_path, sizes, "vinyals").classes("test")

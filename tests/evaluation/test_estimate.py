@@ -30,6 +30,15 @@ def test_one_task_has_no_finite_interval():
     assert bootstrap(1, lambda weight: float(weight.sum())) == math.inf
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_task_that_is_not_finite_is_counted_and_leaves_no_mean(bad):
+    estimate = Estimate.of(np.array([1.0, bad, 2.0, bad]))
+    assert (estimate.tasks, estimate.not_finite) == (4, 2)
+    assert np.isnan([estimate.mean, estimate.ci95, estimate.median]).all()
+    assert estimate.as_dict()["not_finite"] == 2
+    assert set(Estimate.of(np.array([1.0, 2.0])).as_dict()) == {"mean", "ci95", "median"}
+
+
 def test_the_bootstrap_of_a_mean_is_its_standard_error():
     values = np.random.default_rng(1).normal(size=400)
     interval = bootstrap(400, lambda weight: float(weight @ values / weight.sum()), resamples=2000)

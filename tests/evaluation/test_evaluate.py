@@ -119,7 +119,7 @@ def pair_sets(pairs: int = 10, **changes):
 
 
 def pixels() -> NearestCentroid:
-    return NearestCentroid(backbone=None, outputs=1, loss=F.cross_entropy)  # type: ignore[arg-type]
+    return NearestCentroid(backbone=None, ways=1, loss=F.cross_entropy)  # type: ignore[arg-type]
 
 
 def test_verification_is_scored_set_by_set_with_the_scores_kept():

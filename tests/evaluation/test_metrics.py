@@ -72,8 +72,21 @@ def test_the_area_is_scikit_learns_also_with_ties_and_under_vmap(decimals):
     assert area_under_roc(torch.zeros(6), torch.tensor([1, 1, 0, 0, 0, 0])) == 0.5  # all tie
 
 
-def test_the_area_of_nan_scores_is_nan():
-    assert area_under_roc(torch.tensor([1.0, torch.nan, 0.0]), torch.tensor([1, 1, 0])).isnan()
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_the_area_of_scores_that_are_not_finite_is_nan(bad):
+    assert area_under_roc(torch.tensor([1.0, bad, 0.0]), torch.tensor([1, 1, 0])).isnan()
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_scores_that_are_not_finite_predict_no_class(bad):
+    """The argmax of NaN is 0, and the label is 0 here."""
+    logits, y = torch.tensor([[bad, 0.0, 0.0], [3.0, 0.0, 0.0]]), torch.tensor([0, 0])
+    for prediction in (logits, Samples(torch.stack([torch.zeros_like(logits), logits]))):
+        if bad == -torch.inf and isinstance(prediction, Samples):
+            continue  # the mean of two probabilities, of which one is 0, is a probability
+        scores = classification(prediction, y, UNKNOWN)
+        assert scores["accuracy"].isnan() and not scores["nll"].isfinite()
+        assert confidence(prediction, y, UNKNOWN)["bin_correct"].isnan().all()
 
 
 def mixture(n=50, samples=4, seed=0):
@@ -147,6 +160,15 @@ def shown(y):
 def test_instances_are_counted_class_by_class():
     batch = shown([[0, 1, 1, 0, 0, 1], [1, 1, 1, 0, 0, 0]])
     assert instances(batch.y, 2).tolist() == [[1, 1, 2, 2, 3, 3], [1, 2, 3, 1, 2, 3]]
+
+
+def test_an_item_that_is_not_finite_spoils_what_counts_it_and_nothing_else():
+    batch = shown([[0, 1, 1, 0, 0, 1]])
+    scores = 5 * F.one_hot(torch.tensor([[0, 0, 1, 1, 0, 1]]), 2).float()
+    scores[0, 5] = torch.nan  # the third instance of class 1
+    metrics = sequence_metrics(scores, batch, 2)
+    assert {name for name, value in metrics.items() if value.isnan()} == {"accuracy_all", "instance_3"}
+    assert metrics["accuracy"].item() == 0.5
 
 
 def test_items_are_scored_instance_by_instance():

@@ -239,7 +239,9 @@ def test_a_tracker_gets_the_curve_and_the_figures_of_pairs(verified, tmp_path, m
 def test_scores_that_are_no_numbers_end_a_run_on_pairs_as_diverged(verified, tmp_path, monkeypatch):
     monkeypatch.setattr(Siamese, "score_pairs", lambda self, x, random_inputs=(): x.flatten(1).sum(1) * torch.inf)
     assert metarun(*PAIRS, f"run.evaluate={verified}", "hydra.run.dir=run", folder=tmp_path).status == 3
-    assert "score of a pair" in read_result(tmp_path / "run")["error"]
+    result = read_result(tmp_path / "run")
+    assert "held-out tasks have predictions that are not finite" in result["error"] and "verification" not in result
+    assert result["not_finite"] == result["tasks"] and result["mean"] is None
 
 
 def test_pixels_are_compared_without_training_and_others_are_refused(tmp_path):

@@ -9,12 +9,16 @@ import numpy as np
 import pytest
 import torch
 from commands import SMALL, metarun, small
+from hydra import compose, initialize_config_dir
 from hydra.utils import get_class
 from PIL import Image
 from run_checks import weights
 
 import metarun as package
 from metarun.experiment.build import build, saved_config
+from metarun.experiment.choices import CONF
+from metarun.experiment.errors import ConfigError
+from metarun.experiment.schema import RunConfig, checked
 from metarun.run_folder import read_result
 from metarun.tasks import Examples, Task
 
@@ -25,12 +29,12 @@ def test_the_loaded_learner_predicts_what_the_run_measured(finished):
     state = torch.get_rng_state()
     learner = package.load(finished)
     assert torch.equal(torch.get_rng_state(), state)  # loading leaves the caller's random numbers alone
-    assert not learner.training
+    assert not learner.learner.training
     batch = components.data.eval_block("test", "episodes", 0)
     errors = []
     for t in range(20):
         task = Task(*(Examples(*(leaf[t] for leaf in part)) for part in batch))
-        predicted = learner.adapt(task.support)(task.query.x).detach()
+        predicted = learner.adapt(task.support)(task.query.x)
         errors.append(float((predicted - task.query.y).square().mean()))
     assert np.mean(errors) == pytest.approx(read_result(finished)["mean"], rel=1e-5)
 
@@ -73,7 +77,7 @@ def test_init_from_starts_with_another_runs_weights_and_its_own_numbers(finished
     for key, value in weights(finished, "best").items():
         if key != "progress":
             assert torch.allclose(value, weights(tmp_path / "run")[key], atol=1e-10), key
-    assert float(package.load(tmp_path / "run").inner_lr) == pytest.approx(0.02)
+    assert float(package.load(tmp_path / "run").learner.inner_lr) == pytest.approx(0.02)
 
 
 def test_evaluate_of_a_run_that_was_started_from_another_takes_its_own_weights(finished, tmp_path):
@@ -90,4 +94,26 @@ def test_weights_of_another_shape_are_refused(finished, tmp_path):
 
 
 def test_the_learners_class_is_the_configured_one(finished):
-    assert isinstance(package.load(finished), get_class("metarun.algos.maml.MAML"))
+    assert isinstance(package.load(finished).learner, get_class("metarun.algos.maml.MAML"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "tasks"),
+    [
+        ([], 200),
+        (["run.eval_tasks=20"], 20),
+        (["run.eval_tasks=200"], 200),
+        (["run.eval_tasks=20", "run.val_tasks=50"], 50),
+    ],
+)
+def test_validation_has_no_more_tasks_than_the_test_unless_told_to(overrides, tasks):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        run = compose("config", overrides).run
+    assert RunConfig(**run).val_tasks == tasks
+
+
+def test_a_number_of_tasks_that_is_none_is_refused_as_such():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", ["run.eval_tasks=many"])
+    with pytest.raises(ConfigError, match=r"^run\.eval_tasks must be an integer of at least 1; got 'many'$"):
+        checked(config)

@@ -12,6 +12,7 @@ from metarun.experiment.cadence import between_steps, is_due
 from metarun.experiment.errors import InterruptedRun
 from metarun.experiment.trainer import Trainer
 from metarun.fused.program import Program
+from metarun.training.compilation import CompilationError
 
 
 class Step(NamedTuple):
@@ -21,7 +22,7 @@ class Step(NamedTuple):
 class Recorder:
     """Keeps what is asked of it."""
 
-    validation = None
+    validation, compiled = None, False
 
     def __init__(self, stop_at: int | None = None) -> None:
         self.stop_at, self.calls, self.train_seconds = stop_at, [], 5.0
@@ -100,4 +101,40 @@ def test_what_is_due_every_four_steps_is_due_after_the_last_too(iteration, due):
 
 def test_single_and_fused_training_offer_the_same():
     wanted = {name for name in vars(cadence.Between) if not name.startswith("_")} | {"train_seconds"}
-    assert wanted <= set(dir(Trainer)) and wanted <= set(dir(Program)) | {"validation"}
+    assert wanted <= set(dir(Trainer)) and wanted <= set(dir(Program)) | {"validation", "compiled"}
+
+
+class Stopped(Recorder):
+    """A signal came while torch compiled; or none did."""
+
+    def __init__(self, stopped: bool) -> None:
+        super().__init__()
+        self.stopped = stopped
+
+    def stop_requested(self):
+        return self.stopped
+
+
+def uncompilable():
+    raise CompilationError("torch cannot compile: CppCompileError: killed")
+    yield
+
+
+@pytest.mark.parametrize(("stopped", "error"), [(True, InterruptedRun), (False, CompilationError)])
+def test_a_compiler_that_is_stopped_with_the_run_is_no_failure(stopped, error):
+    with pytest.raises(error):
+        between_steps(uncompilable(), Stopped(stopped), config(), 5, 0, "title", "mse")
+
+
+@pytest.mark.parametrize(("compiled", "note"), [(True, True), (False, False)])
+def test_a_run_says_that_it_begins_and_what_it_waits_for(compiled, note, caplog):
+    run = Recorder()
+    run.compiled = compiled
+    with caplog.at_level("INFO"):
+        follow(run)
+    assert caplog.messages[0].startswith("title: 0 of 5")
+    assert ("compiling" in caplog.messages[0]) is note
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        follow(Recorder(), steps=3, start=5)  # nothing is left to do
+    assert caplog.messages == []

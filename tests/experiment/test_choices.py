@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from metarun.experiment.choices import CONF, GROUPS, describe, names, setting_scheduler
+import pytest
+
+from metarun.experiment.choices import CONF, GROUPS, describe, is_of_published_pair, names, setting_scheduler
 
 
 def test_choices_are_the_files_nested_ones_too():
@@ -34,3 +36,20 @@ def test_a_setting_has_its_own_scheduler_or_that_of_the_setting_it_builds_on():
     assert setting_scheduler("omniglot/learn2learn/fomaml") == "omniglot/maml"  # by way of omniglot/fomaml
     assert setting_scheduler("sinusoid/maml_pp") == "constant"  # a setting without
     assert setting_scheduler("sinusoid/joint") == "constant"  # no setting
+
+
+@pytest.mark.parametrize(
+    ("choices", "published"),
+    [
+        ({"data": "omniglot", "algo": "maml", "setting": "omniglot/maml"}, True),
+        ({"data": "imagefolder", "algo": "maml", "setting": "miniimagenet/maml"}, False),
+        ({"data": "miniimagenet", "algo": "protonet", "setting": "miniimagenet/maml"}, False),
+        ({"data": "omniglot", "algo": "mtnet", "experiment": "mtnet/omniglot/mtnet_5way1shot"}, True),
+        ({"data": "synthetic", "algo": "mtnet", "experiment": "mtnet/omniglot/mtnet_5way1shot"}, False),
+        ({"data": "omniglot", "algo": "maml", "experiment": "mtnet/omniglot/mtnet_5way1shot"}, False),
+        ({"data": "omniglot", "algo": "maml", "setting": "omniglot/maml", "experiment": "null"}, True),
+        ({"data": "synthetic", "algo": "maml"}, True),
+    ],
+)
+def test_published_figures_are_of_their_own_data_and_algorithm(choices, published):
+    assert is_of_published_pair(choices) == published

@@ -111,3 +111,53 @@ def test_keep_last_tests_the_last_weights(tmp_path):
     result = small("run.test_weights=last", folder=tmp_path)
     assert not checkpoint.exists(tmp_path / "run" / "checkpoint", "best")
     assert result["mean"] == small(f"run.evaluate={tmp_path / 'run'}", folder=tmp_path, name="again")["mean"]
+
+
+# ------------------------------------------------------------------------------------------ not finite: no prediction
+
+BLOWS_UP = (
+    *(
+        "algo=maml",
+        "data=synthetic",
+        "data.queries=5",
+        "data.train_queries=5",
+        "backbone=mlp",
+        "backbone.hidden=[32,32]",
+    ),
+    *("algo.inner_lr=300", "algo.inner_steps=1", "run.iterations=10", "run.meta_batch_size=4", "run.validate_every=5"),
+    *("run.eval_tasks=60", "run.val_tasks=60", "run.curve_steps=10", "run.log_every=5", "tracker=none"),
+)
+
+
+def test_predictions_that_are_not_finite_are_no_class(tmp_path):
+    """They had accuracy 20.00 +- 0.00, completed: the argmax of NaN is class 0."""
+    outcome = metarun(*BLOWS_UP, "algo.eval_steps=10", "hydra.run.dir=run", folder=tmp_path, pictures=True)
+    result = read_result(tmp_path / "run")
+    assert (outcome.status, result["status"]) == (3, "diverged")
+    assert 0 < result["not_finite"] <= result["tasks"] == 60
+    assert (result["mean"], result["ci95"], result["median"]) == (None, None, None)
+    said = f"{result['not_finite']} of 60 held-out tasks have predictions that are not finite"
+    assert said in result["error"] and said in " ".join(outcome.out.split())
+    with np.load(tmp_path / "run" / "episodes.npz") as episodes:
+        at_headline = episodes["accuracy"][:, int(episodes["headline_step"])]
+    assert np.isnan(at_headline).sum() == result["not_finite"]
+    assert "calibration" not in result
+
+
+def test_a_validation_with_such_tasks_is_counted_and_never_the_best(tmp_path):
+    metarun(*BLOWS_UP, "algo.eval_steps=10", "hydra.run.dir=run", folder=tmp_path)
+    rows = [row for row in numbers(tmp_path / "run") if "val/accuracy" in row]
+    assert len(rows) == 2 and all(row["val/accuracy"] is None and row["val/not_finite"] > 0 for row in rows)
+    assert read_result(tmp_path / "run")["validation"] == {"best": None, "last": None}
+    assert not checkpoint.exists(tmp_path / "run" / "checkpoint", "best")
+
+
+def test_later_steps_that_are_not_finite_leave_gaps_and_the_headline_whole(tmp_path):
+    outcome = metarun(*BLOWS_UP, "algo.eval_steps=1", "hydra.run.dir=run", folder=tmp_path, pictures=True)
+    result = read_result(tmp_path / "run")
+    assert (outcome.status, result["status"], result["not_finite"]) == (0, "completed", 0)
+    assert result["mean"] == result["steps"][1]["mean"] is not None
+    assert "not_finite" not in result["steps"][1]
+    last = result["steps"][10]
+    assert last["mean"] is None and last["not_finite"] > 0
+    assert f"{last['not_finite']} tasks not finite" in outcome.out and "nan" not in outcome.out

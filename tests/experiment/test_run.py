@@ -59,7 +59,7 @@ def test_a_learner_without_parameters_runs(tmp_path):
     result = small("algo=nearest_centroid", "data=synthetic", "backbone.filters=4", folder=tmp_path)
     assert (result["parameters"], result["iterations"], result["status"]) == (0, 0, "completed")
     assert result["mean"] > 0.25
-    assert isinstance(package.load(tmp_path / "run"), Learner)
+    assert isinstance(package.load(tmp_path / "run").learner, Learner)
 
 
 @pytest.mark.parametrize("cause", ["algo.inner_lr=1e20", "optimizer.lr=1e10"])
@@ -94,6 +94,15 @@ def test_weights_that_became_nan_do_not_overwrite_the_good_ones(tmp_path, monkey
     kept = checkpoint.load(tmp_path / "run" / "checkpoint", "last")
     assert kept.details["iteration"] == 29
     assert all(bool(torch.isfinite(value).all()) for value in kept.weights.values())
+
+
+@pytest.mark.parametrize("algo", ["deml", "baseline"])
+def test_too_few_base_classes_are_refused_before_the_start(algo, tmp_path):
+    small_classes = ("data=synthetic", "data.train_classes=60", "algo.base_classes=59", "backbone.filters=4")
+    outcome = metarun(*SMALL, f"algo={algo}", *small_classes, folder=tmp_path)
+    message = "metarun: algo.base_classes must be at least 60, as many as there are training classes; got 59\n"
+    assert (outcome.status, outcome.err) == (2, message)
+    assert not list(tmp_path.rglob("result.json"))
 
 
 # ---------------------------------------------------------------------------------- a result, and what comes after

@@ -8,10 +8,14 @@ import random
 import shutil
 import signal
 import time
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from commands import SMALL, metarun, small, start
+from PIL import Image
 from run_checks import ALWAYS_SAVED, assert_same_run, numbers, resume, stop
+from small import components_of
 
 import metarun as package
 from metarun.experiment.session import Experiment
@@ -242,3 +246,45 @@ def test_what_a_killed_process_left_half_written_is_removed(interrupted):
     assert resume(interrupted).status == 0
     names = {path.name for path in interrupted.iterdir()}
     assert not {".step_curve.png.k3j_x9ab", ".hydra.0a1b2c3d"} & names
+
+
+def write_image_folders(root, images):
+    """Six classes of 8 x 8 grey images; `images` of each, by split."""
+    random_pixels = np.random.RandomState(0)
+    for split, counts in images.items():
+        for c, count in enumerate(counts):
+            (root / split / f"{split}{c}").mkdir(parents=True)
+            for i in range(count):
+                pixels = random_pixels.randint(256, size=(8, 8), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / split / f"{split}{c}" / f"{i}.png")
+
+
+def test_a_run_asks_for_no_more_data_than_it_draws(tmp_path):
+    """Classes too small for episodes serve a learner of mini-batches; a test needs the test images alone."""
+    write_image_folders(tmp_path / "data", {"train": [2] * 6, "val": [11] * 6, "test": [11] * 6})
+    mlp = ("data=imagefolder", "data.size=8", "data.channels=1", "backbone=mlp", "backbone.hidden=[8]")
+    how = (*mlp, "run.iterations=2", "algo=pretrain", "data.root=data")
+    assert small(*how, folder=tmp_path)["status"] == "completed"
+    (tmp_path / "only").mkdir()
+    (tmp_path / "data" / "test").rename(tmp_path / "only" / "test")
+    evaluated = small("run.evaluate=run", "data.root=only", folder=tmp_path, name="evaluated")
+    assert (evaluated["status"], evaluated["mean"]) == ("completed", read_result(tmp_path / "run")["mean"])
+    refused = metarun(*SMALL, *how, "data.root=only", "hydra.run.dir=again", folder=tmp_path)
+    assert refused.status == 2 and "images of split 'train' not found" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("algo", "iterations", "needed"),
+    [
+        ("maml", 10, {"train": {"episodes"}, "val": {"episodes"}, "test": {"episodes"}}),
+        ("maml", 0, {"test": {"episodes"}}),
+        ("pretrain", 10, {"train": {"batches"}, "val": {"episodes"}, "test": {"episodes"}}),
+        ("nearest_centroid", 0, {"test": {"episodes"}}),
+    ],
+)
+def test_the_streams_that_a_run_draws(algo, iterations, needed):
+    components = components_of(algo)
+    run = SimpleNamespace(learner=components.learner, data=components.data, iterations=iterations)
+    assert Experiment.needed(run) == needed
+    run.data = SimpleNamespace(kind="verification", evaluation_stream="pairs")
+    assert iterations or Experiment.needed(run)["val"] == Experiment.needed(run)["test"]

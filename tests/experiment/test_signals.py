@@ -23,6 +23,36 @@ def test_a_signal_is_kept_and_the_handlers_come_back():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_a_terminal_that_closes_stops_a_run_too_unless_that_is_ignored():
+    with signals() as received:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert received == [signal.SIGHUP]
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+    try:
+        with signals() as received:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert received == []
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_what_goes_to_a_terminal_that_closed_is_dropped():
+    controller, terminal = os.openpty()
+    stdout = os.dup(1)
+    try:
+        os.dup2(terminal, 1)
+        os.close(terminal)
+        with signals():
+            os.close(controller)
+            with pytest.raises(OSError):
+                os.write(1, b"lost")
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert os.write(1, b"dropped") == 7
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
+
+
 def test_a_second_interrupt_stops_at_once():
     with pytest.raises(KeyboardInterrupt), signals() as received:
         os.kill(os.getpid(), signal.SIGINT)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import time
+from types import SimpleNamespace
 
 import pytest
 from commands import SMALL, metarun, small, start
@@ -17,6 +19,7 @@ from fused_sweeps import (
     sweep,
 )
 
+from metarun.fused.program import median_validation
 from metarun.run_folder import read_result
 from metarun.training import checkpoint
 from metarun.training.checkpoint import load
@@ -29,6 +32,30 @@ def test_one_that_diverges_is_marked_and_the_others_are_not_hurt(tmp_path, alone
     assert (bad["status"], bad["mean"]) == ("diverged", None) and "the loss became" in bad["error"]
     for ours, theirs in ((0, 0), (2, 1)):
         assert_same_cell(tmp_path / "sweep" / str(ours), alone / str(theirs))
+
+
+def test_one_whose_predictions_are_not_finite_is_counted_and_the_others_are_not_hurt(tmp_path):
+    """One inner step leaves a finite training loss; ten steps at validation and test do not."""
+    sizes = ("data=synthetic", "data.queries=5", "data.train_queries=5", "backbone=mlp", "backbone.hidden=[32,32]")
+    steps = (
+        "algo.inner_steps=1",
+        "algo.eval_steps=10",
+        "run.iterations=4",
+        "run.validate_every=2",
+        "run.curve_steps=10",
+    )
+    assert sweep("algo=maml", *sizes, *steps, "algo.inner_lr=0.1,1e30", folder=tmp_path).status == 3
+    good, bad = results(tmp_path / "sweep")
+    assert (good["status"], good["not_finite"]) == ("completed", 0) and good["mean"] is not None
+    assert (bad["status"], bad["mean"], bad["validation"]["best"]) == ("diverged", None, None)
+    assert f"{bad['not_finite']} of 20 held-out tasks have predictions that are not finite" in bad["error"]
+    assert not checkpoint.exists(tmp_path / "sweep" / "1" / "checkpoint", "best")
+
+
+def test_the_median_validation_is_of_those_that_are_finite():
+    runs = [SimpleNamespace(validation=value) for value in (math.nan, 3.0, 1.0, None, 2.0, math.inf)]
+    assert median_validation(runs) == 2.0  # type: ignore[arg-type]
+    assert median_validation(runs[:1]) is None  # type: ignore[arg-type]
 
 
 def test_a_disk_that_is_full_for_one_ends_that_one(tmp_path, monkeypatch, alone):
@@ -65,7 +92,7 @@ def test_a_cell_of_an_interrupted_sweep_goes_on_alone(tmp_path, monkeypatch, fus
     outcome = sweep(*GRID, folder=tmp_path)
     assert outcome.status == 0
     assert "1 are done, 3 resume" in outcome.out
-    assert read_result(tmp_path / "sweep" / "3")["replicas"] == 3
+    assert read_result(tmp_path / "sweep" / "3")["replicas"] == 4  # the place of what went on alone is kept
     assert_same_cell(tmp_path / "sweep" / "3", fused / "3")
 
 

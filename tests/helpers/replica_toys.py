@@ -102,11 +102,12 @@ LEARNERS = {
     "maml, first order, 3 steps": image_maml(steps=3, first_order=True),
     "maml, the support set's statistics": image_maml("support"),
     "maml, running statistics": image_maml("running", steps=2),
-    "maml++, running statistics of each step": lambda rate: MAMLPlusPlus(
-        conv("running"), 3, nn.functional.cross_entropy, rate, 1e-3, 2, 2, 0.5, 0.0
-    ),
+    "maml++": lambda rate: MAMLPlusPlus(conv(), 3, nn.functional.cross_entropy, rate, 1e-3, 2, 2, 0.5, 0.0),
     "protonet": protonet("batch"),
     "protonet, running statistics": protonet("running"),
+    "protonet, squares dropped": lambda rate: ProtoNet(
+        toy.dropping((1, 12, 12)), 3, nn.functional.cross_entropy, temperature=rate
+    ),
 }
 
 

@@ -47,6 +47,7 @@ LEARNERS = {
     "loop": (toy.Recurrent, toy.sinusoid),
     "statistics": (lambda: ProtoNet(toy.conv4((1, 28, 28), **SMALL), 5, F.cross_entropy), glyphs),
     "hard tasks": (mtl, glyphs),
+    "squares dropped": (lambda: ProtoNet(toy.dropping(), 5, F.cross_entropy), glyphs),
 }
 
 

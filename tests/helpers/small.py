@@ -43,3 +43,11 @@ def components_of(algo: str, seed: int = 0, overrides: tuple[str, ...] = ()) -> 
     """The components of `configured`. Tests that change them call `components_of.cache_clear()` first."""
     cfg, choices = configured(algo, overrides)
     return build(OmegaConf.merge(cfg, {"seed": seed}), choices)  # type: ignore[arg-type]
+
+
+def on_synthetic(algo: str, *overrides: str) -> Components:
+    """The components of an algorithm on small synthetic images, whatever else it can use."""
+    words = ["data=synthetic", "data.shots=2", "data.queries=2", "backbone=mlp", "backbone.hidden=[16]"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", [f"algo={algo}", *words, "device=cpu", "device.precision=float64", *overrides])
+    return build(cfg, {"algo": algo, "data": "synthetic", "backbone": "mlp"})

@@ -41,6 +41,11 @@ REFUSED = {
     "twice": (["-m", "seed=0,0"], ["two cells would run in", "seed=0"]),
     "a range": (["-m", "algo.inner_lr=interval(0.01,0.1)"], ["interval(0.01,0.1)", "hydra/sweeper=optuna"]),
     "no multirun there": (["sweep.resume=nowhere"], ["nowhere is no multirun's folder"]),
+    "an empty range": (["-m", "seed=range(0)"], ["seed must be at least one value"]),
+    "no seeds": (["sweep.seed=[]"], ["sweep.seed must be null or a list of at least one integer", "got []"]),
+    "a rate that is no list": (["sweep.inner_lr=0.1"], ["sweep.inner_lr must be", "got 0.1"]),
+    "letters for rates": (["sweep.inner_lr=[a,b]"], ["sweep.inner_lr must be"]),
+    "outside": (["-m", "seed=0,1", "hydra.sweep.subdir=../${seed}"], ["hydra.sweep.subdir must be a folder inside"]),
     "another sweep": (["sweep=lr"], ["sweep=lr", "lr_sensitivity"]),
 }
 

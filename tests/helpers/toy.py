@@ -14,6 +14,7 @@ from metarun.backbones.conv4 import Conv4
 from metarun.backbones.mlp import MLP
 from metarun.data.sinusoid import Sinusoid
 from metarun.evaluation.evaluate import evaluate
+from metarun.layers.drop_block import DropBlock
 from metarun.learner.learner import Learner, Stage
 from metarun.learner.prediction import Predictor
 from metarun.tasks import Batch, Examples, Split, Task, TaskSet
@@ -82,6 +83,24 @@ def conv4(in_shape: tuple[int, ...] = (1, 28, 28), **changes: Any) -> partial:
     """A factory of small conv4s."""
     kwargs = {"filters": 8, "blocks": 4, "downsample": "stride", "features": "mean", "norm": "batch", "init": "torch"}
     return partial(Conv4, in_shape, **(kwargs | changes))
+
+
+class Dropping(nn.Module):
+    """One convolution and a DropBlock; the features are ten times the means over positions."""
+
+    def __init__(self, in_shape: tuple[int, int, int], outputs: int | None, rate: float, size: int) -> None:
+        super().__init__()
+        assert outputs is None
+        self.conv = nn.Conv2d(in_shape[0], 4, 3, padding=1)
+        self.drop = DropBlock((4, *in_shape[1:]), rate, size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 10 * self.drop(self.conv(x)).mean((-2, -1))
+
+
+def dropping(in_shape: tuple[int, int, int] = (1, 28, 28), rate: float = 0.3, size: int = 3) -> partial:
+    """A factory of small networks with a DropBlock; `backbone(outputs=None)`."""
+    return partial(Dropping, in_shape, rate=rate, size=size)
 
 
 def maml(backbone: Any = None, outputs: int = 1, **changes: Any) -> MAML:

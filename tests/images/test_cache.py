@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import time
 import warnings
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from metarun.images.cache import Contents, cached
+from metarun.images.cache import Contents, cached, clear, entries
 from metarun.tasks import DataError
 
 
@@ -55,6 +56,89 @@ def test_too_few_images_are_noticed_before_the_cache_gets_its_name(cache):
     with pytest.raises(AssertionError, match="3 images written, 6 promised"):
         cached("toy", ["k"], lambda: contents([block(1)]))
     assert cached("toy", ["k"], lambda: contents([block(1), block(2)])).pixels.shape[0] == 6
+
+
+def entry(cache):
+    (folder,) = (path for path in (cache / "images").iterdir() if path.is_dir())
+    return folder
+
+
+def cut(path, n):
+    path.write_bytes(path.read_bytes()[:n])
+
+
+DAMAGE = {
+    "no index": lambda place: (place / "index.json").unlink(),
+    "an empty index": lambda place: cut(place / "index.json", 0),
+    "a cut index": lambda place: cut(place / "index.json", 20),
+    "another index": lambda place: (place / "index.json").write_text("[1]"),
+    "other counts": lambda place: (place / "index.json").write_text('{"names": ["a"], "counts": [3], "notes": []}'),
+    "no pixels": lambda place: (place / "pixels.npy").unlink(),
+    "cut pixels": lambda place: cut(place / "pixels.npy", -1),
+    "no head": lambda place: (place / "pixels.npy").write_bytes(bytes(200)),
+    "other pixels": lambda place: np.save(place / "pixels.npy", np.zeros((6, 1, 2, 2))),
+    "objects": lambda place: np.save(place / "pixels.npy", np.array([{}]), allow_pickle=True),
+    "a file in its place": lambda place: (shutil.rmtree(place), place.write_text("")),
+    "nothing in it": lambda place: (shutil.rmtree(place), place.mkdir()),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_entry_is_built_anew_and_said_so(cache, damage, capsys):
+    cached("toy", ["k"], lambda: contents([block(1), block(2)]))
+    place = entry(cache)
+    damage(place)
+    images = cached("toy", ["k"], lambda: contents([block(1), block(2)]))
+    assert images.pixels[:, 0, 0, 0].tolist() == [1] * 3 + [2] * 3
+    said = capsys.readouterr().err
+    assert f"the image cache {place} is damaged" in said and "Traceback" not in said
+    cached("toy", ["k"], refuse)
+
+
+def test_its_place_is_said_when_it_is_built_and_how_to_clear_it(cache, capsys):
+    for _ in range(2):
+        cached("toy", ["k"], lambda: contents([block(1), block(2)]))
+    said = capsys.readouterr().err
+    assert said.count(str(entry(cache))) == 1
+    assert "METARUN_CACHE" in said and "metarun-download --clear-cache" in said
+
+
+def test_notes_come_with_the_images_whenever_they_are_loaded():
+    notes = []
+
+    def chunks():
+        yield block(1)
+        yield block(2)
+        notes.append("3 images were enlarged")
+
+    for _ in range(2):
+        images = cached("toy", ["k"], lambda: contents(chunks())._replace(notes=notes))
+        assert images.notes == ("3 images were enlarged",)
+
+
+def test_the_cache_is_listed_and_cleared_and_nothing_beside_it(cache):
+    assert entries() == [] and clear() == ([], [])
+    for key in "ab":
+        cached("toy", [key], lambda: contents([block(1), block(2)]))
+    (cache / "images" / "my holidays").mkdir()
+    (cache / "images" / "my holidays" / "1.jpg").touch()
+    (cache / "digests").mkdir()
+    listed = entries()
+    assert len(listed) == 2 and all(path.is_dir() and size > 24 for path, size in listed)
+    assert clear() == (listed, [])
+    assert [path.name for path in (cache / "images").iterdir()] == ["my holidays"] and not (cache / "digests").exists()
+    assert (cache / "images" / "my holidays" / "1.jpg").exists()
+
+
+def test_what_is_being_built_is_not_removed(cache):
+    def chunks():
+        yield block(1)
+        removed, kept = clear()
+        assert removed == [] and len(kept) == 1
+        yield block(2)
+
+    cached("toy", ["k"], lambda: contents(chunks()))
+    assert len(entries()) == 1
 
 
 def test_an_unwritable_cache_folder_is_named(monkeypatch, tmp_path):

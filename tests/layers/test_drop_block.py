@@ -69,3 +69,17 @@ def test_tasks_under_vmap_are_dropped_each_by_its_own_mask():
     batched = torch.func.vmap(f)(x, masks)
     for t in range(3):
         torch.testing.assert_close(batched[t], f(x[t], [mask[t] for mask in masks]))
+
+
+def test_several_tasks_are_scaled_each_by_what_is_kept_of_it():
+    """Written out: squares of each task's maps, and the share of them that is kept."""
+    block = DropBlock((4, 8, 8), 0.3, 3)
+    x, (masks,) = torch.rand(6, 4, 8, 8).double(), draw_masks(block, (6,), FULL, generator())
+    with dropping(block, [masks], tasks=3):
+        together = block(x)
+    assert block.tasks == 1
+    for task in (slice(0, 2), slice(2, 4), slice(4, 6)):
+        kept = torch.ones(2, 4, 8, 8).double()
+        for n, channel, row, column in masks[task].nonzero().tolist():
+            kept[n, channel, row : row + 3, column : column + 3] = 0
+        torch.testing.assert_close(together[task], x[task] * kept / kept.mean(), rtol=1e-12, atol=0)

@@ -6,7 +6,6 @@ import torch.nn.functional as F
 import toy
 
 from metarun.algos.protonet import ProtoNet
-from metarun.layers.drop_block import DropBlock
 from metarun.layers.norm import inductive
 from metarun.learner.embedding import class_means, feature_dim, one_hot, squared_distances, with_output_width
 from metarun.learner.learner import slice_tasks
@@ -90,28 +89,24 @@ def test_queries_are_normalised_by_the_support_set_in_mode_support():
         torch.testing.assert_close(learner.meta_loss(task), other.meta_loss(task))
 
 
-class Dropped(torch.nn.Module):
-    """A small network with a DropBlock."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv = torch.nn.Conv2d(1, 4, 3, padding=1)
-        self.drop = DropBlock((4, 16, 16), 0.5, 1)
-
-    def forward(self, x):
-        return self.drop(self.conv(x)).mean((-2, -1))
-
-
-def test_masks_are_inputs_of_training_tasks():
+@pytest.mark.parametrize("size", [1, 3])
+def test_masks_are_inputs_of_training_tasks(size, loss_and_gradient):
     """Each task has its own masks, in micro-batches as in the whole batch; nothing is dropped in evaluation."""
     torch.manual_seed(0)
-    learner, tasks = ProtoNet(lambda outputs: Dropped(), 2, F.cross_entropy).double(), batch()
+    backbone = toy.dropping((1, 16, 16), rate=0.3, size=size)
+    learner, tasks = ProtoNet(backbone, 2, F.cross_entropy).double(), batch()
+    learner.progress.fill_(1)
     random_inputs = learner.to_dtype(learner.random_inputs(tasks, 0, torch.Generator().manual_seed(1)))
     other = learner.random_inputs(tasks, 0, torch.Generator().manual_seed(2))
     assert random_inputs.masks[0].shape[:2] == (3, 16)
     whole = learner(tasks, random_inputs)
     singles = [learner(*slice_tasks((tasks, random_inputs), t, t + 1)) for t in range(3)]
-    torch.testing.assert_close(whole, torch.cat(singles))
+    torch.testing.assert_close(whole, torch.cat(singles), rtol=1e-12, atol=0)
+    gradients = [
+        loss_and_gradient(learner, part, lambda part: learner(*part))[1]
+        for part in ((tasks, random_inputs), *(slice_tasks((tasks, random_inputs), t, t + 1) for t in range(3)))
+    ]
+    torch.testing.assert_close(gradients[0], torch.stack(gradients[1:]).mean(0), rtol=1e-10, atol=1e-14)
     assert not torch.allclose(whole, learner(tasks, other)) and not torch.allclose(whole, learner(tasks))
     learner.eval()
     task = Task(*(Examples(*(leaf[0] for leaf in examples)) for examples in tasks))

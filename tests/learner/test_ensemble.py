@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import toy
 from torch import nn
 
 from metarun.algos.maml import MAML
@@ -11,7 +10,6 @@ from metarun.learner.ensemble import (
     for_each,
     log_likelihood,
     predict_by_all,
-    refuse_running_norms,
     stack_parameters,
 )
 from metarun.learner.prediction import Samples
@@ -112,11 +110,3 @@ def test_stacked_parameters_are_those_of_all():
 
 def test_for_each_repeats():
     assert torch.equal(for_each(3, torch.arange(4)), torch.arange(4).repeat(3, 1))
-
-
-def test_running_statistics_are_refused():
-    net = toy.conv4(norm="running")(outputs=2)
-    message = "backbone.norm must not be running for algo=x, which has several weights of one network; got 'running'"
-    with pytest.raises(ValueError, match=f"^{message}$"):
-        refuse_running_norms(net, "x")
-    refuse_running_norms(toy.conv4()(outputs=2), "x")

@@ -139,10 +139,6 @@ def test_predictors_are_the_network_with_those_weights(draw, one):
         ({"init_std": 0.0}, "algo.init_std must be above 0; got 0.0"),
         ({"batch": 0}, "algo.batch must be null or an integer of at least 1; got 0"),
         ({"eval_steps": -1}, "algo.eval_steps must be an integer of at least 0; got -1"),
-        (
-            {"backbone": toy.mlp(norm="running")},
-            "backbone.norm must be of one task: batch, support, layer, group or none; got 'running'",
-        ),
     ],
 )
 @pytest.mark.parametrize("make", [hand, learned])

@@ -1,6 +1,8 @@
 """Is it the curvature? Against exact blocks where Kronecker factors are exact, and loops where they are not."""
 
 import copy
+import itertools
+import math
 
 import pytest
 import torch
@@ -112,6 +114,54 @@ def test_a_convolution_sums_patches_and_averages_derivatives_over_positions():
             g = torch.einsum("o,ocij->cij", s, slopes).flatten(1)
             expected += g @ g.T / (2 * 4)
     torch.testing.assert_close(G, expected, rtol=1e-9, atol=1e-12)
+
+
+class BatchNormalised(nn.Module):
+    """One hidden layer, normalised with the statistics of all rows or of the first `reference`, written out."""
+
+    def __init__(self, outputs=2, reference=None):
+        super().__init__()
+        torch.manual_seed(0)
+        self.hidden, self.head = nn.Linear(2, 3).double(), nn.Linear(3, outputs).double()
+        self.reference = reference
+
+    def forward(self, x):
+        return self.rest(self.hidden(x))
+
+    def rest(self, h):
+        rows = h[: self.reference]
+        z = (h - rows.mean(0)) / (rows.var(0, correction=0) + 1e-5).sqrt()
+        return self.head(z.tanh())
+
+
+@pytest.mark.parametrize("reference", [None, 4])
+def test_of_examples_that_batch_norm_couples_the_factors_expect_over_all_labels(reference):
+    """G against the sum over every labelling of the examples, by its probability. Of `reference`: rows before them."""
+    net, x = BatchNormalised(reference=reference), inputs(3 if reference is None else 7, 2)
+    n, rows = 3, len(x)
+    p = net(x)[-n:].softmax(1).detach()
+    expected = torch.zeros(3, 3).double()
+    for labels in itertools.product(range(2), repeat=n):
+        h = net.hidden(x).detach().requires_grad_()
+        log_p = -F.cross_entropy(net.rest(h)[-n:], torch.tensor(labels), reduction="sum")
+        (g,) = torch.autograd.grad(log_p, h)
+        expected += math.prod(p[i, y].item() for i, y in enumerate(labels)) * g.T @ g / rows
+    taps = tap_layers(net)
+    exact, joint = (
+        dict(zip(taps, kronecker_factors(lambda: net(x)[-n:], taps, True, coupled), strict=True))
+        for coupled in (True, False)
+    )
+    torch.testing.assert_close(exact["hidden"][1], expected, rtol=1e-10, atol=1e-13)
+    a = torch.cat([x, torch.ones(rows, 1)], 1).double()
+    torch.testing.assert_close(exact["hidden"][0], a.T @ a / rows, rtol=1e-12, atol=0)
+    assert (joint["hidden"][1] - expected).abs().max() > 0.01 * expected.abs().max()
+
+
+def test_of_independent_examples_a_pass_for_each_changes_nothing():
+    net, x = convolution(), inputs(3, 2, 4, 4)
+    taps = tap_layers(net)
+    joint, exact = (log_determinant(lambda: net(x), taps, True, DAMPING, coupled) for coupled in (False, True))
+    torch.testing.assert_close(joint, exact, rtol=1e-11, atol=0)
 
 
 @pytest.mark.parametrize(("make", "shape"), [(mlp, (5, 2)), (convolution, (4, 2, 4, 4))])

@@ -272,7 +272,7 @@ def test_equal_runs_differ_by_nothing_and_too_few_tasks_are_refused():
 
 
 def test_runs_are_paired_by_their_episodes_only_where_those_are_the_same(tmp_path):
-    for name in ("a", "b", "other", "none", "accuracy"):
+    for name in ("a", "b", "other", "none", "accuracy", "blown"):
         write_run(tmp_path / name, metric="accuracy" if name == "accuracy" else "mse")
     a, b = tmp_path / "a", tmp_path / "b"
     values = np.stack([np.zeros(20), np.arange(20.0)], axis=1)
@@ -283,9 +283,12 @@ def test_runs_are_paired_by_their_episodes_only_where_those_are_the_same(tmp_pat
     other = json.loads((tmp_path / "other" / "result.json").read_text())
     (tmp_path / "other" / "result.json").write_text(json.dumps(other | {"episodes": "another hash"}))
     (tmp_path / "none" / "episodes.npz").unlink()
+    blown = np.where(np.arange(20)[:, None] < 3, np.nan, values)
+    np.savez(tmp_path / "blown" / "episodes.npz", headline_step=1, mse=blown)
     for name, words in (
         ("other", "a and other were tested on different tasks"),
         ("none", "none has no held-out tasks"),
+        ("blown", "blown has 3 held-out tasks whose mse is not finite"),
         ("accuracy", "a measures mse, accuracy accuracy"),
     ):
         with pytest.raises(ValueError, match=words):

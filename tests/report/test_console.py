@@ -3,12 +3,13 @@
 import io
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from rich.console import Console
 
-from metarun.report.console import Progress, print_line, print_result
+from metarun.report.console import Progress, print_line, print_result, shown
 
 RESULT = {
     "status": "completed",
@@ -48,15 +49,31 @@ def text(console: Console) -> str:
     return console.file.getvalue()
 
 
-def test_progress_says_nothing_where_the_output_is_no_terminal(capsys):
+def test_without_a_terminal_lines_go_to_the_log_now_and_then(monkeypatch, caplog, capsys):
+    clock = [0.0]
+    monkeypatch.setattr("metarun.report.console.time", SimpleNamespace(perf_counter=lambda: clock[0]))
     console = piped()
-    with Progress(100, "maml on sinusoid", "mse", console=console) as progress:
-        for iteration in range(1, 101):
-            progress.update(iteration, loss=1.0, metric=0.5)
-    with Progress(100, "maml on sinusoid", "mse") as progress:  # the standard output, which pytest captures
-        progress.update(50, loss=1.0)
-    assert text(console) == ""
-    assert capsys.readouterr() == ("", "")
+    with caplog.at_level("INFO"), Progress(1000, "maml on sinusoid", "mse", console=console) as progress:
+        progress.begin("compiling")
+        for iteration in range(1, 201):  # two steps a second
+            clock[0] = iteration / 2
+            progress.update(iteration, 1.0, 0.5, milestone=iteration in (10, 30, 40, 150))
+    assert caplog.messages == [
+        "maml on sinusoid: 0 of 1,000, compiling",
+        "maml on sinusoid: 30 of 1,000, loss 1, mse 0.5, 2 it/s",  # 10 is too soon after the first, 40 after this one
+        "maml on sinusoid: 150 of 1,000, loss 1, mse 0.5, 2 it/s",  # a minute; and 150 is a milestone all the same
+    ]
+    assert text(console) == "" and capsys.readouterr() == ("", "")
+
+
+def test_a_terminal_shows_what_a_run_waits_for_until_it_goes_on():
+    console = terminal(100)
+    with Progress(200, "maml on omniglot", "accuracy", console=console) as progress:
+        progress.begin("compiling")
+        time.sleep(0.3)
+        progress.update(10, loss=0.75)
+    shown = text(console)
+    assert "compiling" in shown and "compiling" not in shown.split("\r")[-1]
 
 
 def test_progress_shows_loss_metric_count_and_time():
@@ -191,3 +208,16 @@ def test_a_result_on_pairs_names_them_and_their_partition():
         {**RESULT, "ways": None, "shots": None, "queries": None, "pairs": 10, "partition": "glyphs"}, None, console
     )
     assert "10 pairs, partition glyphs, seed 0" in text(console)
+
+
+def test_tasks_that_are_not_finite_are_counted_where_the_mean_would_be():
+    console = piped()
+    steps = [*RESULT["steps"][:3], {"step": 3, "mean": None, "ci95": None, "median": None, "not_finite": 12}]  # type: ignore[index]
+    print_result(RESULT | {"steps": steps}, console=console)
+    (line,) = [line for line in text(console).splitlines() if "12 tasks not finite" in line]
+    assert line.split()[0] == "3" and line.split()[-1] == "-"
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), float("inf")])
+def test_no_value_is_a_dash(missing):
+    assert shown("accuracy", missing) == shown("mse", missing) == "-"

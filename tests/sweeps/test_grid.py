@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 from commands import metarun
+from omegaconf import OmegaConf
 from sweeps import QUICK, REFUSED, found, sweep
 
 from metarun.experiment import run
@@ -39,6 +40,26 @@ def test_seeds_is_a_multirun_of_seeds_unless_others_are_named(tmp_path):
     assert found(tmp_path) == {"seed=7": "completed", "seed=8": "completed"}
     composed = metarun("sweep=seeds", "--cfg", "job", folder=tmp_path).out
     assert yaml.safe_load(composed)["sweep"]["seed"] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "arguments", "wanted"),
+    [
+        ([1, 2], ["++seed=5,6"], [["++seed=5"], ["++seed=6"]]),
+        ([1, 2], ["algo=maml", "+seed=5"], [["algo=maml", "+seed=5"]]),
+        ([1, 2], ["~algo.x"], [["~algo.x", "seed=1"], ["~algo.x", "seed=2"]]),
+        (None, ["x='a,b','c=d'", "sweep=seeds"], [["x='a,b'"], ["x='c=d'"]]),
+        (None, ["data.root=a,b"], [["data.root=a"], ["data.root=b"]]),
+    ],
+)
+def test_a_key_is_swept_once_however_it_is_written(seeds, arguments, wanted):
+    config = OmegaConf.create({"sweep": {"seed": seeds, "inner_lr": None}})
+    assert list(grid.grid(None, config, grid.parsed(arguments))) == wanted
+
+
+def test_a_rate_on_the_command_line_wins_over_the_sweeps():
+    config = OmegaConf.create({"sweep": {"seed": [1], "inner_lr": [0.1, 0.2]}})
+    assert list(grid.grid(None, config, grid.parsed(["++algo.inner_lr=.3"]))) == [["++algo.inner_lr=.3", "seed=1"]]
 
 
 @pytest.mark.parametrize(("arguments", "wanted"), REFUSED.values(), ids=REFUSED)

@@ -113,3 +113,51 @@ def test_what_makes_no_sense_is_refused(arguments, wanted, tmp_path):
     for word in wanted:
         assert word in outcome.err
     assert "Traceback" not in outcome.err and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ["algo.inner_lr=tag(log,interval(-1,1))"],
+            ["interval(-1,1)) must be a range to search"],
+        ),
+        (["algo.inner_lr=interval(2,1)"], ["algo.inner_lr=interval(2,1) must be a range"]),
+        (["algo.inner_steps=range(0)"], ["must be at least one value"]),
+        (["algo=maml,mamml"], ["there is no algo=mamml", "did you mean maml?"]),
+        ([RATE, "data=omniglot,sinusoid", "data.ways=5"], ["there is no setting data.ways with data=sinusoid"]),
+        ([RATE, "hydra.sweeper.storage=foo"], ["hydra.sweeper.storage must be an Optuna URL", "foo"]),
+        ([RATE, "hydra.sweeper.storage=sqlite:////no/such/folder/x.db"], ["hydra.sweeper.storage", "/no/such/folder"]),
+        ([RATE, "hydra.sweeper.sampler=best"], ["hydra.sweeper.sampler must be one of tpe"]),
+        ([RATE, "hydra.sweeper.n_trials=many"], ["hydra.sweeper.n_trials=many", "Integer"]),
+        (["seed=0,1"], ["nothing to search"]),
+        ([RATE, "seed=interval(0,1)"], ["seed=interval(0,1)"]),
+    ],
+)
+def test_what_cannot_be_searched_is_refused_in_one_line(arguments, words, tmp_path):
+    outcome = search(*arguments, folder=tmp_path)
+    assert outcome.status == 2 and "Traceback" not in outcome.err
+    assert all(word in outcome.err for word in words)
+    assert not list(tmp_path.rglob("trial_*"))
+
+
+def test_without_optuna_it_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("metarun.sweeps.optuna_search.find_spec", lambda _: None)
+    outcome = search(RATE, folder=tmp_path)
+    assert outcome.status == 2
+    assert outcome.err == "metarun: hydra/sweeper=optuna needs Optuna, which is not installed: pip install optuna\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sweep.seed=[]"], "sweep.seed must be null or a list of at least one integer"),
+        (["data._target_=os.getcwd"], "data._target_ must be of metarun or torch.optim"),
+        (["seed=range(0)"], "seed must be at least one value"),
+    ],
+)
+def test_values_that_make_no_sense_and_foreign_code_are_refused_before_the_first_trial(arguments, message, tmp_path):
+    outcome = search(RATE, *arguments, folder=tmp_path)
+    assert outcome.status == 2
+    assert outcome.err.startswith(f"metarun: {message}")
+    assert not (tmp_path / "search").exists()

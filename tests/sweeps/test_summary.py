@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from commands import SMALL, Outcome, metarun
+from omegaconf import OmegaConf
 from PIL import Image
 from runs import write_run
 
@@ -131,3 +132,10 @@ def test_each_metric_has_a_figure_and_a_rate_of_zero_is_no_error(tmp_path):
         assert names == ["figure.png", "figure.pdf", "figure_mse.png", "figure_mse.pdf"]
     lines = next(iter(over_rates(table).values()))
     assert (lines[0].rates, lines[0].width) == ([0.0, 0.1], 0.0)
+
+
+def test_a_tracker_of_a_multirun_is_no_foreign_code(tmp_path):
+    config = OmegaConf.create({"tracker": {"mine": {"_target_": "os.mkdir", "path": str(tmp_path / "mark")}}})
+    with pytest.raises(ValueError, match=r"^tracker.mine._target_ must be of metarun"):
+        sweep.record(config, tmp_path, None, None, [])
+    assert list(tmp_path.iterdir()) == []

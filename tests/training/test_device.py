@@ -10,6 +10,7 @@ import torch
 import toy
 
 from metarun.algos.protonet import ProtoNet
+from metarun.training.compilation import warn_uncompiled
 from metarun.training.device import COMPILE_FROM, Device, peak_memory_mb
 
 GOOD = {
@@ -40,7 +41,7 @@ def test_a_device_this_machine_lacks_is_refused():
 
 
 def test_compile_auto_follows_a_rule(monkeypatch):
-    monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}")
+    monkeypatch.setattr("metarun.training.device.compiler_problem", lambda device: None)
     device = Device(**GOOD)
     tiny, convolutional = toy.maml(), toy.maml(toy.conv4(), outputs=5)
     assert not device.compiles(tiny, COMPILE_FROM["other"] - 1) and device.compiles(tiny, COMPILE_FROM["other"])
@@ -53,9 +54,20 @@ def test_compile_auto_follows_a_rule(monkeypatch):
     assert device.compiles(tiny, COMPILE_FROM["other"] // 2, replicas=11)  # each one more saves a tenth
     assert not device.compiles(tiny, COMPILE_FROM["other"] // 2, replicas=10)
     assert not device.compiles(toy.Recurrent(), 10**9)  # not vectorised
-    monkeypatch.setattr("shutil.which", lambda name: None)
-    assert not device.compiles(convolutional, 10**9)  # no compiler
     assert Device(**(GOOD | {"compile": True})).compiles(tiny, 1)
+    assert not Device(**(GOOD | {"compile": False})).compiles(tiny, 10**9)
+
+
+def test_without_a_compiler_auto_goes_on_uncompiled_and_true_is_refused_with_the_cause(monkeypatch, caplog):
+    warn_uncompiled.cache_clear()
+    monkeypatch.setenv("CXX", "/nonexistent --flag")
+    device, tiny = Device(**GOOD), toy.maml()
+    assert not device.compiles(tiny, 1) and not caplog.messages  # it would not have been compiled
+    assert not device.compiles(tiny, 10**9) and not device.compiles(tiny, 10**9)
+    (message,) = caplog.messages
+    assert "there is no C++ compiler '/nonexistent --flag', which CXX names" in message
+    with pytest.raises(ValueError, match="^device.compile must be false or auto where there is no C.* compiler"):
+        Device(**(GOOD | {"compile": True})).compiles(tiny, 1)
 
 
 def test_how_many_replicas_at_once_follows_a_rule():

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import commands
@@ -15,8 +17,13 @@ import pytest
 import several
 import torch
 
+from metarun.experiment.build import saved_config
+from metarun.experiment.cell import RunSpec
+from metarun.experiment.run import run_worker
+from metarun.experiment.trainer import Trainer
 from metarun.run_folder import read_result
-from metarun.training.distributed import SingleProcess, bounds, process_group
+from metarun.training import distributed
+from metarun.training.distributed import MissingProcessError, SingleProcess, bounds, process_group
 
 RUN = (*commands.SMALL, "algo=maml", "data=sinusoid", "device.precision=float64", "run.meta_batch_size=5")
 
@@ -89,7 +96,10 @@ def test_a_run_in_two_processes_is_the_run_in_one(alone, tmp_path):
     assert result["validation"] == pytest.approx(alone["validation"], rel=1e-10)
     assert result["episodes"] == alone["episodes"] and result["processes"] == 2
     assert [entry.name for entry in tmp_path.iterdir()] == ["run"]  # the other process left nothing
-    assert outcome.out.count("iterations") == 1  # one of them speaks
+    assert outcome.out.count("iterations") == 1 and outcome.out.count("0 of 60") == 1  # one of them speaks
+    again = torchrun("-m", "metarun", "run.resume=run", folder=tmp_path)
+    assert again.status == 0, again.err
+    assert again.out.count("is completed, there is nothing to resume") == 1
 
 
 LONGER = (*RUN, "run.iterations=1500", "run.validate_every=1500", "run.checkpoint_seconds=3600")
@@ -126,6 +136,58 @@ def test_a_signal_to_one_process_stops_all_between_two_steps(tmp_path):
     result, err = struck(signal.SIGTERM, tmp_path)
     assert result["status"] == "interrupted"
     assert "metarun/cli" not in err  # no traceback of ours beside torchrun's own
+
+
+def meeting(monkeypatch, rank: str, port: int, **settings: str) -> MissingProcessError:
+    """What a process of two says that waits a second for the other one."""
+    here = {"RANK": rank, "WORLD_SIZE": "2", "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    for name, value in (here | settings).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(distributed, "START_TIMEOUT", timedelta(seconds=1))
+    with pytest.raises(MissingProcessError) as caught, process_group(torch.device("cpu")):
+        pass
+    assert not torch.distributed.is_initialized()
+    return caught.value
+
+
+def free_port() -> int:
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        return opened.getsockname()[1]
+
+
+def test_who_does_not_come_is_named_and_not_waited_for_long(monkeypatch):
+    error = meeting(monkeypatch, "0", free_port())
+    assert str(error) == "process 1 of 2 did not start within 0.0167 minutes" and not error.first_missing
+    port = free_port()
+    error = meeting(monkeypatch, "1", port)
+    assert f"process 1 of 2 found no process 0 at MASTER_ADDR:MASTER_PORT=127.0.0.1:{port}" in str(error)
+    assert error.first_missing
+
+
+def test_two_processes_of_one_rank_are_told(monkeypatch):
+    port = free_port()
+    store = torch.distributed.TCPStore("127.0.0.1", port, 2, True, wait_for_workers=False, multi_tenant=True)
+    monkeypatch.setattr(distributed, "MEETINGS", iter([7]))
+    store.add("metarun/0.7/1", 1)
+    assert str(meeting(monkeypatch, "1", port)) == "two processes have RANK=1"
+
+
+def test_ranks_without_sense_are_refused_in_one_line(monkeypatch, tmp_path):
+    for name, value in {"RANK": "abc", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost"}.items():
+        monkeypatch.setenv(name, value)
+    outcome = commands.metarun(*RUN, folder=tmp_path)
+    assert outcome.status == 2 and outcome.err.startswith("metarun: the environment variable RANK must be an integer")
+    assert outcome.err.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_a_worker_of_a_completed_run_has_nothing_to_do(tmp_path, monkeypatch):
+    """Process 0 says that it is completed and ends; here the second one finds itself alone."""
+    commands.small(*RUN[len(commands.SMALL) :], folder=tmp_path)
+    cfg, choices = saved_config(tmp_path / "run")
+    cfg.run.resume = str(tmp_path / "run")
+    monkeypatch.setattr(Trainer, "work", lambda _: pytest.fail("there is nothing to do"))
+    assert run_worker(RunSpec(cfg, choices, tmp_path / "run", []))["exit_status"] == 0
 
 
 def test_a_multirun_is_refused_once(tmp_path):

@@ -12,7 +12,7 @@ import toy
 from torch.optim import lr_scheduler
 
 from metarun.training.loop import TrainState, fit
-from metarun.training.meta_optimizer import steps_group
+from metarun.training.meta_optimizer import MetaOptimizer, steps_group
 
 CPU = torch.device("cpu")
 SCHEDULERS = {
@@ -163,3 +163,15 @@ def test_what_makes_no_sense_is_refused_by_name(name):
 def test_an_objective_steps_the_group_of_its_name_and_all():
     assert steps_group("first", "first") and steps_group("all", "first") and steps_group("first", "all")
     assert not steps_group("first", "second")
+
+
+@pytest.mark.parametrize("kind", [torch.optim.LBFGS, torch.optim.SparseAdam])
+def test_an_optimizer_that_wants_more_than_a_gradient_is_refused(kind):
+    with pytest.raises(ValueError, match=f"^optimizer.optimizer must be an optimizer that .*; got '{kind.__name__}'$"):
+        MetaOptimizer(partial(kind), 0.1, None, None, None)
+
+
+def test_arguments_that_contradict_each_other_are_refused_by_the_optimizers_key():
+    meta_optimizer = MetaOptimizer(partial(torch.optim.SGD, nesterov=True, momentum=0.0), 0.1, None, None, None)
+    with pytest.raises(ValueError, match=r"^optimizer.optimizer must be .*Nesterov.*; got {'nesterov': True, 'mom"):
+        meta_optimizer.build(toy.maml())

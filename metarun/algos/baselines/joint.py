@@ -31,7 +31,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from metarun.checks import require_int
+from metarun.checks import NonNegative, require_int
+from metarun.layers.norm import MODES
 from metarun.learner.gradient_descent import descend
 from metarun.learner.learner import Backbone, Learner
 from metarun.learner.prediction import Predictor
@@ -52,10 +53,13 @@ class Joint(Learner):
         ValueError: `eval_steps` is not an integer of at least 0.
     """
 
+    batch_norm_modes: ClassVar[tuple[str, ...]] = MODES
     task_types: ClassVar[tuple[Kind, ...]] = ("regression",)
     inner_lr: Tensor
 
-    def __init__(self, backbone: Backbone, outputs: int, loss: TaskLoss, inner_lr: float, eval_steps: int) -> None:
+    def __init__(
+        self, backbone: Backbone, outputs: int, loss: TaskLoss, inner_lr: NonNegative, eval_steps: int
+    ) -> None:
         super().__init__(loss)
         require_int("algo", eval_steps=eval_steps)
         self.net = backbone(outputs=outputs)

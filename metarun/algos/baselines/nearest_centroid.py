@@ -24,6 +24,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from metarun.layers.norm import MODES
 from metarun.learner.embedding import class_means, squared_distances
 from metarun.learner.learner import Backbone, Learner, Stage
 from metarun.learner.prediction import Predictor
@@ -37,17 +38,18 @@ class NearestCentroid(Learner):
 
     Args:
         backbone: passed to every learner; not used, since distances are between raw inputs.
-        outputs: ways.
+        ways: classes of a task, until the training loop or evaluation sets them.
         loss: the task loss, for reporting.
     """
 
+    batch_norm_modes: ClassVar[tuple[str, ...]] = MODES
     stages: tuple[Stage, ...] = ()
     task_types: ClassVar[tuple[Kind, ...]] = ("classification", "verification")
 
-    def __init__(self, backbone: Backbone, outputs: int, loss: TaskLoss) -> None:
+    def __init__(self, backbone: Backbone, ways: int, loss: TaskLoss) -> None:
         super().__init__(loss)
         del backbone
-        self.ways = outputs
+        self.ways = ways
 
     def adapt(self, support: Examples, random_inputs: Any = ()) -> Predictor:
         del random_inputs  # nearest centroid samples nothing

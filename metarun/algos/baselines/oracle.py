@@ -25,6 +25,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from metarun.layers.norm import MODES
 from metarun.learner.learner import Backbone, Learner, Stage
 from metarun.learner.prediction import Predictor
 from metarun.tasks import Examples, Kind, Task, TaskLoss
@@ -39,6 +40,7 @@ class Oracle(Learner):
         loss: the task loss L.
     """
 
+    batch_norm_modes: ClassVar[tuple[str, ...]] = MODES
     stages: tuple[Stage, ...] = (Stage("oracle"),)
     evaluation_stream: ClassVar[str | None] = "oracle"
     task_types: ClassVar[tuple[Kind, ...]] = ("regression",)

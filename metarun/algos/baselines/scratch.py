@@ -25,7 +25,7 @@ from typing import Any
 
 from torch import Tensor
 
-from metarun.checks import require_int
+from metarun.checks import NonNegative, require_int
 from metarun.learner.gradient_descent import descend
 from metarun.learner.learner import Backbone, Learner, Stage
 from metarun.learner.prediction import Predictor
@@ -49,7 +49,9 @@ class Scratch(Learner):
     stages: tuple[Stage, ...] = ()
     inner_lr: Tensor
 
-    def __init__(self, backbone: Backbone, outputs: int, loss: TaskLoss, inner_lr: float, eval_steps: int) -> None:
+    def __init__(
+        self, backbone: Backbone, outputs: int, loss: TaskLoss, inner_lr: NonNegative, eval_steps: int
+    ) -> None:
         super().__init__(loss)
         require_int("algo", eval_steps=eval_steps)
         self.net = backbone(outputs=outputs)

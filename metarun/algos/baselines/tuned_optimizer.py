@@ -31,7 +31,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from metarun.checks import require_choice
+from metarun.checks import NonNegative, require_choice
 from metarun.learner.learner import Backbone, Stage
 from metarun.learner.update_rule import UpdateRule
 from metarun.tasks import TaskLoss
@@ -101,7 +101,7 @@ class TunedOptimizer(UpdateRule):
         outputs: int,
         loss: TaskLoss,
         inner_optimizer: str,
-        inner_lr: float,
+        inner_lr: NonNegative,
         init_std: float,
         batch: int | None,
         eval_steps: int,

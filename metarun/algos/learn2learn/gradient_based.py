@@ -28,14 +28,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from metarun.algos.learn2learn import require_learn2learn
-from metarun.checks import require_int
+from metarun.checks import NonNegative, require_int
+from metarun.layers.norm import MODES
 from metarun.learner.learner import Backbone, Learner
 from metarun.learner.prediction import Predictor
 from metarun.tasks import Examples, TaskLoss
@@ -108,7 +109,7 @@ class Learn2LearnMAML(Learn2Learn):
         backbone: Backbone,
         outputs: int,
         loss: TaskLoss,
-        inner_lr: float,
+        inner_lr: NonNegative,
         inner_steps: int,
         eval_steps: int,
         first_order: bool,
@@ -132,12 +133,14 @@ class Learn2LearnANIL(Learn2LearnMAML):
     Constructor and weights (`state_dict`) are those of `metarun.algos.anil.ANIL`; arguments as in `Learn2LearnMAML`.
     """
 
+    batch_norm_modes: ClassVar[tuple[str, ...]] = MODES
+
     def __init__(
         self,
         backbone: Backbone,
         outputs: int,
         loss: TaskLoss,
-        inner_lr: float,
+        inner_lr: NonNegative,
         inner_steps: int,
         eval_steps: int,
         first_order: bool,

@@ -38,6 +38,7 @@ from torch import Tensor, nn
 
 from metarun.algos.learn2learn.gradient_based import Learn2Learn
 from metarun.algos.meta_sgd import draw_rates
+from metarun.checks import NonNegative
 from metarun.learner.learner import Backbone
 from metarun.tasks import TaskLoss
 
@@ -83,7 +84,7 @@ class Learn2LearnGBML(Learn2Learn):
         backbone: Backbone,
         outputs: int,
         loss: TaskLoss,
-        inner_lr: float,
+        inner_lr: NonNegative,
         inner_steps: int,
         eval_steps: int,
     ) -> None:

@@ -25,7 +25,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,7 @@ from metarun.files import write_atomically
 from metarun.report.page import figures, markup
 from metarun.report.page.content import Content, document
 from metarun.run_folder import Run
+from metarun.version import __version__
 
 FILES = Path(__file__).parent
 
@@ -52,7 +52,7 @@ def write_page(runs: Sequence[Run], path: Path, title: str = "metarun report") -
     style = packaged("itables", "html/dt_bundle.css") + (FILES / "page.css").read_text(encoding="utf-8")
     parts = markup.parts(content) | {
         "title": html.escape(title),
-        "made": f"Made {datetime.now(UTC):%Y-%m-%d %H:%M} UTC by metarun {html.escape(own_version())}.",
+        "made": f"Made {datetime.now(UTC):%Y-%m-%d %H:%M} UTC by metarun {html.escape(__version__)}.",
         "policy": policy(script),
         "style": style.replace("</", "<\\/"),
         "data": embedded(page_data(content)),
@@ -99,11 +99,3 @@ def packaged(package: str, name: str) -> str:
     if spec is None or not spec.submodule_search_locations:
         raise FileNotFoundError(f"the page needs the package {package}, which is not installed")
     return (Path(spec.submodule_search_locations[0]) / name).read_text(encoding="utf-8")
-
-
-def own_version() -> str:
-    """The version of metarun."""
-    try:
-        return version("metarun")
-    except PackageNotFoundError:
-        return "unknown"

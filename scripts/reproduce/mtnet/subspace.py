@@ -39,7 +39,7 @@ class Subspace(NamedTuple):
 
 def subspace(run: RunResult) -> Subspace:
     """A finished run's subspace: its masks' probabilities, and the spectrum of prediction changes over 200 tasks."""
-    learner = metarun.load(run.folder)
+    learner = metarun.load(run.folder).learner
     arguments = {key: value for key, value in run.config["data"].items() if key != "_target_"}
     generator = stream_generator("cpu", "subspace")
     batch, _ = Polynomial(**arguments, device="cpu").curves(200, 100, generator)

@@ -9,7 +9,7 @@ from metarun.tasks import Examples
 
 
 def learner(ways=5):
-    return NearestCentroid(backbone=None, outputs=ways, loss=F.cross_entropy)
+    return NearestCentroid(backbone=None, ways=ways, loss=F.cross_entropy)
 
 
 def tasks(seed=0):
