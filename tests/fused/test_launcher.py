@@ -111,7 +111,7 @@ def test_another_sweep_in_the_same_folder_is_refused_and_nothing_is_lost(fused):
         "-m", *SMALL, *FUSED, *GRID, "run.meta_batch_size=5", "hydra.sweep.dir=sweep", folder=fused.parent
     )
     assert outcome.status == 2
-    assert "holds a run of another configuration" in outcome.err
+    assert "holds another multirun" in outcome.err
     assert read_result(fused / "0") == before
     assert "meta_batch_size: 4" in (fused / "0" / ".hydra" / "config.yaml").read_text()
 

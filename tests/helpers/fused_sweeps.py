@@ -40,6 +40,7 @@ TIMES = (
     "replicas",
     "overrides",
     "commit",
+    "sha256",
 )
 
 

@@ -127,7 +127,7 @@ def until(happened: Callable[[], object], within: float = 60) -> None:
 
 def cells(folder: Path) -> dict[str, dict]:
     """Results by the cell's folder; empty of a cell that has none."""
-    found = [path for path in sorted(folder.iterdir()) if (path / "metarun.log").is_file()]
+    found = [path for path in sorted(folder.iterdir()) if (path / ".hydra").is_dir()]
     return {path.name: read_result(path) if (path / "result.json").is_file() else {} for path in found}
 
 
