@@ -18,7 +18,7 @@ from result_fields import FIELDS
 from metarun.algos.siamese import Siamese
 from metarun.evaluation.evaluate import evaluate
 from metarun.evaluation.verification import Roc, accuracies, best_threshold, equal_error, evaluate_verification
-from metarun.experiment.build import build, load, saved_config
+from metarun.experiment.build import build, load_components, saved_config
 from metarun.run_folder import read_result
 from metarun.tracking.trackers import Trackers
 from metarun.tracking.weights_and_biases import flat_result
@@ -204,7 +204,7 @@ def test_a_run_on_pairs_reports_the_metrics_of_verification(verified):
 
 def test_the_threshold_is_that_of_validation_pairs_under_the_tested_weights(verified):
     cfg, choices = saved_config(verified)
-    data, learner = build(cfg, choices).data, load(verified)
+    data, learner = build(cfg, choices).data, load_components(verified)[0].learner
     values = {split: evaluate(learner, data, split, 20, 0).values for split in ("val", "test")}
     by_split = {split: best_threshold(v["scores"].ravel(), v["same"].ravel()) for split, v in values.items()}
     assert read_result(verified)["verification"]["threshold"] == pytest.approx(by_split["val"])

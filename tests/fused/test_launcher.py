@@ -64,7 +64,7 @@ def test_micro_batches_of_replicas_leave_what_cells_leave_alone(tmp_path, monkey
 @pytest.mark.parametrize(("micro_batch", "size"), [("auto", 1), ("null", 2), ("2", 2), ("64", 2)])
 def test_convolutions_go_one_by_one_on_a_cpu_unless_told_otherwise(micro_batch, size, tmp_path, monkeypatch):
     seen, asked = spied(monkeypatch), []
-    monkeypatch.setattr(Device, "compiles", lambda _, learner, *how, **fixed_shapes: asked.append(how))
+    monkeypatch.setattr(Device, "compiles", lambda _, learner, *how, **fixed_shapes: bool(asked.append(how)))
     quick = ("run.iterations=4", "run.eval_tasks=2", "run.val_tasks=2", "run.validate_every=2", "device=cpu")
     outcome = sweep(*PICTURES, *quick, "seed=0,1", f"hydra.launcher.replica_micro_batch={micro_batch}", folder=tmp_path)
     assert outcome.status == 0, outcome.err
