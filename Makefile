@@ -8,7 +8,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 # Not reproduce-TARGET: make looks for no pattern rule for what is phony.
-.PHONY: help setup demo test check lint types format benchmark reproduce-mtnet
+.PHONY: help setup demo test check check-install check-versions lint types format benchmark reproduce-mtnet
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z %-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,10 +20,23 @@ demo: setup ## train MAML on the sinusoid (under a minute), show its result and 
 	$(BIN)/metarun algo=maml data=sinusoid run.iterations=6000 device.threads=1 hydra.run.dir="$$folder" && \
 	echo "A held-out sinusoid before and after adaptation: $$folder/adapted_curves.png"
 
+TESTS := -m "not reproduce and not install" -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
+
 test: setup ## all tests but the long learning runs
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not reproduce" -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(TESTS)
 
 check: lint types test ## lint, types and tests
+
+check-install: setup ## pip installs the wheel into fresh environments of every Python at hand (gigabytes each)
+	$(BIN)/pytest -m install -s tests/test_wheel.py
+
+check-versions: setup ## the tests on the oldest and the newest versions that pyproject.toml admits (gigabytes each)
+	for versions in lowest-direct highest; do \
+		$(UV) venv --quiet --clear .versions/$$versions && \
+		$(UV) pip install --quiet --python .versions/$$versions --resolution $$versions \
+			$$([ $$versions = highest ] && echo --exclude-newer $$(date +%F)) -e '.[dev]' && \
+		OMP_NUM_THREADS=1 .versions/$$versions/bin/python -m pytest $(TESTS) || exit 1; \
+	done
 
 lint: setup ## ruff: errors, imports, complexity, formatting
 	$(BIN)/ruff check .

@@ -16,10 +16,10 @@ from commands import ROOT, SMALL
 from metarun.run_folder import read_result
 
 
-def call(*words: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+def call(*words: str | Path, cwd: Path, within: float = 250, **environment: str) -> subprocess.CompletedProcess:
     """A command in a process of its own, that must succeed."""
     clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    ended = subprocess.run(words, cwd=cwd, env=clean | environment, capture_output=True, text=True, timeout=250)
+    ended = subprocess.run(words, cwd=cwd, env=clean | environment, capture_output=True, text=True, timeout=within)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended
 
@@ -96,3 +96,37 @@ def test_a_changed_yaml_in_a_checkout_is_seen(tmp_path):
     shown = call(sys.executable, "-m", "metarun", "algo=mine", "--cfg", "job", cwd=tmp_path, PYTHONPATH=str(tree))
     assert "inner_lr: 0.0625" in shown.stdout
     assert "inner_steps: 7" in shown.stdout
+
+
+# ------------------------------------------------------------------------------------------ by pip, with downloads
+
+
+def pythons() -> dict[str, str]:
+    """Interpreters by version: those that METARUN_PYTHONS names (paths, separated by `:`), else those on the path."""
+    named = os.environ.get("METARUN_PYTHONS")
+    paths = named.split(":") if named else [f"python3.{minor}" for minor in (11, 12, 13)]
+    found = {}
+    for path in filter(shutil.which, paths):
+        ended = subprocess.run([path, "-c", "import platform; print(platform.python_version())"], capture_output=True)
+        if ended.returncode == 0:
+            found[ended.stdout.decode().strip()] = path
+    return found
+
+
+@pytest.mark.install
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("minor", [11, 12, 13])
+def test_pip_installs_it_into_a_fresh_environment(minor, wheel, tmp_path):
+    chosen = next((path for version, path in pythons().items() if version.startswith(f"3.{minor}.")), None)
+    if chosen is None:
+        pytest.skip(f"there is no Python 3.{minor}")
+    call(chosen, "-m", "venv", "env", cwd=tmp_path)
+    commands = tmp_path / "env" / "bin"
+    call(commands / "python", "-m", "pip", "install", "--quiet", wheel, cwd=tmp_path, within=6000)
+    small = ("algo=maml", "data=sinusoid", "run.iterations=200", "tracker=none", "hydra.run.dir=run")
+    call(commands / "metarun", *small, cwd=tmp_path)
+    assert read_result(tmp_path / "run")["status"] == "completed"
+    refused = subprocess.run(
+        [commands / "metarun", "algo=learn2learn/maml"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert refused.returncode == 2 and "docs/install.md says how" in refused.stderr, refused.stderr
