@@ -103,6 +103,8 @@ class Experiment:
         """Load the state of this run, or weights of another, where one is named; before anything starts."""
         own = self.folder / "checkpoint"
         source = self.config.evaluate or self.config.init_from
+        if own.exists() and not own.is_dir():
+            raise ConfigError(f"{own} must be a folder of checkpoints. Delete it, and the run begins anew")
         try:
             if self.config.resume and checkpoint.exists(own, "last"):
                 self._restore(checkpoint.load(own, "last"))
