@@ -508,7 +508,8 @@ def test_a_learned_number_starts_from_the_configured_one_to_the_last_bit(algo, k
     """In a run in float64; it was rounded to float32 first."""
     value = OmegaConf.to_container(configured(algo)[0]["algo"])[key]
     other = [0.3, *value[1:]] if isinstance(value, list) else 0.3
-    learner = make(algo, 0, f"algo.{key}={other}").learner
+    learned = ["algo.learn_lambda=true"] if key == "regularization" else []
+    learner = make(algo, 0, f"algo.{key}={other}", *learned).learner
     for name in parameters:
         assert (learner.get_parameter(name) == transform(other)).all()
 

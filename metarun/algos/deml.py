@@ -33,7 +33,7 @@ from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 
-from metarun.algos.meta_sgd import draw_rates, rates_by_name
+from metarun.algos.meta_sgd import draw_rates, rates_by_name, start_equal_rates_exactly
 from metarun.checks import require_int, require_non_negative
 from metarun.layers.norm import MODES
 from metarun.learner.gradient_descent import descend
@@ -86,6 +86,7 @@ class DEML(Learner):
         self.generator.head = nn.Identity()  # the generator ends in concepts
         self.discriminator = nn.Linear(self.learner.in_features, base_classes)
         self.rates = draw_rates(self.learner, initial_rates)
+        start_equal_rates_exactly(self, initial_rates)
         self.register_hyperparameter("concept_weight", concept_weight)
         self.inner_steps, self.eval_steps = inner_steps, eval_steps
 

@@ -26,7 +26,7 @@ Differences from the paper
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +68,7 @@ class MetaSGD(Learner):
         require_int("algo", inner_steps=inner_steps, eval_steps=eval_steps)
         self.net = backbone(outputs=outputs)
         self.rates = draw_rates(self.net, initial_rates)
+        start_equal_rates_exactly(self, initial_rates)
         self.inner_steps, self.eval_steps = inner_steps, eval_steps
 
     def trajectory(self, support: Examples, steps: int, random_inputs: Any = ()) -> Iterator[Predictor]:
@@ -106,6 +107,13 @@ def draw_rates(net: nn.Module, initial_rates: tuple[float, float]) -> nn.Paramet
     """
     require_range("algo.initial_rates", initial_rates)
     return nn.ParameterList(torch.empty_like(p).uniform_(*initial_rates) for p in net.parameters())
+
+
+def start_equal_rates_exactly(learner: Learner, initial_rates: tuple[float, float]) -> None:
+    """In float64, rates that all start from one number start from it unrounded (`learner.rates`)."""
+    lowest, highest = initial_rates
+    for number in range(len(cast(nn.ParameterList, learner.rates)) if lowest == highest else 0):
+        learner.start_exactly(f"rates.{number}", lowest)
 
 
 def rates_by_name(net: nn.Module, rates: nn.ParameterList) -> dict[str, Tensor]:

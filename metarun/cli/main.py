@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from metarun.cli.command import Command
@@ -49,11 +48,8 @@ def run_job(cfg: DictConfig) -> float | None:
     import_for(cfg)
     from metarun.experiment.errors import ConfigError  # these import torch, which --help must not wait for
     from metarun.experiment.run import run, run_worker
-    from metarun.experiment.schema import check_output
 
     try:
-        if not cfg.run.resume:
-            check_output(HydraConfig.get().output_subdir)
         if cfg.run.resume and spec.sweep is None:
             take_saved_configuration(spec)
         with holding(spec):

@@ -54,6 +54,7 @@ def build(cfg: DictConfig, choices: dict[str, str]) -> Components:
         ConfigError: a value or a combination makes no sense; the message names the key.
     """
     try:
+        _refuse_mismatch_of_classes(cfg, choices)
         cfg = checked(cfg)
         config = RunConfig(**cfg.run)
         device = Device(**cfg.device)
@@ -120,7 +121,16 @@ def _class(config: Mapping[str, Any]) -> Any:
     return get_class(config["_target_"])
 
 
-def _refuse_mismatch(learner: type[Learner], data: TaskSet, choices: dict[str, str]) -> None:
+def _refuse_mismatch_of_classes(cfg: DictConfig, choices: dict[str, str]) -> None:
+    """`_refuse_mismatch` before any value is looked at: data of another kind may lack keys that the algorithm reads."""
+    raw: Any = OmegaConf.to_container(cfg)
+    paths = {group: (raw.get(group) or {}).get("_target_") for group in ("algo", "data")}
+    if all(isinstance(path, str) for path in paths.values()):
+        learner, data = (class_at(group, str(path)) for group, path in paths.items())
+        _refuse_mismatch(learner, data, choices)
+
+
+def _refuse_mismatch(learner: type[Learner], data: TaskSet | type[TaskSet], choices: dict[str, str]) -> None:
     """Refuse an algorithm on data whose tasks or streams it cannot use, and name the data that it can."""
 
     def needed(tasks: TaskSet | type[TaskSet]) -> set[str]:

@@ -22,8 +22,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from metarun.experiment.claim import FolderError, claim, reason, unusable
+from metarun.experiment.errors import ConfigError
 from metarun.experiment.multirun import multirun
 from metarun.experiment.overrides import is_place, key_of, read
+from metarun.experiment.schema import check_output
 from metarun.files import remove_leftovers, write_json, write_text
 from metarun.plain_text import say
 from metarun.run_folder import (
@@ -74,12 +76,13 @@ class HoldFolder(Callback):
         if ranks().rank:
             return
         try:
+            check_output(config.hydra.output_subdir)
             folder = run_folder(config)
             resumed = OmegaConf.select(config, "run.resume")
             if resumed and Path(resumed).resolve() != folder.resolve():
                 raise FolderError(f"run.resume must be the folder of the run, {folder}; got {resumed}")
             multirun.claim(folder, "hydra.run.dir")
-        except FolderError as error:
+        except ConfigError as error:
             say(error)
             raise SystemExit(2) from error
 

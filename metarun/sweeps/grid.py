@@ -12,6 +12,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn
@@ -51,7 +52,8 @@ def sweep(
     """
     check(config)
     folder = Path(config.hydra.sweep.dir)
-    with multirun.planning(folder, config.hydra.overrides.task):
+    typed: Any = OmegaConf.to_container(config.hydra.overrides.task)  # interpolations as they are written
+    with multirun.planning(folder, typed):
         combinations = grid(context, config, parsed(arguments))
         jobs = [SweepJob(number, lines, folder) for number, lines in enumerate(combinations)]
         assign_folders(context, config, jobs)

@@ -77,7 +77,8 @@ def search(
     seeds = seeds or [f"seed={seed}" for seed in config.sweep.seed or ()]
     first = check_choices(context, config, arguments)
     higher = is_higher_better(context, config, first)
-    with multirun.planning(Path(config.hydra.sweep.dir), config.hydra.overrides.task):
+    typed: Any = OmegaConf.to_container(config.hydra.overrides.task)
+    with multirun.planning(Path(config.hydra.sweep.dir), typed):
         study = open_study(config, options, higher)
         grid.save_config(config)
     again = requeue(study)

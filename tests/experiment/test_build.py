@@ -86,10 +86,11 @@ def test_evaluate_of_a_run_that_was_started_from_another_takes_its_own_weights(f
     assert again["mean"] == result["mean"] != read_result(finished)["mean"]
 
 
-def test_weights_of_another_shape_are_refused(finished, tmp_path):
-    outcome = metarun(*SMALL, f"run.init_from={finished}", "backbone.hidden=[3]", folder=tmp_path)
+def test_weights_of_which_none_fits_are_refused(finished, tmp_path):
+    learner = ("algo=alpaca", "data=sinusoid")
+    outcome = metarun(*SMALL, *learner, f"run.init_from={finished}", "backbone.hidden=[3]", folder=tmp_path)
     assert outcome.status == 2
-    assert "cannot start from" in outcome.err
+    assert f"run.init_from={finished}" in outcome.err and len(outcome.err.splitlines()) == 1
     assert not list(tmp_path.iterdir())
 
 

@@ -20,7 +20,7 @@ from metarun.experiment.cell import RunSpec
 from metarun.experiment.choices import CONF
 from metarun.fused.group import FILE, places_in, read_group
 from metarun.fused.launcher import Sizes, run_all
-from metarun.run_folder import can_resume, read_result, status_of
+from metarun.run_folder import CONFIG, HYDRA, OVERRIDES, can_resume, read_result, status_of
 from metarun.tracking.jsonl import read_metrics
 from metarun.training.checkpoint import load
 
@@ -70,7 +70,13 @@ def swept(composed: list[DictConfig], folder: Path, killed_after: int | None = N
         cfg = OmegaConf.masked_copy(whole, [key for key in whole if key != "hydra"])
         cfg.run.resume = str(cell) if can_resume(cell) else None
         cell.mkdir(parents=True, exist_ok=True)
-        specs.append(RunSpec(cfg, dict(whole.hydra.runtime.choices), cell, [], "sweep"))
+        files = {
+            str(CONFIG): cfg,
+            str(HYDRA): OmegaConf.masked_copy(whole, ["hydra"]),
+            str(OVERRIDES): OmegaConf.create([]),
+        }
+        texts = {name: OmegaConf.to_yaml(content) for name, content in files.items()}
+        specs.append(RunSpec(cfg, dict(whole.hydra.runtime.choices), cell, [], "sweep", texts))
     killer = Killer(killed_after)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "replace", killer)

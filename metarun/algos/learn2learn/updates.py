@@ -37,7 +37,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from metarun.algos.learn2learn.gradient_based import Learn2Learn
-from metarun.algos.meta_sgd import draw_rates
+from metarun.algos.meta_sgd import draw_rates, start_equal_rates_exactly
 from metarun.checks import NonNegative
 from metarun.learner.learner import Backbone
 from metarun.tasks import TaskLoss
@@ -62,6 +62,7 @@ class Learn2LearnMetaSGD(Learn2Learn):
     ) -> None:
         super().__init__(backbone, outputs, loss, inner_steps, eval_steps)
         self.rates = draw_rates(self.net, initial_rates)
+        start_equal_rates_exactly(self, initial_rates)
 
     def clone(self, keep_graph: bool) -> Any:
         from learn2learn.algorithms import MetaSGD  # takes seconds to import
