@@ -23,6 +23,11 @@ def one_line(text: str) -> str:
     return visible(" ".join(text.split("\n")).replace("\r", " ").replace("\t", " "))
 
 
+def described(error: BaseException) -> str:
+    """The kind of an error and its message, in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
 def say(text: object) -> None:
     """Tell whoever typed the command, on stderr."""
     print(f"metarun: {visible(str(text))}", file=sys.stderr, flush=True)

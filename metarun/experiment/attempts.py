@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from metarun.plain_text import say
+from metarun.plain_text import described, say
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ class Attempts:
         try:
             return action()
         except Exception as error:
-            why = " ".join(f"{type(error).__name__}: {error}".split())
+            why = described(error)
             self.failed.append(f"{name}: {why}")
             say(f"warning: {name} failed ({why}); the run's numbers are kept")
             append_to_log(self.folder, "".join(traceback.format_exception(error)))

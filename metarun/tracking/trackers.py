@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from metarun.files import write_text
-from metarun.plain_text import say
+from metarun.plain_text import described, say
 from metarun.tracking.tracker import Tracker
 
 
@@ -95,7 +95,7 @@ class Trackers:
             try:
                 record(tracker)
             except Exception as error:
-                self.failed[name] = " ".join(f"{type(error).__name__}: {error}".split())
+                self.failed[name] = described(error)
                 say(f"warning: tracker.{name} failed and records nothing more ({self.failed[name]}); the run goes on")
 
 
