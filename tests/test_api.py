@@ -120,6 +120,7 @@ def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):
     assert resumed.result["mean"] == unbroken.result["mean"]
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_tested_again(tmp_path):
     made = package.train("tracker=none", run=TINY)
     again, more = package.evaluate(made), package.evaluate(str(made.folder), run={"eval_tasks": 8})

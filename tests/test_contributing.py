@@ -41,6 +41,7 @@ def test_it_names_three_files():
     assert sorted(name.split("/")[0] for name in FILES) == ["conf", "metarun", "tests"]
 
 
+@pytest.mark.slow
 def test_the_command_trains_it(tree):
     small = [word for word in SMALL if not word.startswith("run.iterations")]
     ended = call(sys.executable, "-m", *RUN, *small, "backbone.filters=8", "hydra.run.dir=run", folder=tree)
@@ -49,6 +50,7 @@ def test_the_command_trains_it(tree):
     assert (result["algo"], result["status"], result["iterations"]) == ("proto_maml", "completed", 30)
 
 
+@pytest.mark.slow
 def test_the_laws_and_its_own_test_hold(tree):
     ended = call(sys.executable, *TEST[1:], "-p", "no:xdist", "tests/test_architecture.py", folder=tree)
     assert ended.returncode == 0, ended.stdout
@@ -56,6 +58,7 @@ def test_the_laws_and_its_own_test_hold(tree):
     assert passed > 10 and "failed" not in ended.stdout
 
 
+@pytest.mark.slow
 def test_its_own_test_can_fail(tree):
     """With other biases it is no prototypical network."""
     path = tree / "metarun" / "algos" / "proto_maml.py"

@@ -26,6 +26,7 @@ def test_stages_and_flat_batches_learn_to_classify():
     assert after > 0.75
 
 
+@pytest.mark.slow
 def test_without_outer_steps_nothing_is_learned():
     torch.manual_seed(0)
     learner = toy.maml(toy.mlp(hidden=[40, 40], activation="relu"), eval_steps=1)

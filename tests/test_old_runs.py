@@ -63,6 +63,7 @@ def test_it_is_tested_again(old):
     assert result["mean"] == pytest.approx(EXPECTED["completed"]["mean"], rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["interrupted", "batches"])
 def test_it_is_resumed_with_the_same_tasks_and_random_inputs(name, old):
     """Rounding differs between processors; other tasks, masks or rates would differ in the first digits."""
@@ -78,6 +79,7 @@ def test_it_is_resumed_with_the_same_tasks_and_random_inputs(name, old):
     assert result["mean"] == pytest.approx(EXPECTED[name]["mean"], rel=0.02)
 
 
+@pytest.mark.slow
 def test_a_multirun_is_resumed(old):
     before = (old / "sweep" / "inner_lr=0.01_seed=0" / "result.json").read_text()
     outcome = metarun(f"sweep.resume={old / 'sweep'}", folder=old)

@@ -168,6 +168,7 @@ def test_refuses_a_variance_of_zero_and_features_that_are_not_a_vector():
         ALPaCA(toy.conv4(), 1, F.mse_loss, 0.02)
 
 
+@pytest.mark.slow
 def test_it_learns_the_sinusoid_and_knows_how_well():
     """Small: the published sizes take a minute. Float32, as runs are."""
     ours = learner(hidden=(64, 64, 24), dtype=torch.float32, noise_variance=0.02)

@@ -138,6 +138,7 @@ def test_both_rates_are_diagnostics_and_saved_and_a_resumed_run_is_the_unbroken_
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_compiled_is_eager(make, draw, loss_and_gradient, compiled_loss_and_gradient):
     learner, batch = make(AlphaMAML, "mlp", **numbers(1)), draw("mlp")
     eager = loss_and_gradient(learner, batch)
@@ -152,6 +153,7 @@ def test_refuses_rates_below_zero(name, make):
         make(AlphaMAML, "mlp", **numbers(**{name: -1}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flipped", [None, "alpha", "theta"])
 def test_it_learns_from_rates_that_are_a_hundred_times_too_small_and_with_a_flipped_sign_it_does_not(flipped):
     """Frozen rates learn nothing from there; nor does either rule downhill instead of up."""

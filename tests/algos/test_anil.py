@@ -126,6 +126,7 @@ def test_vmap_is_a_loop(kind, first_order, make, draw, loss_and_gradient):
     torch.testing.assert_close(loss_and_gradient(learner, batch), together, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_compiled_is_eager(make, draw, loss_and_gradient, compiled_loss_and_gradient):
     learner, batch = make(ANIL, "mlp", **numbers(2)), draw("mlp")
     eager = loss_and_gradient(learner, batch)
@@ -148,6 +149,7 @@ def test_refuses_steps_that_are_not_a_count(make):
         make(ANIL, "mlp", inner_steps=1, eval_steps=1.5, first_order=False)
 
 
+@pytest.mark.slow
 def test_it_learns_the_sinusoid_and_a_random_body_under_the_same_head_does_not():
     """The pitfall: a body that the outer loop leaves alone is a random-feature head."""
     scores = {}

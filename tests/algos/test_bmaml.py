@@ -204,6 +204,7 @@ def test_rejects_invalid_arguments(learner, changes, message):
         learner("conv4", **changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ensemble", "bar"), [(False, 0.85), (True, 0.8)])
 def test_it_learns(ensemble, bar):
     torch.manual_seed(0)

@@ -138,6 +138,7 @@ def test_rejects_invalid_values(change, message, make):
         make(CAVIA, "conv4", **arguments(**change))
 
 
+@pytest.mark.slow
 def test_it_learns_the_sinusoid_and_without_context_it_does_not():
     scores = {}
     for context in (5, 0):

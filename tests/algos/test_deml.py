@@ -161,6 +161,7 @@ def test_too_few_base_classes_are_refused_by_name(glyphs):
         learner.check_data(glyphs)
 
 
+@pytest.mark.slow
 def test_learns_glyphs(glyphs):
     """Adaptation to unseen classes and classification of training classes are both learned; untrained, both fail."""
     learner, meta_optimizer = on_glyphs(), toy.adam(lr=1e-2)

@@ -62,6 +62,7 @@ def test_on_a_ridge_regression_the_gradient_is_exact(cg, bound, relative):
     assert relative(gradient, exact) < bound
 
 
+@pytest.mark.slow
 def test_without_conjugate_gradients_it_is_far_from_exact(relative):
     """The identity in place of the inverse gives the query gradient at phi*, which is 30 % or more off."""
     gradient, exact, query = implicit_gradient(0)
@@ -161,6 +162,7 @@ def test_vmap_equals_a_loop(kind, make, draw, loss_and_gradient):
     torch.testing.assert_close(loss_and_gradient(learner, batch), vectorized, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_compiled_equals_eager(make, draw, loss_and_gradient, compiled_loss_and_gradient):
     learner, batch = make(IMAML, "mlp", **arguments(2, cg=2)), draw("mlp")
     eager = loss_and_gradient(learner, batch)
@@ -181,6 +183,7 @@ def test_rejects_invalid_values(change, message, make):
         make(IMAML, "mlp", **(arguments() | change))
 
 
+@pytest.mark.slow
 def test_it_learns_the_sinusoid_and_beats_joint_training():
     torch.manual_seed(0)
     backbone = toy.mlp(hidden=[40, 40], activation="relu")

@@ -323,6 +323,7 @@ def test_rejects_invalid_values(changes, message):
         make(**changes)
 
 
+@pytest.mark.slow
 def test_it_learns():
     """Quadratics, 20 steps: f falls from 110 to below 15 after a few seconds of training; untrained, not below 40."""
     torch.manual_seed(0)

@@ -152,6 +152,7 @@ def test_rejects_invalid_values(make, changes, message):
         make(LLAMA, "mlp", **(ARGS | changes))
 
 
+@pytest.mark.slow
 def test_it_learns_and_eta_makes_it_flatter():
     data, curvature = toy.Blobs(), {}
     batch = data.sample("test", "episodes", 20, torch.Generator().manual_seed(1))

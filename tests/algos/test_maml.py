@@ -93,6 +93,7 @@ def test_no_steps_is_plain_training(kind, first_order, make, draw, loss_and_grad
     torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_compiled_is_eager(kind, make, draw, loss_and_gradient, compiled_loss_and_gradient):
     learner, batch = make(MAML, kind, **numbers(1)), draw(kind)

@@ -125,6 +125,7 @@ def test_one_step_equals_maml(kind, make, draw, loss_and_gradient, relative):
     assert relative(torch.cat([p.grad.flatten() for p in ours.net.parameters()]), gradient) < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_vmap_equals_a_loop_and_compiled_equals_eager(kind, make, draw, loss_and_gradient):
     learner, batch = perturbed(make(MAMLPlusPlus, kind, **arguments(2, first_order_share=0.5))), draw(kind)
@@ -190,6 +191,7 @@ def test_rejects_invalid_values(change, message, make):
         make(MAMLPlusPlus, "mlp", **arguments() | change)
 
 
+@pytest.mark.slow
 def test_learns_the_sinusoid():
     torch.manual_seed(0)
     data, meta_optimizer = toy.sinusoid(), toy.adam(lr=5e-3, max_grad_norm=10.0, scheduler=toy.cosine(400))

@@ -227,6 +227,7 @@ def trained():
     return before, {name: scores.values[name].mean() for name in scores.metrics}
 
 
+@pytest.mark.slow
 def test_it_learns_and_untrained_it_fails(trained):
     before, after = trained
     assert before < 0.62

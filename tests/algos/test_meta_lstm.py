@@ -251,6 +251,7 @@ def test_rejects_invalid_values(changes, message):
         learner(**changes)
 
 
+@pytest.mark.slow
 def test_it_learns_to_step():
     """Untrained, its steps hardly reduce the loss; trained, they account for most of the reduction."""
     data, meta_optimizer = toy.sinusoid(), toy.adam(lr=1e-2)

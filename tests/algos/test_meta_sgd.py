@@ -94,6 +94,7 @@ def test_refuses_a_range_whose_ends_are_swapped(build):
         build(rates=(0.1, 0.01))
 
 
+@pytest.mark.slow
 def test_it_learns_the_sinusoid():
     torch.manual_seed(0)
     learner = MetaSGD(toy.mlp(hidden=[40, 40], activation="relu"), 1, F.mse_loss, (0.005, 0.1), 1, 1)

@@ -211,6 +211,7 @@ def accuracy(ours, data):
     return evaluate(ours, data, "test", 200, 0).estimate().mean
 
 
+@pytest.mark.slow
 def test_it_learns(trained):
     ours, data, before = trained
     assert before < 0.6

@@ -114,6 +114,7 @@ def test_vmap_equals_a_loop(variant, loss_and_gradient):
     torch.testing.assert_close(loss_and_gradient(ours, batch), vectorized, rtol=1e-6, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_it_compiles_as_a_full_graph(loss_and_gradient):
     ours, batch = learner(), tasks()
     eager = loss_and_gradient(ours, batch)
@@ -138,6 +139,7 @@ def test_rejects_invalid_values(changes, message):
         learner(**changes)
 
 
+@pytest.mark.slow
 def test_it_learns_in_float32():
     torch.manual_seed(0)
     ours = MetaOptNet(toy.mlp((2,)), 3, F.cross_entropy, **ARGS)

@@ -369,6 +369,7 @@ def test_rejects_a_network_without_weights():
         mtl(lambda outputs: Flat(outputs))
 
 
+@pytest.mark.slow
 def test_learns_glyphs(glyphs):
     """Untrained it fails; stage 2 improves on pre-training alone."""
     data = glyphs(queries=10, train_queries=5, batch_size=32)

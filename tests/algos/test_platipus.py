@@ -244,6 +244,7 @@ def test_rejects_invalid_arguments(learner, changes, message):
         learner("conv4", **changes)
 
 
+@pytest.mark.slow
 def test_it_learns():
     torch.manual_seed(0)
     changes = {"inner_lr": 0.3, "inner_steps": 1, "eval_steps": 1, "gamma": 0.01, "kl_weight": 1.0, "train_samples": 1}

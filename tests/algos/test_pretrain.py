@@ -256,6 +256,7 @@ def test_rejects_invalid_values(changes, message):
         pretrain(**changes)
 
 
+@pytest.mark.slow
 def test_pretraining_learns_features_for_new_classes(glyphs):
     """On unseen glyphs all three heads are better on the pre-trained network than on a random one."""
     data = glyphs(queries=10, batch_size=32)

@@ -128,6 +128,7 @@ def test_training_ways_may_differ_from_the_tests_ways(algo):
     assert components.learner.ways == 5 and components.data.outputs("train") == 6
 
 
+@pytest.mark.slow
 def test_it_learns_glyphs(glyphs):
     torch.manual_seed(0)
     ours, data = ProtoNet(toy.conv4(norm="running", downsample="max_pool"), 5, F.cross_entropy), glyphs(train_ways=15)

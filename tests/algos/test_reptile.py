@@ -172,6 +172,7 @@ def test_vmap_equals_a_loop(kind, make, draw, loss_and_gradient):
     torch.testing.assert_close(looped, vectorized, **ROUNDING)
 
 
+@pytest.mark.slow
 def test_compiled_equals_eager(make, draw, loss_and_gradient, compiled_loss_and_gradient):
     learner, batch = make(Reptile, "mlp", **arguments("adam", steps=2)), draw("mlp")
     random_inputs = learner.random_inputs(batch, 2, generator())
@@ -194,6 +195,7 @@ def test_rejects_invalid_values(change, message, make):
         make(Reptile, "mlp", **(arguments() | change))
 
 
+@pytest.mark.slow
 def test_it_learns_the_sinusoid_and_one_step_does_not():
     """With k = 1 it is joint training, which must not adapt well."""
     data, scores = toy.sinusoid(shots=10, train_queries=40), {}

@@ -117,6 +117,7 @@ def test_ways_may_change_after_construction():
     assert learner.adapt(support)(query).shape == (4, 5)
 
 
+@pytest.mark.slow
 def test_it_learns_to_compare_unseen_glyphs():
     """Clearly better than distances between pixels, after seconds of training."""
     classes = {"train_classes": 100, "val_classes": 5, "test_classes": 30}

@@ -199,6 +199,7 @@ def test_rejects_invalid_values(changes, message):
         learner(**changes)
 
 
+@pytest.mark.slow
 def test_it_learns_and_then_the_order_matters_little():
     ours = learner(in_shape=(2,), hidden=16, embedding=16, attention=[[16, 16], [16, 16]], filters=16).float()
     before, after = toy.score(ours, toy.Blobs(), 200, toy.adam(lr=5e-3), meta_batch_size=16, tasks=60)

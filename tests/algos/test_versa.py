@@ -167,6 +167,7 @@ def test_rejects_invalid_values(changes, message):
         learner(**changes)
 
 
+@pytest.mark.slow
 def test_it_learns():
     torch.manual_seed(0)
     ours = VERSA(toy.mlp((2,)), 3, F.cross_entropy, **(ARGS | {"dimension": 16}))

@@ -39,6 +39,7 @@ def test_no_batch_norm_of_torch_is_left():
     assert batch_norms(ResNet12((3, 32, 32), 5, **(PLAIN | {"norm": "layer"}))) == []
 
 
+@pytest.mark.slow
 def test_second_order_under_vmap_is_that_of_a_loop():
     torch.manual_seed(0)
     backbone = partial(ResNet12, in_shape=(1, 16, 16), **PLAIN)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from commands import metarun
 from hydra import compose, initialize_config_dir
 
@@ -30,6 +31,7 @@ def test_many_choices_of_one_folder_are_one_entry(monkeypatch):
     assert listed("experiment") == ["maml", "l2l/maml", "l2l/anil", "p/t/... (2)", "p/u/1"]
 
 
+@pytest.mark.slow
 def test_the_examples_in_the_help_compose():
     examples = re.findall(r"^  metarun ((?:-m )?[a-z]\S*=.*?)(?:  .*)?$", help_text(), re.M)
     assert len(examples) == 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from commands import metarun
 from hydra import version
 
@@ -10,6 +11,7 @@ from metarun.cli.hydra_commands import run_cells
 from metarun.experiment.multirun import multirun
 
 
+@pytest.mark.slow
 def test_cells_are_composed_with_their_own_choices(tmp_path, monkeypatch):
     """`data.root` and `algo.temperature` are unknown to Hydra's defaults, sinusoid and maml."""
     monkeypatch.chdir(tmp_path)
@@ -37,5 +39,6 @@ def test_the_version_is_metaruns(tmp_path):
     assert metarun("algo=maml", "--version", folder=tmp_path).out.startswith("metarun ")
 
 
+@pytest.mark.slow
 def test_hydras_own_help_is_there(tmp_path):
     assert "--multirun" in metarun("--hydra-help", folder=tmp_path).out

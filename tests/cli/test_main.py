@@ -28,6 +28,7 @@ def test_a_multirun_goes_on_past_a_refused_cell_and_exits_1(tmp_path):
     assert "run.iterations must be" in found["iterations=0"]["error"]
 
 
+@pytest.mark.slow
 def test_a_diverged_cell_does_not_end_a_multirun_which_exits_3(tmp_path):
     grid = ["-m", *SMALL, "algo.inner_lr=1e20,0.01", "hydra.sweep.dir=sweep"]
     assert metarun(*grid, folder=tmp_path).status == 3

@@ -69,6 +69,7 @@ def test_a_configuration_without_sense_is_left_for_the_run_to_refuse(monkeypatch
     assert gc.isenabled() and "metarun.experiment.run" not in sys.modules
 
 
+@pytest.mark.slow
 def test_a_short_run_imports_what_it_uses_while_the_collector_rests(tmp_path):
     ended = subprocess.run(
         [sys.executable, "-c", PROGRAM, *commands.SMALL, "run.iterations=2", "hydra.run.dir=run"],

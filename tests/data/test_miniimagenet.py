@@ -235,6 +235,7 @@ def test_bad_normalisation_is_named(tmp_path, sizes, mean, std):
         open_mini(tmp_path, sizes, mean, std)
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_real_data(real_root, sizes):
     data = open_mini(real_root, sizes, MEAN, STD)

@@ -214,6 +214,7 @@ def test_an_unknown_partition_is_refused_with_the_choices(tmp_path, sizes):
         open_omniglot(tmp_path, sizes, "ravi")
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.parametrize(
     "partition, classes, different",

@@ -92,6 +92,7 @@ def test_synthetic_pairs_without_any_file():
     assert not (names[0] & names[1] or names[0] & names[2] or names[1] & names[2])
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.parametrize("partition", ["small"])
 def test_omniglots_test_pairs_are_of_characters_unseen_in_training(real_root, partition):

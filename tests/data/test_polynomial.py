@@ -92,6 +92,7 @@ def test_curves_are_lines_through_the_tasks_and_titles_say_which():
         )
 
 
+@pytest.mark.slow
 def test_its_tasks_can_be_learned():
     """What a learner of one step does on them: constants, for which the biases alone suffice, and lines."""
     torch.manual_seed(0)

@@ -51,6 +51,7 @@ def accuracy(embed, task):
     return float((prototypes(embed, task, 5).argmax(-1) == task.query.y).float().mean())
 
 
+@pytest.mark.slow
 def test_hard_on_pixels_and_learnable(sizes):
     """Nearest centroid on pixels gets what it gets on Omniglot, 40 %; a small trained network far more."""
     data = glyphs(sizes | {"ways": 5, "queries": 5, "train_ways": 5, "train_queries": 5})

@@ -67,6 +67,7 @@ def test_the_threshold_is_that_of_counting(decimals):
     assert best_threshold(scores, same) == naive_threshold(scores, same)
 
 
+@pytest.mark.slow
 def test_only_verification_imports_scikit_learn():
     """It takes a second, for which other runs must not wait."""
     script = "import sys, metarun.evaluation.verification, metarun.experiment.result; print('sklearn' in sys.modules)"
@@ -185,6 +186,7 @@ def verified(tmp_path_factory) -> Path:
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_a_run_on_pairs_reports_the_metrics_of_verification(verified):
     result = read_result(verified)
     assert set(result) == FIELDS | {"verification", "pairs"}
@@ -222,6 +224,7 @@ def test_a_run_on_pairs_logs_and_draws_and_prints_plain_numbers(verified):
     assert re.search(r"eer +0\.\d+ ± ", out)
 
 
+@pytest.mark.slow
 def test_a_tracker_gets_the_curve_and_the_figures_of_pairs(verified, tmp_path, monkeypatch):
     received: dict[str, list] = {"lines": [], "figure": [], "summary": []}
     for name, calls in received.items():

@@ -23,6 +23,7 @@ from metarun.run_folder import read_result
 from metarun.tasks import Examples, Task
 
 
+@pytest.mark.slow
 def test_the_loaded_learner_predicts_what_the_run_measured(finished):
     cfg, choices = saved_config(finished)
     components = build(cfg, choices)
@@ -80,6 +81,7 @@ def test_init_from_starts_with_another_runs_weights_and_its_own_numbers(finished
     assert float(package.load(tmp_path / "run").learner.inner_lr) == pytest.approx(0.02)
 
 
+@pytest.mark.slow
 def test_evaluate_of_a_run_that_was_started_from_another_takes_its_own_weights(finished, tmp_path):
     result = small(f"run.init_from={finished}", "seed=3", "optimizer.lr=0.01", folder=tmp_path)
     again = small(f"run.evaluate={tmp_path / 'run'}", folder=tmp_path, name="again")

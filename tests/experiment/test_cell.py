@@ -224,6 +224,7 @@ def test_a_second_process_is_refused_and_told_who_works_there(arguments, key, tm
     assert outcome.err.count("\n") == 1 and not everything(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_cell_that_another_process_works_on_is_left_alone(tmp_path):
     own = claim(tmp_path / "sweep" / "seed=1", "hydra.sweep.dir")
     outcome = metarun("-m", *SMALL, "run.iterations=2", "seed=0,1", "hydra.sweep.dir=sweep", folder=tmp_path)

@@ -92,6 +92,7 @@ def test_a_curve_over_steps_and_one_over_training_are_drawn(tmp_path):
     assert names(tmp_path) == {"metrics.jsonl", "step_curve.png", "learning_curve.png"}
 
 
+@pytest.mark.slow
 def test_verification_has_its_curve_and_scores(tmp_path):
     generator = np.random.default_rng(0)
     same = np.tile([1, 1, 0, 0], (5, 1))

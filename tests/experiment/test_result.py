@@ -89,6 +89,7 @@ def test_a_higher_accuracy_is_better(tmp_path):
     assert max(scores) > min(scores)
 
 
+@pytest.mark.slow
 def test_the_best_weights_are_tested_not_the_last(scripted, tmp_path):
     scripted(3.0, 1.0, 2.0)  # after 20, 40 and 60 iterations
     result = small(folder=tmp_path)
@@ -100,6 +101,7 @@ def test_the_best_weights_are_tested_not_the_last(scripted, tmp_path):
     assert small(f"run.evaluate={tmp_path / 'run'}", folder=tmp_path, name="last")["mean"] != result["mean"]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_remembers_its_best(scripted, interrupted):
     best = checkpoint.load(interrupted / "checkpoint", "best").details["iteration"]
     scripted(*[1e9] * 20)
@@ -107,6 +109,7 @@ def test_a_resumed_run_remembers_its_best(scripted, interrupted):
     assert checkpoint.load(interrupted / "checkpoint", "best").details["iteration"] == best == 20
 
 
+@pytest.mark.slow
 def test_keep_last_tests_the_last_weights(tmp_path):
     result = small("run.test_weights=last", folder=tmp_path)
     assert not checkpoint.exists(tmp_path / "run" / "checkpoint", "best")
@@ -129,6 +132,7 @@ BLOWS_UP = (
 )
 
 
+@pytest.mark.slow
 def test_predictions_that_are_not_finite_are_no_class(tmp_path):
     """They had accuracy 20.00 +- 0.00, completed: the argmax of NaN is class 0."""
     outcome = metarun(*BLOWS_UP, "algo.eval_steps=10", "hydra.run.dir=run", folder=tmp_path, pictures=True)
@@ -152,6 +156,7 @@ def test_a_validation_with_such_tasks_is_counted_and_never_the_best(tmp_path):
     assert not checkpoint.exists(tmp_path / "run" / "checkpoint", "best")
 
 
+@pytest.mark.slow
 def test_later_steps_that_are_not_finite_leave_gaps_and_the_headline_whole(tmp_path):
     outcome = metarun(*BLOWS_UP, "algo.eval_steps=1", "hydra.run.dir=run", folder=tmp_path, pictures=True)
     result = read_result(tmp_path / "run")

@@ -112,6 +112,7 @@ def refuse_to_draw(*_):
     raise RuntimeError("no font\nat all")
 
 
+@pytest.mark.slow
 def test_a_picture_that_cannot_be_drawn_costs_neither_the_result_nor_the_others(tmp_path, monkeypatch):
     monkeypatch.setattr("metarun.report.run_figures.step_curve", refuse_to_draw)
     outcome = metarun(*SMALL, "hydra.run.dir=run", folder=tmp_path, pictures=True)

@@ -43,6 +43,7 @@ def test_a_run_killed_again_and_again_equals_an_unbroken_one(unbroken, tmp_path)
     assert not [path for path in (folder / "checkpoint").iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.slow
 def test_a_compiled_run_killed_equals_an_unbroken_one(tmp_path):
     compiled = [*ALWAYS_SAVED, "run.iterations=60", "device.compile=true"]
     folder = tmp_path / "run"
@@ -54,6 +55,7 @@ def test_a_compiled_run_killed_equals_an_unbroken_one(tmp_path):
     assert_same_run(folder, tmp_path / "unbroken")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("signum", "wanted"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_the_run_goes_on_from_there(signum, wanted, unbroken, tmp_path):
     folder = tmp_path / "run"
@@ -76,6 +78,7 @@ def test_a_signal_saves_and_the_run_goes_on_from_there(signum, wanted, unbroken,
     assert_same_run(folder, unbroken)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_takes_back_what_was_logged_after_its_checkpoint(interrupted, unbroken):
     with (interrupted / "metrics.jsonl").open("a") as file:
         file.write('{"iteration": 35, "train/loss": 1.0}\n{"iteration": 42, "train/lo')  # killed while writing
@@ -94,6 +97,7 @@ def test_an_override_that_contradicts_the_run_is_refused(override, had, interrup
     assert checkpoint.load(interrupted / "checkpoint", "last").details["iteration"] == 33
 
 
+@pytest.mark.slow
 def test_an_override_that_agrees_with_the_run_is_accepted(interrupted, unbroken):
     assert resume(interrupted, "seed=0", "algo=maml", "run.iterations=250", "optimizer.lr=1e-3").status == 0
     assert_same_run(interrupted, unbroken)
@@ -105,6 +109,7 @@ def test_a_multirun_cannot_resume(interrupted):
     assert "multirun" in outcome.err
 
 
+@pytest.mark.slow
 def test_resuming_a_completed_run_says_so_and_changes_nothing(finished):
     def contents():
         held = (".log", ".lock")  # that it was held is no change
@@ -119,6 +124,7 @@ def test_resuming_a_completed_run_says_so_and_changes_nothing(finished):
     assert contents() == before
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_its_first_checkpoint_starts_anew_from_where_it_was_to_start(
     finished, tmp_path, monkeypatch
 ):
@@ -138,12 +144,14 @@ def test_a_run_killed_before_its_first_checkpoint_starts_anew_from_where_it_was_
     assert_same_run(tmp_path / "run", tmp_path / "unbroken")
 
 
+@pytest.mark.slow
 def test_a_path_with_commas_and_quotes_can_be_resumed(interrupted, unbroken):
     odd = interrupted.rename(interrupted.with_name("a run, 'mine' = this"))
     assert resume(odd).status == 0
     assert_same_run(odd, unbroken)
 
 
+@pytest.mark.slow
 def test_a_full_disk_fails_the_run_which_can_go_on(unbroken, tmp_path, monkeypatch):
     def full(folder, name, iteration, *rest):
         if iteration >= 40:
@@ -205,6 +213,7 @@ DAMAGE = {
 }
 
 
+@pytest.mark.slow
 def test_a_damaged_run_is_refused_by_name_in_one_line(interrupted, tmp_path):
     for name, (damage, words) in DAMAGE.items():
         folder = shutil.copytree(interrupted, tmp_path / "damaged" / name)
@@ -218,6 +227,7 @@ def test_a_damaged_run_is_refused_by_name_in_one_line(interrupted, tmp_path):
         assert {path for path in after if after[path] != before.get(path)} == set(), name
 
 
+@pytest.mark.slow
 def test_what_the_refusal_advises_works(interrupted, unbroken, tmp_path):
     truncate("checkpoint/last-*.state")(interrupted)
     tested = metarun(f"run.evaluate={interrupted}", "hydra.run.dir=tested", folder=tmp_path)
@@ -227,6 +237,7 @@ def test_what_the_refusal_advises_works(interrupted, unbroken, tmp_path):
     assert_same_run(interrupted, unbroken)
 
 
+@pytest.mark.slow
 def test_weights_that_are_damaged_are_not_tested(interrupted, tmp_path):
     truncate("checkpoint/best-*.safetensors")(interrupted)
     outcome = metarun(f"run.evaluate={interrupted}", "hydra.run.dir=tested", folder=tmp_path)
@@ -239,6 +250,7 @@ def test_weights_that_are_damaged_are_not_tested(interrupted, tmp_path):
     assert package.load(interrupted) is not None
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_left_half_written_is_removed(interrupted):
     (interrupted / ".step_curve.png.k3j_x9ab").write_text("")
     (interrupted / ".hydra.0a1b2c3d").mkdir()
@@ -258,6 +270,7 @@ def write_image_folders(root, images):
                 Image.fromarray(pixels).save(root / split / f"{split}{c}" / f"{i}.png")
 
 
+@pytest.mark.slow
 def test_a_run_asks_for_no_more_data_than_it_draws(tmp_path):
     """Classes too small for episodes serve a learner of mini-batches; a test needs the test images alone."""
     write_image_folders(tmp_path / "data", {"train": [2] * 6, "val": [11] * 6, "test": [11] * 6})

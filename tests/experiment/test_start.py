@@ -71,6 +71,7 @@ def test_the_folder_notes_more_iterations(tmp_path):
         iterations_of(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_finished_run_made_longer_equals_one_that_was_as_long_at_once(tmp_path):
     whole = small("run.iterations=40", folder=tmp_path, name="whole")
     small("run.iterations=20", folder=tmp_path, name="part")
@@ -83,6 +84,7 @@ def test_a_finished_run_made_longer_equals_one_that_was_as_long_at_once(tmp_path
     assert metarun("run.resume=part", "run.iterations=20", folder=tmp_path).status == 2
 
 
+@pytest.mark.slow
 def test_another_learner_starts_from_a_cell_of_a_multirun(tmp_path):
     sizes = ["run.iterations=2" if word.startswith("run.iterations") else word for word in SMALL]
     start = [*sizes, "algo=maml", "sweep.seed=[0]", "hydra.sweep.dir=sw"]

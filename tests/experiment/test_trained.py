@@ -215,6 +215,7 @@ def test_a_distribution_has_its_own_deviation():
     torch.testing.assert_close(adapted.deviation(x), variances[0, :, 0].sqrt())
 
 
+@pytest.mark.slow
 def test_the_spread_of_a_run_is_there_after_loading(tmp_path):
     """It was NaN: the run's own nll and coverage could not be had again."""
     result = small(folder=tmp_path)
@@ -239,6 +240,7 @@ def test_the_spread_of_a_run_is_there_after_loading(tmp_path):
 # --------------------------------------------------------------------------------------------- a user's pictures
 
 
+@pytest.mark.slow
 def test_a_users_own_pictures_are_told_apart_in_eight_lines(real_data, tmp_path, monkeypatch):
     if not hasattr(ImageTasks, "preparation"):
         pytest.skip("image data sets have no preparation yet")

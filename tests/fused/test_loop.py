@@ -45,6 +45,7 @@ def test_when_all_have_diverged_it_ends():
     assert not replicas.active
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", COMPILED)
 def test_compiled_is_eager(kind):
     torch._dynamo.reset()

@@ -25,6 +25,7 @@ from metarun.training import checkpoint
 from metarun.training.checkpoint import load
 
 
+@pytest.mark.slow
 def test_one_that_diverges_is_marked_and_the_others_are_not_hurt(tmp_path, alone):
     outcome = sweep("algo=mtnet", "seed=0", "algo.inner_lr=0.01,1e200,0.1", folder=tmp_path)
     assert outcome.status == 3
@@ -34,6 +35,7 @@ def test_one_that_diverges_is_marked_and_the_others_are_not_hurt(tmp_path, alone
         assert_same_cell(tmp_path / "sweep" / str(ours), alone / str(theirs))
 
 
+@pytest.mark.slow
 def test_one_whose_predictions_are_not_finite_is_counted_and_the_others_are_not_hurt(tmp_path):
     """One inner step leaves a finite training loss; ten steps at validation and test do not."""
     sizes = ("data=synthetic", "data.queries=5", "data.train_queries=5", "backbone=mlp", "backbone.hidden=[32,32]")
@@ -58,6 +60,7 @@ def test_the_median_validation_is_of_those_that_are_finite():
     assert median_validation(runs[:1]) is None  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_for_one_ends_that_one(tmp_path, monkeypatch, alone):
     save = checkpoint.save
 
@@ -72,6 +75,7 @@ def test_a_disk_that_is_full_for_one_ends_that_one(tmp_path, monkeypatch, alone)
     assert_same_cell(tmp_path / "sweep" / "3", alone / "3")
 
 
+@pytest.mark.slow
 def test_interrupted_it_goes_on_by_the_same_command(tmp_path, monkeypatch, fused):
     stop_at_33(monkeypatch)
     assert sweep(*GRID, folder=tmp_path).status == 143
@@ -82,6 +86,7 @@ def test_interrupted_it_goes_on_by_the_same_command(tmp_path, monkeypatch, fused
         assert_same_cell(tmp_path / "sweep" / str(number), fused / str(number))
 
 
+@pytest.mark.slow
 def test_a_cell_of_an_interrupted_sweep_goes_on_alone(tmp_path, monkeypatch, fused):
     stop_at_33(monkeypatch)
     sweep(*GRID, folder=tmp_path)
@@ -96,6 +101,7 @@ def test_a_cell_of_an_interrupted_sweep_goes_on_alone(tmp_path, monkeypatch, fus
     assert_same_cell(tmp_path / "sweep" / "3", fused / "3")
 
 
+@pytest.mark.slow
 def test_killed_between_two_checkpoints_cells_at_different_iterations_go_on(tmp_path, fused):
     """SIGKILL at a random moment: whatever lies there, the end is the same."""
     saved = ["-m", *SMALL, *FUSED, *GRID, "run.checkpoint_seconds=0", "run.iterations=60", "hydra.sweep.dir=sweep"]
@@ -115,6 +121,7 @@ def test_killed_between_two_checkpoints_cells_at_different_iterations_go_on(tmp_
         assert_same_cell_without_config(tmp_path / "sweep" / str(number), fused / str(number))
 
 
+@pytest.mark.slow
 def test_a_program_that_fails_leaves_each_to_itself(tmp_path, monkeypatch):
     def broken(*_):
         raise RuntimeError("no batching rule for this")
@@ -126,6 +133,7 @@ def test_a_program_that_fails_leaves_each_to_itself(tmp_path, monkeypatch):
     assert [r["replicas"] for r in results(tmp_path / "sweep")] == [1, 1]
 
 
+@pytest.mark.slow
 def test_what_is_tested_is_the_best_not_the_last(tmp_path):
     cells = ("algo=maml", "seed=0,1", "optimizer.lr=0.5")  # so large that validation gets worse again
     assert sweep(*cells, folder=tmp_path).status == 0

@@ -184,6 +184,7 @@ def test_plain_dtypes_in_any_order_are_read(tmp_path, protocol, dtype):
         assert read.dtype.newbyteorder("=") == array.dtype.newbyteorder("=")
 
 
+@pytest.mark.slow
 def test_damage_is_named_whatever_it_is(tmp_path):
     """300 kinds of flipped bytes, in all protocols: an error, or some value, and no crash. Seed 0."""
     rng = random.Random(0)

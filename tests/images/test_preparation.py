@@ -112,6 +112,7 @@ def test_ink_is_light_where_the_data_set_has_it_so(sizes):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_real_omniglot(real_root, sizes, tmp_path):
     data = Omniglot(root=real_root, partition="small", split_seed=0, **sizes)
@@ -123,6 +124,7 @@ def test_real_omniglot(real_root, sizes, tmp_path):
     assert torch.equal(data.preparation()(paths), delivered)
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_real_mini_imagenet(real_root, sizes):
     mean, std = [0.4710, 0.4503, 0.4053], [0.2717, 0.2648, 0.2785]

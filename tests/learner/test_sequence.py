@@ -89,6 +89,7 @@ def test_micro_batches_change_nothing():
     assert abs(whole - sliced).max() < 1e-12
 
 
+@pytest.mark.slow
 def test_it_learns_and_untrained_it_fails():
     data, meta_optimizer = clusters(ways=2, instances=6, noise=0.1, dimension=8), toy.adam(lr=5e-3)
     ours = learner(units=64, ways=2)

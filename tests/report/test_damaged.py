@@ -105,6 +105,7 @@ def test_damaged_tasks_are_not_compared_and_the_reason_is_said(harm, folder):
     assert "other" in compared and "nan ±" not in compared
 
 
+@pytest.mark.slow
 def test_all_of_them_at_once_are_a_report_and_a_page(tmp_path, capsys):
     harms = {"result.json": RESULT, ".hydra/config.yaml": CONFIG, "metrics.jsonl": METRICS, "episodes.npz": EPISODES}
     write_run(tmp_path / "runs" / "whole")

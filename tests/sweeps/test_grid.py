@@ -14,6 +14,7 @@ from metarun.run_folder import read_result, read_run
 from metarun.sweeps import grid
 
 
+@pytest.mark.slow
 def test_lr_sensitivity_sets_each_learner_s_own_rate(tmp_path):
     outcome = sweep(
         "sweep=lr_sensitivity", "algo=maml,meta_sgd", "sweep.inner_lr=[0.01,0.1]", "sweep.seed=[4]", folder=tmp_path
@@ -35,6 +36,7 @@ def test_a_learner_without_an_inner_rate_is_refused_by_name_before_anything_runs
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_seeds_is_a_multirun_of_seeds_unless_others_are_named(tmp_path):
     assert sweep("sweep=seeds", "algo=maml", "seed=7,8", folder=tmp_path).status == 0
     assert found(tmp_path) == {"seed=7": "completed", "seed=8": "completed"}
@@ -71,11 +73,13 @@ def test_what_makes_no_sense_is_refused_and_leaves_nothing(arguments, wanted, tm
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_launcher_gets_at_most_so_many_cells_at_once(tmp_path):
     assert sweep("-m", "seed=0,1,2", "hydra.sweeper.max_batch_size=2", folder=tmp_path).status == 0
     assert found(tmp_path) == {f"seed={seed}": "completed" for seed in (0, 1, 2)}
 
 
+@pytest.mark.slow
 def test_a_cell_that_raises_is_recorded_with_its_traceback_and_the_rest_runs(tmp_path, monkeypatch):
     train = Trainer.train
 
@@ -95,6 +99,7 @@ def test_a_cell_that_raises_is_recorded_with_its_traceback_and_the_rest_runs(tmp
     assert "2 of 3 cells completed" in outcome.out
 
 
+@pytest.mark.slow
 def test_so_is_one_that_raises_before_it_is_a_run(tmp_path, monkeypatch):
     whole = run.run
 
@@ -116,6 +121,7 @@ def test_a_single_run_that_raises_is_not_a_multirun_s_cell(tmp_path, monkeypatch
         metarun(*QUICK, "hydra.run.dir=run", folder=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_failed_cell_runs_again_when_the_multirun_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(Trainer, "train", lambda self: 1 / 0)
     assert sweep("-m", "seed=0,1", folder=tmp_path).status == 1
@@ -124,6 +130,7 @@ def test_a_failed_cell_runs_again_when_the_multirun_goes_on(tmp_path, monkeypatc
     assert found(tmp_path) == {"seed=0": "completed", "seed=1": "completed"}
 
 
+@pytest.mark.slow
 def test_a_cell_whose_process_died_is_a_failure(tmp_path, monkeypatch):
     monkeypatch.setattr("metarun.cli.main.record_exit", lambda *_: None)
     assert sweep("-m", "seed=0,1", folder=tmp_path).status == 0

@@ -170,6 +170,7 @@ def launched(request, tmp_path_factory) -> Swept:
     return sweep(request.param, *GRID, RATES, folder=tmp_path_factory.mktemp(request.param))
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_the_launcher(launched, basic):
     assert numbers(launched.folder, *STATUSES) == numbers(basic), launched.err
     assert table(launched.folder, 0.01, 1e20) == table(basic, 0.01, 1e20)
@@ -209,6 +210,7 @@ def test_when_a_process_of_joblib_dies_the_other_cells_complete(joblib):
     assert "unfinished maml_inner_lr=0.5" in joblib.out
 
 
+@pytest.mark.slow
 def test_when_a_job_of_submitit_dies_the_command_waits_for_those_that_outlast_it(tmp_path):
     """submitit gives a dead job up after 15 s; the other is then still under way."""
     long = (*CELL, "+data.dies=maml/0.01/0", "seed=0,1", "run.iterations=40")
@@ -247,6 +249,7 @@ def completed(folder: Path) -> set[str]:
     return {name for name, result in cells(folder).items() if result.get("status") == "completed"}
 
 
+@pytest.mark.slow
 def test_an_interrupted_sweep_ends_soon_and_says_how_to_go_on(interrupted):
     assert (interrupted.status, interrupted.left) == (130, []), interrupted.err
     done = len(DIVERGED | completed(interrupted.folder))
@@ -299,6 +302,7 @@ def slurm(tmp_path_factory) -> Iterator[Swept]:
     fake_slurm.end(folder / "slurm")
 
 
+@pytest.mark.slow
 def test_the_batch_script_says_what_was_configured(slurm):
     (script,) = fake_slurm.scripts(slurm.folder.parent / "slurm")
     lines = script.splitlines()

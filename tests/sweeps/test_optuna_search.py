@@ -38,6 +38,7 @@ def states(folder: Path) -> list[str]:
     return [trial.state.name for trial in study(folder).trials]
 
 
+@pytest.mark.slow
 def test_it_searches_ranges_by_the_mean_validation_over_seeds(tmp_path):
     outcome = search(RATE, "algo.inner_steps=range(1,3)", "backbone.init=torch,xavier", "seed=0,1", folder=tmp_path)
     assert outcome.status == 0, outcome.err
@@ -54,12 +55,14 @@ def test_it_searches_ranges_by_the_mean_validation_over_seeds(tmp_path):
     assert "6 of 6 cells completed" in outcome.out
 
 
+@pytest.mark.slow
 def test_accuracies_are_maximized(tmp_path):
     data = ("data=synthetic", "data.ways=2", "data.queries=2", "backbone=conv4", "backbone.filters=4")
     assert search("algo.inner_lr=0.1,0.4", *data, "run.iterations=2", folder=tmp_path, trials=1).status == 0
     assert study(tmp_path).direction == optuna.study.StudyDirection.MAXIMIZE
 
 
+@pytest.mark.slow
 def test_a_trial_that_diverges_fails_and_the_search_goes_on(tmp_path):
     outcome = search("algo.inner_lr=1e20,0.01", "hydra.sweeper.sampler=random", folder=tmp_path, trials=6)
     assert outcome.status == 3
@@ -67,6 +70,7 @@ def test_a_trial_that_diverges_fails_and_the_search_goes_on(tmp_path):
     assert study(tmp_path).best_params == {"algo.inner_lr": "0.01"}
 
 
+@pytest.mark.slow
 def test_stopped_it_goes_on_with_the_trial_under_way(tmp_path, monkeypatch):
     record = run.Experiment.record_step
 
@@ -91,6 +95,7 @@ def test_stopped_it_goes_on_with_the_trial_under_way(tmp_path, monkeypatch):
     assert read_result(tmp_path / "search" / "trial_001")["status"] == "completed"
 
 
+@pytest.mark.slow
 def test_several_trials_at_once_are_one_program_of_the_fused_launcher(tmp_path):
     outcome = search(RATE, "hydra.sweeper.n_jobs=3", "hydra/launcher=fused", folder=tmp_path)
     assert outcome.status == 0, outcome.err

@@ -30,6 +30,7 @@ def test_long_names_are_cut_and_stay_different():
     assert len(set(names)) == 2 and all(len(name) <= plan.LONGEST_NAME for name in names)
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_only_what_is_missing_runs(tmp_path, monkeypatch, unbroken):
     stop_the_second(monkeypatch)
     outcome = sweep("-m", *LONGER, folder=tmp_path, sizes=())
@@ -64,6 +65,7 @@ def test_another_launcher_may_go_on_but_nothing_else_may_change(unbroken):
     assert "seed=0,1,2,3 contradicts the multirun" in outcome.err and "seed=0,1,2" in outcome.err
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_it_goes_on(tmp_path, unbroken):
     process = start("-m", *LONGER, "run.checkpoint_seconds=0", "hydra.sweep.dir=sweep", folder=tmp_path)
     try:

@@ -29,6 +29,7 @@ def ended(tmp_path_factory) -> tuple[Path, Outcome]:
     return folder / "mine", outcome
 
 
+@pytest.mark.slow
 def test_the_terminal_shows_table_robustness_and_what_diverged(ended):
     _, outcome = ended
     for word in ("inner_lr=0.01", "2 of 2 diverged", "decades within 10 % of the best", "6 of 12 cells completed"):
@@ -84,6 +85,7 @@ def of_type(found: list[dict], kind: str) -> dict:
     return next(record[kind] for record in found if kind in record)
 
 
+@pytest.mark.slow
 def test_the_wandb_summary_run_is_in_the_cells_group_with_tables_and_plots(ended):
     folder, _ = ended
     summary, cell = (records(path) for path in (folder, folder / "maml_inner_lr=0.01_seed=0"))
@@ -122,6 +124,7 @@ def test_hydra_s_own_sweeper_ends_in_the_same(tmp_path):
     assert len(json.loads((tmp_path / "mine" / "sweep.json").read_text())["cells"]) == 2
 
 
+@pytest.mark.slow
 def test_each_metric_has_a_figure_and_a_rate_of_zero_is_no_error(tmp_path):
     for number, (data, metric) in enumerate((("omniglot", "accuracy"), ("sinusoid", "mse"))):
         for rate in (0.0, 0.1):

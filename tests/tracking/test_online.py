@@ -144,6 +144,7 @@ def finished(tmp_path_factory, no_settings_of_the_user) -> Sent:
     return Sent(output, parent / "a run", server, only_run(server))
 
 
+@pytest.mark.slow
 def test_nothing_but_the_result_is_printed_and_no_error_report_sent(finished):
     printed = [line for line in finished.output.splitlines() if "[INFO]" not in line]  # a log, where no terminal is
     assert printed[0].startswith("maml on sinusoid") and "wandb" not in finished.output.lower()
@@ -230,6 +231,7 @@ def test_a_run_of_wandb_s_own_sweep_is_online_under_the_agent_s_id(tmp_path, acc
     assert received.config["tracker"]["wandb"]["mode"] == "online"
 
 
+@pytest.mark.slow
 def test_each_cell_of_a_multirun_has_an_id_of_its_own_there(tmp_path, account):
     with WandbServer() as server:
         account(server.url, **AGENT)
@@ -253,6 +255,7 @@ def test_what_is_said_by_the_environment_is_named_where_it_cannot_be(tmp_path, a
 # ------------------------------------------------------------------------------------------------ stopped and resumed
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_under_its_id_and_no_row_is_missing(tmp_path, account, monkeypatch):
     with WandbServer() as server:
         account(server.url)
@@ -290,6 +293,7 @@ os.kill(os.getpid(), 9)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_records_again_what_was_not_uploaded(tmp_path, account):
     """The client uploads every 15 s, and its service dies with the process."""
     with WandbServer() as server:
@@ -364,6 +368,7 @@ def test_a_server_that_is_not_there_is_one_clear_error(tmp_path, account, monkey
     assert time.monotonic() - began < 40
 
 
+@pytest.mark.slow
 def test_a_server_that_never_answers_is_waited_for_as_long_as_the_user_says(tmp_path, account):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         account(f"http://127.0.0.1:{silent.getsockname()[1]}", WANDB_INIT_TIMEOUT="1")
@@ -373,6 +378,7 @@ def test_a_server_that_never_answers_is_waited_for_as_long_as_the_user_says(tmp_
     assert time.monotonic() - began < 40
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_does_not_hurt_the_run_and_gets_the_rest_later(tmp_path, account, monkeypatch):
     server = WandbServer()
     arguments = at_33(monkeypatch, server.close)
@@ -400,6 +406,7 @@ def test_a_server_that_dies_does_not_hurt_the_run_and_gets_the_rest_later(tmp_pa
 # -------------------------------------------------------------------------------------------- offline, uploaded later
 
 
+@pytest.mark.slow
 def test_wandb_sync_uploads_an_offline_run_and_what_was_resumed_as_one(tmp_path, account):
     Image.new("RGB", (4, 4)).save(tmp_path / "figure.png")
     run_id = None

@@ -120,6 +120,7 @@ def resumed(folder) -> list[dict]:
     return records(offline_runs(folder)[1])
 
 
+@pytest.mark.slow
 def test_config_name_group_and_tags(first):
     (run,) = of_type(first, "run")
     config = run["config"]["update"]
@@ -223,6 +224,7 @@ def test_everything_lies_in_the_run_s_folder_and_can_be_uploaded_from_there(fold
     }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace to see every process's connections")
 def test_offline_asks_nobody_on_the_network(folder, tmp_path):
     trace = tmp_path / "trace"
@@ -267,6 +269,7 @@ except TrackerError as error:
     assert "tracker.wandb.mode=offline" in done.stdout  # what to do instead
 
 
+@pytest.mark.slow
 def test_a_run_killed_right_after_its_checkpoint_and_resumed_has_every_row(tmp_path):
     (tmp_path / "checkpoint").mkdir()
     Image.new("RGB", (4, 4)).save(tmp_path / "figure.png")
@@ -309,6 +312,7 @@ def test_a_lower_iteration_loses_no_row(started, tmp_path):
     assert [(row["iteration"], row["train/loss"]) for row in rows] == [(10, 10), (5, 5), (10, 10), (20, 20)]
 
 
+@pytest.mark.slow
 def test_runs_of_one_process_are_recorded_apart_and_it_keeps_its_environment(started, tmp_path):
     before = dict(os.environ)
     for name in ("one", "two"):
@@ -320,6 +324,7 @@ def test_runs_of_one_process_are_recorded_apart_and_it_keeps_its_environment(sta
     assert dict(os.environ) == before
 
 
+@pytest.mark.slow
 def test_the_environment_names_a_run_and_what_is_typed_wins(tmp_path, monkeypatch):
     for key in [key for key in os.environ if key.startswith("WANDB_")]:
         monkeypatch.delenv(key)

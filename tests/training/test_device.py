@@ -79,6 +79,7 @@ def test_how_many_replicas_at_once_follows_a_rule():
     assert [device.replicas_at_once(convolutional, 8, size) for size in (None, 3, 64)] == [8, 3, 8]
 
 
+@pytest.mark.slow
 def test_freed_memory_is_kept():
     """After a few rounds large tensors take the pages that others left, without a page fault; in its own process."""
     if not sys.platform.startswith("linux"):

@@ -124,6 +124,7 @@ def struck(signum, folder) -> tuple[dict, str]:
     return result, err
 
 
+@pytest.mark.slow
 def test_a_lost_process_ends_the_run_with_a_checkpoint_to_go_on_from(tmp_path):
     result, _ = struck(signal.SIGKILL, tmp_path)
     assert result["status"] == "failed"
@@ -132,6 +133,7 @@ def test_a_lost_process_ends_the_run_with_a_checkpoint_to_go_on_from(tmp_path):
     assert read_result(tmp_path / "run")["mean"] == pytest.approx(unbroken["mean"], rel=1e-9)
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_between_two_steps(tmp_path):
     result, err = struck(signal.SIGTERM, tmp_path)
     assert result["status"] == "interrupted"
@@ -156,6 +158,7 @@ def free_port() -> int:
         return opened.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_who_does_not_come_is_named_and_not_waited_for_long(monkeypatch):
     error = meeting(monkeypatch, "0", free_port())
     assert str(error) == "process 1 of 2 did not start within 0.0167 minutes" and not error.first_missing
@@ -181,6 +184,7 @@ def test_ranks_without_sense_are_refused_in_one_line(monkeypatch, tmp_path):
     assert outcome.err.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_worker_of_a_completed_run_has_nothing_to_do(tmp_path, monkeypatch):
     """Process 0 says that it is completed and ends; here the second one finds itself alone."""
     commands.small(*RUN[len(commands.SMALL) :], folder=tmp_path)
@@ -190,12 +194,14 @@ def test_a_worker_of_a_completed_run_has_nothing_to_do(tmp_path, monkeypatch):
     assert run_worker(RunSpec(cfg, choices, tmp_path / "run", []))["exit_status"] == 0
 
 
+@pytest.mark.slow
 def test_a_multirun_is_refused_once(tmp_path):
     outcome = torchrun("-m", "metarun", "-m", *RUN, "seed=0,1", folder=tmp_path)
     assert outcome.status == 1 and not list(tmp_path.iterdir())
     assert outcome.err.count("metarun: torchrun shares the tasks of one run") == 1
 
 
+@pytest.mark.slow
 def test_fewer_tasks_than_processes_are_refused(tmp_path):
     outcome = torchrun("-m", "metarun", *RUN, "run.meta_batch_size=1", folder=tmp_path)
     assert outcome.status == 1 and not list(tmp_path.rglob("result.json"))

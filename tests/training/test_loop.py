@@ -179,6 +179,7 @@ def test_a_surrogate_loss_steps_along_its_own_direction():
     assert step.loss == pytest.approx((slope * query.x + bias - query.y).square().mean().item(), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_an_lstm_learner_trains_task_after_task():
     # the tasks are lines of a constant height: only the support set tells which
     data = toy.sinusoid(frequency=(0.0, 0.0), phase=(-1.5708, -1.5708))

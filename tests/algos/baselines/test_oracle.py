@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -49,6 +50,7 @@ def test_trains_on_the_pool_and_does_not_adapt():
     assert torch.equal(predict(query), learner.net(query))
 
 
+@pytest.mark.slow
 def test_the_tasks_parameters_let_it_beat_any_network_without_them():
     """Without them the best guess is the mean over tasks, whose error is the variance of the targets."""
     data = sinusoid()

@@ -101,6 +101,7 @@ def test_support_and_running_norms_train(cls, make, draw, loss_and_gradient, rel
         torch.testing.assert_close(learner.state_dict(), reference.state_dict(), rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_importing_metarun_does_not_import_learn2learn():
     modules = "metarun.algos.learn2learn.gradient_based, metarun.backbones.resnet12"
     code = f"import sys, {modules}; assert 'learn2learn' not in sys.modules"

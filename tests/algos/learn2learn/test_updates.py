@@ -152,6 +152,7 @@ LEARNERS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cls", "numbers"), LEARNERS, ids=lambda value: getattr(value, "__name__", ""))
 def test_learns_lines(cls, numbers):
     torch.manual_seed(0)

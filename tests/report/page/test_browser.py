@@ -134,6 +134,7 @@ def table(page, selector: str) -> list[list[str]]:
     return [rows.nth(at).locator("th, td").all_text_contents() for at in range(rows.count())]
 
 
+@pytest.mark.slow
 def test_the_page_says_how_many_runs_there_are_by_status(still):
     assert still.locator("#summary").text_content() == "9 runs · 6 completed · 1 diverged · 1 unfinished · 1 broken"
     assert still.locator("h1").text_content() == still.title() == SCRIPT
@@ -146,6 +147,7 @@ def test_broken_runs_are_listed_with_what_is_wrong(still):
     assert "it is running" in still.locator("#runs-table tbody tr", has_text="going").text_content()
 
 
+@pytest.mark.slow
 def test_a_click_on_a_heading_sorts_and_what_has_no_value_comes_last(open_page):
     page = open_page()
     heading = page.get_by_role("columnheader", name=RESULT)
@@ -159,6 +161,7 @@ def test_a_click_on_a_heading_sorts_and_what_has_no_value_comes_last(open_page):
     assert set(names(page)[6:]) == {"maml_1", "broken", "going"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ("Enter", "Space"))
 def test_a_key_on_a_heading_sorts(key, open_page):
     page = open_page()
@@ -172,6 +175,7 @@ def test_a_key_on_a_heading_sorts(key, open_page):
     assert names(page)[:3] == ["tnet_1", "maml_0.1", SCRIPT]
 
 
+@pytest.mark.slow
 def test_words_filter_the_rows(open_page):
     page = open_page()
     page.get_by_label("Filter").fill("tnet 0.1")
@@ -185,6 +189,7 @@ def test_words_filter_the_rows(open_page):
     assert len(names(page)) == 9
 
 
+@pytest.mark.slow
 def test_status_and_learner_filter_the_rows(open_page):
     page = open_page()
     page.get_by_label("Status", exact=True).select_option("diverged")
@@ -197,6 +202,7 @@ def test_status_and_learner_filter_the_rows(open_page):
     assert page.locator("#chosen").text_content().startswith("3 of 9 runs selected")
 
 
+@pytest.mark.slow
 def test_pages_of_the_table_are_turned(open_page):
     page = open_page()
     page.evaluate("document.querySelector('.dt-length select').append(new Option('2', '2'))")
@@ -207,6 +213,7 @@ def test_pages_of_the_table_are_turned(open_page):
     assert not set(first) & set(names(page))
 
 
+@pytest.mark.slow
 def test_a_run_that_is_unselected_leaves_the_plots_and_comes_back(open_page):
     page = open_page()
     everything = drawn(page)
@@ -222,6 +229,7 @@ def test_a_run_that_is_unselected_leaves_the_plots_and_comes_back(open_page):
     assert drawn(page) == everything
 
 
+@pytest.mark.slow
 def test_smoothing_changes_the_curve_and_no_smoothing_gives_it_as_logged(open_page):
     page = open_page()
     slider = page.get_by_label("Smoothing")
@@ -246,6 +254,7 @@ def test_smoothing_changes_the_curve_and_no_smoothing_gives_it_as_logged(open_pa
     assert page.locator("#smoothing-value").text_content() == "0.90"
 
 
+@pytest.mark.slow
 def test_another_curve_and_a_linear_axis_can_be_chosen(open_page):
     page = open_page()
     kind = "document.getElementById('learning-plot').layout.yaxis.type ?? 'linear'"
@@ -263,6 +272,7 @@ def test_step_curves_hold_the_metric_after_each_step(still):
     assert (curve["x"], curve["y"]) == ([0, 1, 2, 3], [2, 0.5, 0.45, 0.4])
 
 
+@pytest.mark.slow
 def test_a_run_that_blows_up_while_adapting_leaves_the_others_readable(open_page):
     page = open_page()
     top = "document.getElementById('steps-plot').layout.yaxis.range[1]"
@@ -273,6 +283,7 @@ def test_a_run_that_blows_up_while_adapting_leaves_the_others_readable(open_page
     assert "blew up" not in page.locator("#steps-note").text_content()
 
 
+@pytest.mark.slow
 def test_differences_of_two_runs_are_those_of_their_configurations(open_page):
     page = open_page()
     page.get_by_role("button", name="none", exact=True).click()
@@ -306,6 +317,7 @@ def test_sensitivity_is_drawn_with_the_rates_that_diverged(still):
     ]
 
 
+@pytest.mark.slow
 def test_text_of_runs_stays_text(open_page):
     page = open_page()
     assert SCRIPT in names(page)
@@ -324,6 +336,7 @@ def test_text_of_runs_stays_text(open_page):
     assert page.locator("img, main script").count() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("system", ("light", "dark"))
 def test_the_theme_is_the_systems_until_another_is_chosen_and_kept(system, open_page):
     page = open_page(color_scheme=system)
@@ -341,6 +354,7 @@ def test_the_theme_is_the_systems_until_another_is_chosen_and_kept(system, open_
     assert (page.evaluate(background), page.evaluate(ink)) == colours[system]
 
 
+@pytest.mark.slow
 def test_the_theme_follows_the_system_while_the_page_is_open(open_page):
     page = open_page(color_scheme="light")
     page.emulate_media(color_scheme="dark")
@@ -368,6 +382,7 @@ CONTRASTS = """() => {
 }"""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("system", ("light", "dark"))
 def test_all_text_stands_out_from_what_is_behind_it(system, open_page):
     contrasts = open_page(color_scheme=system).evaluate(CONTRASTS)
@@ -375,6 +390,7 @@ def test_all_text_stands_out_from_what_is_behind_it(system, open_page):
     assert [(text, contrast) for text, contrast in contrasts if contrast < 4.5] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", (360, 390))
 def test_a_phone_scrolls_the_page_only_downwards(width, open_page):
     page = open_page(width, 800, is_mobile=True, has_touch=True)
@@ -397,6 +413,7 @@ def test_plots_say_in_words_what_they_show(still):
     assert "maml: robustness 0 decades" in still.locator("#rates-plot").get_attribute("aria-label")
 
 
+@pytest.mark.slow
 def test_the_keyboard_reaches_every_control_and_gets_out_again(open_page):
     page = open_page()
     page.keyboard.press("Tab")
@@ -432,6 +449,7 @@ def test_no_button_of_a_plot_would_upload_it(still):
     assert labels == ["Download plot as a PNG", "Zoom", "Pan", "Zoom in", "Zoom out", "Reset axes"]
 
 
+@pytest.mark.slow
 def test_the_picture_of_a_plot_can_be_saved(open_page):
     page = open_page(accept_downloads=True)
     page.locator("#steps-plot").hover()
@@ -453,6 +471,7 @@ def two_settings(tmp_path_factory) -> Path:
     return folder / "page.html"
 
 
+@pytest.mark.slow
 def test_another_setting_has_its_own_sensitivity(browser, two_settings):
     with windows(browser, two_settings) as open_it:
         page = open_it()
@@ -465,6 +484,7 @@ def test_another_setting_has_its_own_sensitivity(browser, two_settings):
             assert len(lines) == 8 and lines[0]["y"][1] == pytest.approx(mean)
 
 
+@pytest.mark.slow
 def test_groups_differ_in_colour_or_dash_and_keep_their_look(browser, two_settings):
     looks = (
         "id => Object.fromEntries(document.getElementById(id).data.filter((trace) => trace.hoverinfo !== 'skip')"
@@ -484,6 +504,7 @@ def test_groups_differ_in_colour_or_dash_and_keep_their_look(browser, two_settin
         assert len(page.evaluate(looks, "learning-plot")) == 15
 
 
+@pytest.mark.slow
 def test_of_many_runs_thirty_are_selected_at_first_and_all_can_be(browser, two_settings):
     with windows(browser, two_settings) as open_it:
         page = open_it()

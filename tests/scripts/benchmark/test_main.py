@@ -6,11 +6,13 @@ import json
 import subprocess
 import sys
 
+import pytest
 from commands import ROOT
 
 from scripts.benchmark.sides import ROWS, SIDES
 
 
+@pytest.mark.slow
 def test_a_row_is_measured_and_written(tmp_path):
     file = tmp_path / "results.json"
     command = [sys.executable, "-m", "scripts.benchmark.main", "--quick", "--only", "sinusoid-1", "--threads", "1"]

@@ -26,6 +26,7 @@ def doubles():
     torch.set_default_dtype(torch.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("doubles")
 @pytest.mark.parametrize("side", ["limit", "learn2learn"])
 @pytest.mark.parametrize("name", DISTINCT)
@@ -37,6 +38,7 @@ def test_every_side_computes_what_ours_does(name, side, tmp_path):
     assert (gradient - our_gradient).norm() < 1e-9 * our_gradient.norm()
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_both_pipelines_sample_a_meta_batch(tmp_path, real_data):
     """Images of Omniglot, laid out as files for learn2learn."""

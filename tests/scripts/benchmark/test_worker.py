@@ -24,6 +24,7 @@ def start(monkeypatch):
         each.end()
 
 
+@pytest.mark.slow
 def test_it_yields_what_a_side_computes_and_then_its_times(start, tmp_path):
     row = ROWS["sinusoid-1"]._replace(tasks=2)
     one = start(work, row, "eager", 0.01, None, tmp_path)
@@ -33,6 +34,7 @@ def test_it_yields_what_a_side_computes_and_then_its_times(start, tmp_path):
         assert len(measured["times"]) >= 3 and measured["peak_mb"] > measured["growth_mb"] >= 0
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_says_why(start, tmp_path):
     one = start(work, None, "eager", 0.01, None, tmp_path)
     with pytest.raises(RuntimeError, match="'NoneType' object has no attribute 'sampled'"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from commands import SMALL
 
 from metarun.run_folder import read_result
@@ -11,6 +12,7 @@ from scripts.reproduce.cells import Cell, run_folder
 from scripts.reproduce.main import reproduce
 
 
+@pytest.mark.slow
 def test_a_cell_is_run_once_and_shown(tmp_path):
     cells = [Cell("maml small", ["algo=maml", "data=sinusoid", *SMALL], [3])]
     text = reproduce(cells, tmp_path, jobs=1)

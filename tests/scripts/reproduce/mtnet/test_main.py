@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+import pytest
 from commands import SMALL
 
 from scripts.reproduce.mtnet.main import report, run
@@ -13,6 +14,7 @@ from scripts.reproduce.mtnet.sweeps import Sweep
 FEW = tuple(word for word in SMALL if not word.startswith(("tracker", "device.threads")))
 
 
+@pytest.mark.slow
 def test_a_sweep_is_run_once_and_reported(tmp_path, capsys):
     sweep = Sweep("polynomial_ours", ("experiment=mtnet/polynomial/order1", "seed=0,1", *FEW), 2)
     run(sweep, tmp_path)
