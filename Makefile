@@ -20,12 +20,14 @@ demo: setup ## train MAML on the sinusoid (under a minute), show its result and 
 	$(BIN)/metarun algo=maml data=sinusoid run.iterations=6000 device.threads=1 hydra.run.dir="$$folder" && \
 	echo "A held-out sinusoid before and after adaptation: $$folder/adapted_curves.png"
 
-TESTS := -m "not reproduce and not install" -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
+SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
+TESTS := -m "not slow and not reproduce and not install" $(SIDE_BY_SIDE)
 
-test: setup ## all tests but the long learning runs
+test: setup ## all tests but those that take over two seconds: ten minutes on two cores
 	OMP_NUM_THREADS=1 $(BIN)/pytest $(TESTS)
 
-check: lint types test ## lint, types and tests
+check: lint types setup ## lint, types, and the tests of make test with the slow ones: twenty minutes
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not reproduce and not install" $(SIDE_BY_SIDE)
 
 check-install: setup ## pip installs the wheel into fresh environments of every Python at hand (gigabytes each)
 	$(BIN)/pytest -m install -s tests/test_wheel.py

@@ -145,6 +145,9 @@ HARMS: dict[str, Callable[[Path], None]] = {
     "the schedule is a command": in_config("scheduler", "_target_", value="os.system"),
     "a tracker is a command": in_config("tracker", "x", value=SHELL),
     "a module's own import": in_config("data", "_target_", value="metarun.experiment.multirun.shutil.rmtree"),
+    "a look at the environment": in_config("data", "noise", value="${oc.env:SECRET,0.0}"),
+    "a look by a name that is made": in_config("data", "noise", value="${oc.${seed}env:SECRET}"),
+    "a look in a list": in_config("paper", value=[{"source": "${oc.env:SECRET}", "value": 1}]),
     "arguments by place": in_config("data", "_args_", value=[1]),
     "another kind of class": in_config("algo", "_target_", value="metarun.data.sinusoid.Sinusoid"),
     "a class in the overrides": override("data._target_=os.system"),
@@ -194,6 +197,7 @@ def test_there_are_forty_kinds_of_harm():
 def test_a_harmed_folder_runs_nothing_and_crashes_nothing(kind, whole, tmp_path, monkeypatch, capsys):
     ran = tmp_path / "ran"
     monkeypatch.setenv(RAN, str(ran))
+    monkeypatch.setenv("SECRET", "s3cr3t")
     for number, words in enumerate(COMMANDS):
         folder = tmp_path / f"run{number}"
         shutil.copytree(whole, folder)
@@ -218,6 +222,8 @@ def test_a_harmed_folder_runs_nothing_and_crashes_nothing(kind, whole, tmp_path,
     shown = capsys.readouterr()
     assert "Traceback" not in shown.out + shown.err and "\x1b]0" not in shown.out
     assert not ran.exists(), "code from the folder ran"
+    for path in tmp_path.rglob("*"):
+        assert not path.is_file() or b"s3cr3t" not in path.read_bytes(), f"{path} has what no folder may read"
 
 
 def test_a_whole_one_is_resumed_tested_and_loaded(whole, tmp_path):

@@ -21,8 +21,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from metarun.experiment.choices import CONF, own_folders
-from metarun.experiment.overrides import UsageError, expanded, first_choice, in_our_words, key_of, printable, read
+from metarun.experiment.overrides import UsageError, expanded, first_choice, in_our_words, key_of, read
 from metarun.experiment.plugins import package_folder
+from metarun.experiment.targets import allow
+from metarun.plain_text import one_line
 
 INFORMATION = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")  # of --info
 
@@ -31,7 +33,7 @@ class _Parser(argparse.ArgumentParser):
     """Hydra's flags; what is wrong is raised instead of printed with thirty lines of usage."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(printable(message))
+        raise UsageError(one_line(message))
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Command:
         _refuse_flags(flags)
         command = cls(flags, tuple(map(read, flags.overrides)))
         command.name_own_folders()
+        command.allow_packages()
         return command
 
     # -------------------------------------------------------------------------------------------- what it says
@@ -132,6 +135,18 @@ class Command:
             raise UsageError(f"hydra.searchpath must be a list of folders or packages, as [pkg://NAME]; got {paths}")
         own_folders.name(config_dir, tuple(_folder(path) for path in paths or ()))
 
+    def allow_packages(self) -> None:
+        """Let configurations name classes of the packages that `--allow` names.
+
+        Raises:
+            UsageError: that is no name of a package.
+        """
+        for packages in self.flags.allow:
+            try:
+                allow(packages)
+            except ValueError as error:
+                raise UsageError(str(error)) from error
+
     def compose(self, overrides: Sequence[str] | None = None) -> DictConfig:
         """The configuration, with Hydra's own part; of a multirun its first cell's.
 
@@ -163,6 +178,7 @@ def is_set(config: DictConfig, key: str) -> bool:
 def _parser() -> _Parser:
     parser = _Parser(prog="metarun", parents=[get_args_parser()], add_help=False, conflict_handler="resolve")
     parser.add_argument("--version", action="store_true")
+    parser.add_argument("--allow", action="append", default=[], metavar="PACKAGE")
     return parser
 
 
@@ -177,9 +193,9 @@ def _with_kind_of_information(arguments: Sequence[str]) -> list[str]:
 
 
 def _no_such_flag(word: str) -> str:
-    name = printable(word.lstrip("-"))
+    name = one_line(word.lstrip("-"))
     setting = name if "=" in name else f"{name}=VALUE"
-    return f"there is no flag {printable(word)}; settings have no dashes: write {setting} (--help lists both)"
+    return f"there is no flag {one_line(word)}; settings have no dashes: write {setting} (--help lists both)"
 
 
 def _refuse_flags(flags: argparse.Namespace) -> None:

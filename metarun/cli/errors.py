@@ -15,7 +15,7 @@ from metarun import old_names
 from metarun.cli.command import Command
 from metarun.experiment.choices import GROUPS, names
 from metarun.experiment.errors import ConfigError
-from metarun.experiment.overrides import UsageError, first_choice, key_of, printable
+from metarun.experiment.overrides import UsageError, first_choice, key_of, one_line
 from metarun.run_folder import DamagedFileError
 from metarun.sweeps.plan import CellError
 
@@ -31,7 +31,7 @@ def is_users_fault(error: BaseException) -> bool:
 
 def explain(error: BaseException, command: Command | None) -> str:
     """One message for a refused command: what came, and what there is to choose from."""
-    return "\n".join(map(printable, _explained(error, command).splitlines()))
+    return "\n".join(map(one_line, _explained(error, command).splitlines()))
 
 
 def _explained(error: BaseException, command: Command | None) -> str:

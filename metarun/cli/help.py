@@ -29,6 +29,7 @@ Hydra's own
   -m/--multirun  sweep over comma-separated values      --cfg job  print the configuration, run nothing
   --info         what was composed from which file      -sc install=bash  shell completion (also zsh, fish)
   --config-dir FOLDER  your own configurations beside metarun's; an installed package's are found by themselves
+  --allow PACKAGE      let configurations name classes of a package of yours (also METARUN_ALLOW=PACKAGE)
   --hydra-help   all of Hydra's flags                   --version  metarun's
 """
 

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from metarun.cli.command import Command
 from metarun.cli.saved import CHOSEN, checked, choice_lines, difference_lines
 from metarun.experiment.choices import GROUPS, find
+from metarun.experiment.interpolations import refuse_calls
 from metarun.experiment.overrides import UsageError, choices_of, is_place, key_of, quoted, read, same_value
 from metarun.run_folder import (
     CONFIG,
@@ -119,13 +120,15 @@ def saved_run(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """(configuration, choices) of a run's folder.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is none, or it would read from this machine.
         DamagedFileError: it cannot be read.
     """
     try:
-        return read_config(folder), read_choices(folder)
+        config, choices = read_config(folder), read_choices(folder)
     except FileNotFoundError as error:
         raise UsageError(str(error)) from error
+    refuse_calls(config, folder / CONFIG)
+    return config, choices
 
 
 def _resumed_run(command: Command, folder: Path) -> Command:

@@ -14,7 +14,9 @@ from typing import Any
 from hydra.core.override_parser.types import Override
 
 from metarun.experiment.choices import GROUPS, names, roles
-from metarun.experiment.overrides import UsageError, key_of, printable, quoted, read, shortened, written
+from metarun.experiment.interpolations import only_names
+from metarun.experiment.overrides import UsageError, key_of, quoted, read, shortened, written
+from metarun.plain_text import one_line
 from metarun.run_folder import leaves
 
 NODES = (*GROUPS, "seed", "run", "paper", "setting", "role")  # what a configuration consists of
@@ -76,6 +78,8 @@ def _is_harmless(override: Override, known: set[str]) -> bool:
             not override.is_sweep_override() and _is_plain(override) and _of_launcher_or_sweeper(key, override.value())
         )
     node = re.split(r"[./@]", key)[0]
+    if not only_names(str(override.input_line)):
+        return False
     return node in known or bool(names(key))
 
 
@@ -92,7 +96,7 @@ def _of_launcher_or_sweeper(key: str, value: Any) -> bool:
 def _is_plain(override: Override) -> bool:
     value = override.value()
     if key_of(override) == "hydra.sweep.subdir":  # made of interpolations; a cell stays inside its multirun in any case
-        return isinstance(value, str)
+        return isinstance(value, str) and only_names(value)
     return (
         value is None
         or isinstance(value, bool | int | float)
@@ -127,5 +131,5 @@ def difference_lines(
         if key in ("run.resume", "run.evaluate", "run.init_from") or (key in there and there[key] == value):
             continue
         if not KEY.fullmatch(key):
-            raise UsageError(f"{file} has a key that cannot be one: {printable(key)!r}")
+            raise UsageError(f"{file} has a key that cannot be one: {one_line(key)!r}")
         yield f"++{key}={written(value)}"

@@ -17,12 +17,14 @@ from omegaconf.errors import OmegaConfBaseException
 from metarun.checks import require
 from metarun.experiment.choices import describe, names, require_offered_role
 from metarun.experiment.errors import ConfigError
+from metarun.experiment.interpolations import refuse_calls
+from metarun.experiment.overrides import UsageError
 from metarun.experiment.schema import RunConfig, checked
 from metarun.experiment.targets import class_at, make
 from metarun.layers.drop_block import drop_blocks
 from metarun.layers.norm import MODES, STATELESS, batch_norms
 from metarun.learner.learner import Learner
-from metarun.run_folder import GROUPS, DamagedFileError, read_choices, read_config
+from metarun.run_folder import CONFIG, GROUPS, DamagedFileError, read_choices, read_config
 from metarun.tasks import TaskSet
 from metarun.tracking.trackers import Trackers
 from metarun.training import checkpoint
@@ -161,10 +163,11 @@ def saved_config(folder: Path) -> tuple[DictConfig, dict[str, str]]:
     """
     try:
         config, choices = read_config(folder), read_choices(folder)
+        refuse_calls(config, folder / CONFIG)
         missing = [key for key in ("seed", *GROUPS) if key not in config]
         if missing := missing + [name for name in ("backbone",) if name not in choices]:
             raise DamagedFileError(f"the configuration of the run in {folder} is damaged (it has no {missing[0]})")
-    except (FileNotFoundError, DamagedFileError) as error:
+    except (FileNotFoundError, DamagedFileError, UsageError) as error:
         raise ConfigError(str(error)) from error
     return OmegaConf.create(config), choices
 

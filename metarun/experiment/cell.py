@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from metarun.experiment.claim import FolderError, claim, reason, unusable
 from metarun.experiment.errors import ConfigError
+from metarun.experiment.interpolations import resolve_calls
 from metarun.experiment.multirun import multirun
 from metarun.experiment.overrides import is_place, key_of, read
 from metarun.experiment.schema import check_output
@@ -105,6 +106,7 @@ def composed_spec(cfg: DictConfig) -> RunSpec:
     sweep = Path(context.sweep.dir).name if context.mode == RunMode.MULTIRUN else None
     choices = {str(group): str(name) for group, name in context.runtime.choices.items()}
     folder = Path(context.runtime.output_dir)
+    resolve_calls(cfg)
     files = {
         str(CONFIG): OmegaConf.to_yaml(cfg),
         str(HYDRA): OmegaConf.to_yaml(HydraConfig.instance().cfg),
@@ -215,11 +217,12 @@ def record_exit(spec: RunSpec, result: dict[str, Any]) -> float | None:
 
 
 def refuse(spec: RunSpec, why: object, silent: bool = False) -> dict[str, Any]:
-    """Say why a run is refused, and remove what this command made for it.
+    """Say why a run is refused, once for all cells that are for the same reason, and remove what was made for it.
 
     The error is not raised: Hydra would print more, and end a multirun.
     """
-    if not silent:
+    if not silent and str(why) not in multirun.refusals:
+        multirun.refusals.add(str(why))
         say(why)
     if spec.sweep is None:
         multirun.withdraw(spec.folder)

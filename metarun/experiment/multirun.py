@@ -47,16 +47,19 @@ class Multirun:
         jobs: of the multirun; empty for a single run.
         exit_statuses: of the runs that ended in this process, and of what failed beside them.
         claims: folders that the command holds until it ends: a single run's, or the multirun's.
+        refusals: what was said of cells that were refused, each once.
     """
 
     jobs: list[SweepJob] = field(default_factory=list)
     exit_statuses: list[int] = field(default_factory=list)
     claims: dict[Path, Claim] = field(default_factory=dict)
+    refusals: set[str] = field(default_factory=set)
 
     def clear(self) -> None:
         """Forget an earlier command of this process."""
         self.jobs.clear()
         self.exit_statuses.clear()
+        self.refusals.clear()
         self.release()
 
     def claim(self, folder: Path, key: str) -> None:

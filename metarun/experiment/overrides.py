@@ -20,6 +20,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from metarun.experiment.choices import GROUPS, names
+from metarun.plain_text import one_line
 from metarun.run_folder import PLACE
 
 ONE_FOLDER = ("run.resume", "sweep.resume", "hydra.run.dir", "hydra.sweep.dir")  # a comma is part of the name
@@ -148,11 +149,6 @@ def in_our_words(lines: Iterable[str]) -> Iterator[None]:
         raise UsageError(f"{shortened(' '.join(lines))} cannot be composed: {shortened(str(error))}") from error
 
 
-def printable(text: str) -> str:
-    """Without control characters, which a terminal would obey."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
-
-
 # ------------------------------------------------------------------------------------------------------ quotes
 
 
@@ -230,13 +226,13 @@ def _parsed(argument: str) -> Override:
     except (RecursionError, OverflowError, ValueError) as error:
         raise UsageError(f"cannot read {shortened(argument)}: {error}") from error
     if not key_of(override):
-        raise UsageError(f"{printable(argument)} needs a key: KEY=VALUE")
+        raise UsageError(f"{one_line(argument)} needs a key: KEY=VALUE")
     return override
 
 
 def shortened(text: str) -> str:
     """For a message."""
-    text = printable(text)
+    text = one_line(text)
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
@@ -250,10 +246,10 @@ def _what_is_wrong(argument: str, error: HydraException) -> str:
     at = _position(error.__cause__)
     if len(argument) > 100:
         return f"cannot read the value of {shortened(key)}; quote it: \"{shortened(key)}='...'\""
-    mark = f"\n  {printable(argument)}\n  {' ' * at}^" if at is not None else f": {printable(argument)}"
+    mark = f"\n  {one_line(argument)}\n  {' ' * at}^" if at is not None else f": {one_line(argument)}"
     if at is not None and at < len(key):
         return f"cannot read this key from the mark on{mark}"
-    quotes = printable(f"{key}={quoted(match['value'].strip(chr(39) + chr(34)))}")
+    quotes = one_line(f"{key}={quoted(match['value'].strip(chr(39) + chr(34)))}")
     return (
         f'cannot read this value{" from the mark on" if at is not None else ""}; in quotes it is text: "{quotes}"{mark}'
     )

@@ -1,7 +1,7 @@
 """Which classes a configuration may name: `_target_` is code, and a run's folder may be somebody else's.
 
 Classes of metarun and torch.optim are allowed, each only in the place of its kind (no data set as an algorithm), and
-those of packages that the user allows by the environment variable METARUN_ALLOW, comma-separated. A node is code
+those of packages that the user allows: `--allow=PACKAGE`, or the environment variable METARUN_ALLOW. A node is code
 nowhere else. A name counts where its class is defined: what a module of ours has imported is not offered.
 """
 
@@ -24,7 +24,9 @@ from metarun.experiment.plugins import plugin_packages
 
 OURS = ("metarun", "torch.optim")
 VARIABLE = "METARUN_ALLOW"
-HOW = f"a package that {VARIABLE} lists"
+HOW = f"a package that --allow or {VARIABLE} lists"
+
+NAME = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"  # of a package, a module or a class
 
 # The place of a node, and the class that it must be one of; `tracker.*` stands for all trackers, which share no base.
 PLACES: dict[str, str | None] = {
@@ -42,8 +44,27 @@ SPECIAL = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")  # wha
 
 def allowed_packages() -> tuple[str, ...]:
     """The packages whose classes a configuration may name: ours, installed plug-ins, and those that the user allows."""
-    named = (name.strip() for name in os.environ.get(VARIABLE, "").split(","))
-    return (*OURS, *plugin_packages(), *(name for name in named if name))
+    return (*OURS, *plugin_packages(), *_named(os.environ.get(VARIABLE, "")))
+
+
+def allow(packages: str) -> None:
+    """Allow packages in this process and in those that it starts.
+
+    Args:
+        packages: names, comma-separated.
+
+    Raises:
+        ValueError: one is no name of a package.
+    """
+    named = _named(packages)
+    for name in named or [packages]:
+        require("--allow", name, re.fullmatch(NAME, name) is not None, "the name of a package")
+    before = _named(os.environ.get(VARIABLE, ""))
+    os.environ[VARIABLE] = ",".join([*before, *(name for name in named if name not in before)])
+
+
+def _named(packages: str) -> list[str]:
+    return [name.strip() for name in packages.split(",") if name.strip()]
 
 
 def refuse_foreign_targets(config: Mapping[str, Any]) -> None:
@@ -130,13 +151,13 @@ def _require_allowed(key: str, path: Any) -> None:
     Raises:
         ValueError: it is not.
     """
-    dotted = isinstance(path, str) and re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", path) is not None
+    dotted = isinstance(path, str) and "." in path and re.fullmatch(NAME, path) is not None
     require(key, path, dotted, "the dotted path of a class")
     if (new := old_names.new_class_path(path)) != path:
         raise ValueError(f"{key}={path} has moved: it is {new} now")
     allowed = any(path.startswith(f"{package}.") for package in allowed_packages())
     package = path.partition(".")[0]
-    require(key, path, allowed, f"of {' or '.join(OURS)}, or of {HOW} ({VARIABLE}={package} allows this one)")
+    require(key, path, allowed, f"of {' or '.join(OURS)}, or of {HOW} (--allow={package} allows this one)")
 
 
 def _is_ours(path: Any) -> bool:

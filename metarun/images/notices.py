@@ -18,12 +18,7 @@ def tell(text: str) -> None:
     if text in _said or os.environ.get("RANK", "0") != "0":
         return
     _said.add(text)
-    say(printable(text))
-
-
-def printable(text: str) -> str:
-    """Text in which a file's name cannot steer the terminal: control characters as escapes."""
-    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+    say(text)
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:

@@ -16,6 +16,8 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from metarun.experiment.errors import ConfigError
+from metarun.experiment.interpolations import resolve_calls
 from metarun.experiment.multirun import SweepJob
 from metarun.experiment.overrides import UsageError, in_our_words, key_of, quoted, read, value_text
 from metarun.run_folder import (
@@ -57,6 +59,9 @@ def assign_folders(context: HydraContext, config: DictConfig, jobs: list[SweepJo
             job.overrides.append(f"hydra.sweep.subdir={quoted(name)}")
         composed = compose(context, config, job.overrides, job.number)
         require_values(composed)
+        with _current(composed):
+            resolve_calls(composed)
+        check_values(composed)
         subdir = folder_name(composed)
         job.folder = job.sweep / subdir
         if job.sweep.absolute() not in Path(os.path.normpath(job.folder.absolute())).parents:
@@ -112,14 +117,30 @@ def require_values(composed: DictConfig) -> None:
     """Resolve every interpolation once, so that one that leads nowhere ends the command before anything starts.
 
     Raises:
-        UsageError: a value cannot be made.
+        UsageError: a value cannot be made, or stands where the settings of a run belong.
     """
+    if not isinstance(composed.get("run"), DictConfig):
+        raise UsageError(f"run must be a group of settings, as run.iterations=100; got {composed.get('run')!r}")
     with _current(composed):
         for node in composed:
             if node != "hydra" and OmegaConf.is_config(composed._get_node(node)):
                 OmegaConf.to_container(composed[node], resolve=True)
             elif node != "hydra":
                 _ = composed[node]
+
+
+def check_values(composed: DictConfig) -> None:
+    """Check the types and ranges of a cell's settings.
+
+    Raises:
+        UsageError: one holds what it must not.
+    """
+    from metarun.experiment.schema import checked  # imports torch
+
+    try:
+        checked(composed)
+    except ConfigError as error:
+        raise UsageError(str(error)) from error
 
 
 @contextmanager

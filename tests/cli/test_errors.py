@@ -6,7 +6,7 @@ from pathlib import Path
 
 import commands
 import pytest
-from commands import metarun
+from commands import SMALL, metarun
 
 TYPOS = {
     "a choice": ("algo=mamml", ["algo=mamml", "did you mean maml?", "learn2learn/maml", "scratch"]),
@@ -29,6 +29,7 @@ TYPOS = {
     "a launcher's key": ("hydra.launcher.x=1", ["hydra.launcher.x"]),
     "an added key that is there": ("+seed=3", ["seed is there already: write it without +"]),
     "a key that is not there": ("~algo.nothing", ["algo.nothing"]),
+    "a value for the settings of a run": ("++run=x", ["run must be a group of settings", "'x'"]),
     "an unknown variable": ("seed=${oc.env:NO_SUCH_VARIABLE}", ["NO_SUCH_VARIABLE"]),
 }
 BAD_VALUES = {
@@ -98,3 +99,16 @@ def test_a_bad_value_is_refused_in_a_multirun_of_one_cell(name, tmp_path):
 
 def test_a_typo_in_one_cell_stops_the_multirun_before_any_cell_starts(tmp_path):
     refused(metarun("-m", "algo=maml,mamml", folder=tmp_path), ["algo=mamml", "did you mean maml?"], tmp_path)
+
+
+def test_so_does_a_value_of_the_wrong_type_in_its_last_cell(tmp_path):
+    refused(
+        metarun("-m", "tracker=none", "algo.inner_lr=0.1,0.2,x", folder=tmp_path),
+        ["algo.inner_lr must be a number of at least 0; got 'x'"],
+        tmp_path,
+    )
+
+
+def test_what_cells_are_refused_for_is_said_once(tmp_path):
+    outcome = metarun("-m", *SMALL, "algo=gnn", "seed=0,1", folder=tmp_path)
+    assert (outcome.status, outcome.err.count("algo=gnn cannot run on data=sinusoid")) == (2, 1)

@@ -16,16 +16,12 @@ from metarun.run_folder import read_result
 
 
 def test_a_multirun_goes_on_past_a_refused_cell_and_exits_1(tmp_path):
-    sizes = [word for word in SMALL if not word.startswith("run.iterations")]
-    outcome = metarun("-m", *sizes, "run.iterations=0,3", "hydra.sweep.dir=sweep", folder=tmp_path)
+    outcome = metarun("-m", *SMALL, "algo=protonet,maml", "hydra.sweep.dir=sweep", folder=tmp_path)
     assert outcome.status == 1
-    assert "run.iterations must be" in outcome.err
-    found = {path.name: read_result(path) for path in (tmp_path / "sweep").glob("iterations*")}
-    assert {name: result["status"] for name, result in found.items()} == {
-        "iterations=0": "failed",
-        "iterations=3": "completed",
-    }
-    assert "run.iterations must be" in found["iterations=0"]["error"]
+    assert "algo=protonet cannot run on data=sinusoid" in outcome.err
+    found = {path.parent.name: read_result(path.parent) for path in (tmp_path / "sweep").glob("*/result.json")}
+    assert {name: result["status"] for name, result in found.items()} == {"protonet": "failed", "maml": "completed"}
+    assert "algo=protonet cannot run on data=sinusoid" in found["protonet"]["error"]
 
 
 @pytest.mark.slow

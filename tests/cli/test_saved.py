@@ -23,6 +23,8 @@ HARMLESS = [
     "hydra/sweeper=optuna",
     "hydra.sweeper.storage=sqlite:///a.db",
     "hydra.sweep.subdir=${hydra.job.num}",
+    "hydra.sweep.subdir=${hydra:runtime.choices.algo}_${now:%H}",
+    "algo.eval_steps=${algo.inner_steps}",
     "hydra.mode=MULTIRUN",
 ]
 HARMFUL = [
@@ -44,6 +46,9 @@ HARMFUL = [
     "hydra.sweeper.params={seed:1}",
     "hydra.job.env_set.PYTHONPATH=/evil",
     "hydra.output_subdir=x",
+    "data.root=${oc.env:HOME}",
+    "hydra.sweep.subdir=${oc.env:HOME}",
+    "hydra.sweep.subdir=${o${seed}c.env:HOME}",
     "unknown.key=1",
     "algo=a=b",
     "",

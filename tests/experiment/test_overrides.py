@@ -73,7 +73,7 @@ def test_letters_outside_ascii_need_no_quotes_where_they_are_one_word():
         ("x=interval(1)", "missing a required argument: 'end'"),
         ("x=choice()", "empty choice"),
         ("x=" + "[" * 3000, "cannot read"),
-        ("x=\x1b[31m", "x=?[31m"),
+        ("x=\x1b[31m", "x=\ufffd[31m"),
     ],
 )
 def test_what_cannot_be_read_is_shown_with_the_place(argument, message):

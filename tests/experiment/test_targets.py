@@ -82,13 +82,22 @@ def test_a_package_is_allowed_by_the_environment(monkeypatch):
     refuse_foreign_targets(config)
     monkeypatch.setenv("METARUN_ALLOW", " mine, other ")
     assert allowed_packages() == ("metarun", "torch.optim", "mine", "other")
-    with pytest.raises(ValueError, match=r"METARUN_ALLOW=trouble allows this one"):
+    with pytest.raises(ValueError, match=r"--allow=trouble allows this one"):
         refuse_foreign_targets(config)
     monkeypatch.setenv("METARUN_ALLOW", "trouble")
     for inner in ("trouble.os.kill", "trouble.Path", "trouble.sinusoid.torch.load"):  # imported there, not defined
         nodes = {"data": {"_target_": "trouble.Sinusoid", "cell": {"_target_": inner}}}
         with pytest.raises(ValueError, match=r"^data.cell._target_ must be"):
             refuse_foreign_targets(nodes)
+
+
+def test_the_command_allows_packages_by_a_flag(tmp_path, monkeypatch):
+    monkeypatch.setenv("METARUN_ALLOW", "mine")
+    words = (*SMALL, "run.iterations=1", "data._target_=trouble.Sinusoid", "+data.cell=x", "hydra.run.dir=run")
+    assert metarun("--allow", "tests,trouble", *words, folder=tmp_path).status == 0
+    assert os.environ["METARUN_ALLOW"] == "mine"
+    refused = metarun("--allow", "a/b", *words, folder=tmp_path)
+    assert (refused.status, refused.err) == (2, "metarun: --allow must be the name of a package; got 'a/b'\n")
 
 
 def test_a_module_of_the_users_that_fails_is_told():
@@ -120,10 +129,11 @@ def test_a_folder_from_somebody_else_runs_no_code(foreign, tmp_path):
     assert "data.noise._target_ must be of metarun" in outcome.err
 
 
-def test_code_cannot_be_made_by_resolving_once_more(foreign, monkeypatch):
+def test_code_cannot_be_made_by_resolving_once_more(finished, monkeypatch):
     """A resolver may answer with an interpolation, which would become a node after the check."""
     monkeypatch.setitem(os.environ, "EVIL", "${oc.create:{_target_:os.system}}")
-    cfg, choices = saved_config(foreign("data.noise", "${oc.env:EVIL}"))
+    cfg, choices = saved_config(finished)
+    cfg.data.noise = "${oc.env:EVIL}"
     with pytest.raises(ConfigError, match=r"^data.noise must be text without interpolations"):
         build(cfg, choices)
 
@@ -133,5 +143,5 @@ def test_the_command_says_how_to_allow_a_package(tmp_path, monkeypatch):
     outcome = metarun(*SMALL, "data._target_=trouble.Sinusoid", "hydra.run.dir=run", folder=tmp_path)
     assert (outcome.status, list(tmp_path.iterdir())) == (2, [])
     assert outcome.err.startswith(
-        "metarun: data._target_ must be of metarun or torch.optim, or of a package that METARUN"
+        "metarun: data._target_ must be of metarun or torch.optim, or of a package that --allow or METARUN"
     )
