@@ -16,8 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from metarun.cli.command import Command
-from metarun.cli.saved import CHOSEN, checked, choice_lines, difference_lines
-from metarun.experiment.choices import GROUPS, find
+from metarun.cli.saved import checked, choice_lines, difference_lines
+from metarun.experiment.choices import CHOSEN, GROUPS, find
 from metarun.experiment.interpolations import refuse_calls
 from metarun.experiment.overrides import UsageError, choices_of, is_place, key_of, quoted, read, same_value
 from metarun.run_folder import (

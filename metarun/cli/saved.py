@@ -13,14 +13,13 @@ from typing import Any
 
 from hydra.core.override_parser.types import Override
 
-from metarun.experiment.choices import GROUPS, names, roles
+from metarun.experiment.choices import CHOSEN, GROUPS, names, roles
 from metarun.experiment.interpolations import only_names
 from metarun.experiment.overrides import UsageError, key_of, quoted, read, shortened, written
 from metarun.plain_text import one_line
 from metarun.run_folder import leaves
 
 NODES = (*GROUPS, "seed", "run", "paper", "setting", "role")  # what a configuration consists of
-CHOSEN = ("algo", "data", "backbone", "device", "optimizer", "scheduler", "tracker")  # groups that a run is made of
 LAUNCHERS = ("basic", "fused", "joblib", "ray", "submitit_local", "submitit_slurm")
 SWEEPERS = ("basic", "grid", "optuna")
 LAUNCHER_KEYS = (

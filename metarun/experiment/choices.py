@@ -58,7 +58,8 @@ def find(group: str, name: str) -> Path | None:
     return next((path for folder in folders() if (path := folder / group / f"{name}.yaml").is_file()), None)
 
 
-GROUPS = ("data", "algo", "backbone", "device", "optimizer", "scheduler", "tracker", "experiment", "sweep")
+CHOSEN = ("data", "algo", "backbone", "device", "optimizer", "scheduler", "tracker")  # what a run is made of
+GROUPS = (*CHOSEN, "experiment", "sweep")
 
 # The backbone of a role that the data set does not offer, the default in conf/config.yaml. It composes, with any
 # `backbone.KEY=VALUE`, because Hydra composes a multirun once without its swept values, for example with the default

@@ -16,6 +16,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from metarun.experiment.choices import CHOSEN
 from metarun.experiment.errors import ConfigError
 from metarun.experiment.interpolations import resolve_calls
 from metarun.experiment.multirun import SweepJob
@@ -117,16 +118,20 @@ def require_values(composed: DictConfig) -> None:
     """Resolve every interpolation once, so that one that leads nowhere ends the command before anything starts.
 
     Raises:
-        UsageError: a value cannot be made, or stands where the settings of a run belong.
+        UsageError: a value cannot be made or stands where a run's settings belong, or a group has several choices.
     """
     if not isinstance(composed.get("run"), DictConfig):
         raise UsageError(f"run must be a group of settings, as run.iterations=100; got {composed.get('run')!r}")
+    for group in CHOSEN:
+        if composed.get(group) is not None and group not in composed.hydra.runtime.choices:
+            raise UsageError(f"{group} must be one choice, {group}=NAME, without brackets")
     with _current(composed):
         for node in composed:
             if node != "hydra" and OmegaConf.is_config(composed._get_node(node)):
                 OmegaConf.to_container(composed[node], resolve=True)
             elif node != "hydra":
                 _ = composed[node]
+        _ = composed.hydra.output_subdir
 
 
 def check_values(composed: DictConfig) -> None:

@@ -30,6 +30,8 @@ TYPOS = {
     "an added key that is there": ("+seed=3", ["seed is there already: write it without +"]),
     "a key that is not there": ("~algo.nothing", ["algo.nothing"]),
     "a value for the settings of a run": ("++run=x", ["run must be a group of settings", "'x'"]),
+    "a list of choices": ("backbone=[mlp]", ["backbone must be one choice, backbone=NAME, without brackets"]),
+    "a folder that cannot be named": ("hydra.output_subdir=${oc.env:NO_SUCH}", ["hydra.output_subdir", "NO_SUCH"]),
     "an unknown variable": ("seed=${oc.env:NO_SUCH_VARIABLE}", ["NO_SUCH_VARIABLE"]),
 }
 BAD_VALUES = {
