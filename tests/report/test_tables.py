@@ -42,7 +42,12 @@ def test_markdown_has_best_ties_failures_published_figures_and_says_what_they_me
         "| c\\|d | 0.510 ± 0.020 ~ | † 1 of 1 diverged |",
     ]
     text = "\n".join(lines)
-    for word in ("overlaps the best's", "published: A 2017, table 1 (read: the PDF)", "decades within 10 %", "| a\\_b | 0 | 0.1 |"):
+    for word in (
+        "overlaps the best's",
+        "published: A 2017, table 1 (read: the PDF)",
+        "decades within 10 %",
+        "| a\\_b | 0 | 0.1 |",
+    ):
         assert word in text
 
 
