@@ -8,14 +8,29 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from metarun.report.style import BLUE, GREEN, INK, ORANGE, PURPLE, axis_name, label, new_figure, plain, scale_of
+from metarun.report.style import (
+    BLUE,
+    GREEN,
+    INK,
+    ORANGE,
+    PURPLE,
+    SKY,
+    TEXT,
+    VERMILION,
+    axis_name,
+    label,
+    new_figure,
+    plain,
+    scale_of,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
 Seeds = Sequence[Sequence[float]]  # the value of each seed, position by position
-LOOKS = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (PURPLE, "D"), (INK, "v"), ("#56B4E9", "P"), ("#D55E00", "X"))
+LOOKS = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (PURPLE, "D"), (INK, "v"), (SKY, "P"), (VERMILION, "X"))
+HATCHES = ("", "///", "...", "xx", "\\\\\\", "++", "--")  # of bars, as many as LOOKS
 
 
 class Line(NamedTuple):
@@ -68,7 +83,7 @@ def draw_legend(axes: Axes, panels: Mapping[str, Sequence[Line]]) -> None:
     if any(None in values for lines in panels.values() for line in lines for values in line.seeds):
         handles += axes.plot([], [], "x", color=INK, markersize=6)
         names.append("a seed did not complete")
-    axes.legend(handles, names, frameon=False, fontsize=8)
+    axes.legend(handles, names, frameon=False, fontsize=TEXT)
 
 
 def draw_line(axes: Axes, line: Line, color: str, marker: str, scale: float) -> None:
@@ -104,14 +119,15 @@ def bars(panels: Mapping[str, Mapping[str, Seeds]], names: Sequence[str], y_name
         grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)
         for axes, (title, groups) in zip(grid.flat, panels.items(), strict=True):
             width = 0.8 / len(groups)
-            for at, ((name, positions), (color, _)) in enumerate(zip(groups.items(), cycle(LOOKS), strict=False)):
+            looks = zip(groups.items(), cycle(zip(LOOKS, HATCHES, strict=True)), strict=False)
+            for at, ((name, positions), ((color, _), hatch)) in enumerate(looks):
                 x = [place - 0.4 + width * (at + 0.5) for place in range(len(names))]
                 heights = [sum(values) / len(values) if values else float("nan") for values in positions]
-                axes.bar(x, heights, 0.92 * width, color=color, label=plain(name))
+                axes.bar(x, heights, 0.92 * width, color=color, hatch=hatch, edgecolor="white", label=plain(name))
                 for place, values in zip(x, positions, strict=True):
                     axes.plot([place] * len(values), values, ".", color=INK, markersize=3)
             label(axes, "", y_name if axes is grid[0, 0] else "")
             axes.set_xticks(range(len(names)), list(map(plain, names)))
             axes.set_title(plain(title), fontsize=10)
         handles, labels = grid[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=8)
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=TEXT)

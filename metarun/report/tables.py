@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,9 +16,12 @@ from metarun.plain_text import one_line
 from metarun.report.compare import Entry, Paired, Rates, Setting, Table
 from metarun.report.console import is_unicode
 from metarun.report.numbers import estimate
+from metarun.report.widths import fit
 from metarun.run_folder import Run
 
 Panels = Mapping[Setting, Sequence[Rates]]
+Lines = list[tuple[str, list[Entry | None]]]  # name and entries of each row
+Layout = tuple[str, list[str], Lines]
 
 TIE, BAD = "~", "†"
 MOST_COLUMNS = 6
@@ -48,16 +52,12 @@ def setting_value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def cell(entry: Entry | None) -> str:
-    """The text of an entry, without its typeface."""
+def cell(entry: Entry | None, between: str = " ") -> str:
+    """The text of an entry, without its typeface; `between` its result and the number of runs that have none."""
     if entry is None:
         return ""
-    words = [estimate(entry.metric, entry.mean, entry.ci95)] if entry.mean is not None else []
-    if entry.tie:
-        words.append(TIE)
-    if entry.bad:
-        words.append(f"{BAD} {bad(entry)}")
-    return " ".join(words)
+    words = [estimate(entry.metric, entry.mean, entry.ci95) + (f" {TIE}" if entry.tie else "")]
+    return between.join([*(words if entry.mean is not None else []), *([f"{BAD} {bad(entry)}"] if entry.bad else [])])
 
 
 def legend(table: Table) -> list[str]:
@@ -83,7 +83,7 @@ def legend(table: Table) -> list[str]:
     return lines
 
 
-def rows(table: Table) -> tuple[str, list[str], list[tuple[str, list[Entry | None]]]]:
+def rows(table: Table) -> Layout:
     """Heading of the first column, headings of the others, and the rows.
 
     Rows are learners and columns settings. It is turned if there are more settings than learners, so that the table
@@ -96,11 +96,17 @@ def rows(table: Table) -> tuple[str, list[str], list[tuple[str, list[Entry | Non
     if len(table.algos) <= MOST_COLUMNS:
         columns = [table.row(algo) for algo in table.algos]
         return "setting", table.algos, [(name, [column[at] for column in columns]) for at, name in enumerate(names)]
+    return one_by_one(table)
+
+
+def one_by_one(table: Table) -> Layout:
+    """`rows` of a learner at a setting each: the narrowest."""
     entries: list[tuple[str, list[Entry | None]]] = []
+    names = setting_names(table.settings)
     for setting, name in zip(table.settings, names, strict=True):
         for algo in table.algos:
             if entry := table.entries.get((algo, setting)):
-                entries.append((f"{algo}, {name}", [entry]))
+                entries.append((f"{algo}, {name}" if name else algo, [entry]))
     return "learner", [metric_of(table) or "result"], entries
 
 
@@ -118,13 +124,24 @@ def printable(text: str, console: Console) -> str:
 
 
 def rich_table(table: Table, console: Console) -> RichTable:
-    """The table for a terminal: the best in bold, the published figure below in grey."""
-    first, heads, lines = rows(table)
+    """The table for a terminal: the best in bold, the published figure below in grey.
+
+    A row is a learner at a setting if the table of `rows` would be too wide.
+    """
+    for layout in (rows(table), one_by_one(table)):
+        output = rich_layout(*layout, console)
+        short = max((len(name) for name, _ in layout[2]), default=0) <= SHORT
+        if fit(output, console, range(0 if short else 1, len(output.columns))):
+            break
+    return output
+
+
+def rich_layout(first: str, heads: Sequence[str], lines: Lines, console: Console) -> RichTable:
+    """A layout for a terminal."""
     output = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
-    short = max((len(name) for name, _ in lines), default=0) <= SHORT
-    output.add_column(first, style="bold", overflow="fold", no_wrap=short)
+    output.add_column(first, style="bold", overflow="fold")
     for head in heads:
-        output.add_column(Text(head), justify="right", overflow="fold")
+        output.add_column(Text(printable(head, console).replace(", ", "\n")), justify="right", overflow="fold")
     for name, entries in lines:
         output.add_row(Text(printable(name, console)), *(rich_cell(entry, console) for entry in entries))
     return output
@@ -135,23 +152,24 @@ def rich_cell(entry: Entry | None, console: Console) -> Text:
     if entry is None:
         return Text("")
     style = "bold green" if entry.best else "red" if entry.bad else ""
-    text = Text(printable(cell(entry), console), style)
+    text = Text(printable(cell(entry, "\n"), console), style)
     if figure := published(entry):
         text.append(printable(f"\npublished {figure}", console), "dim not bold")
     return text
 
 
-ROBUSTNESS = ("learner", "decades within 10 % of the best", "best rate", "rates")
+ROBUSTNESS = ("learner", "decades within 10% of the best", "best rate", "rates")
 
 
-def robustness_table(panels: Panels) -> RichTable:
+def robustness_table(panels: Panels, console: Console) -> RichTable:
     """Robustness of each learner at each setting, for a terminal."""
     table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, title="robustness to the inner learning rate")
     table.title_justify = "left"
     for head in ROBUSTNESS:
-        table.add_column(head, justify="left" if head == "learner" else "right")
+        table.add_column(head, justify="left" if head == "learner" else "right", overflow="fold")
     for label, *words in robustness_rows(panels):
         table.add_row(Text(label), *words)
+    fit(table, console, (1, 2, 3))
     return table
 
 
@@ -183,24 +201,33 @@ def print_comparison(table: Table, panels: Panels, console: Console) -> None:
     """Print the table, the meaning of its signs, and robustness."""
     console.print(rich_table(table, console))
     for line in legend(table):
-        console.print(Text(printable(line, console), "dim"))
+        print_note(line, console)
     if panels:
-        console.print(robustness_table(panels))
+        console.print(robustness_table(panels, console))
 
 
 def paired_table(first: Run, others: Sequence[tuple[Run, Paired | str]], console: Console) -> RichTable:
     """Each run against the first, for a terminal: the difference with its interval, or why there is none."""
     table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, title=Text(f"against {first.name}", "bold"))
     table.title_justify = "left"
-    for head in ("run", "difference", "p", "tasks"):
-        table.add_column(head, justify="left" if head == "run" else "right")
+    refused = any(isinstance(result, str) for _, result in others)
+    for head in ("run", "difference", "p", "tasks", *(["not compared"] if refused else [])):
+        table.add_column(head, justify="left" if head in ("run", "not compared") else "right", overflow="fold")
     for run, result in others:
         if isinstance(result, str):
-            table.add_row(Text(run.name), Text(result, "red"), "", "")
+            table.add_row(Text(run.name), "", "", "", Text(result, "red"))
         else:
-            difference = estimate(first.metric, result.difference, result.ci95)
-            table.add_row(Text(run.name), printable(difference, console), f"{result.p:.2g}", f"{result.tasks:,}")
+            difference = printable(estimate(first.metric, result.difference, result.ci95), console)
+            table.add_row(Text(run.name), difference, f"{result.p:.2g}", f"{result.tasks:,}")
+    fit(table, console, (1, 2, 3))
     return table
+
+
+def print_note(text: str, console: Console) -> None:
+    """Print a sentence in grey, in which no number is parted from its `±` or its `%`."""
+    glued = re.sub(r" %", "\u00a0%", re.sub(r"± ", "±\u00a0", text))  # textwrap breaks no line there
+    lines = textwrap.wrap(glued, console.width, break_on_hyphens=False)
+    console.print(Text(printable("\n".join(lines).replace("\u00a0", " "), console), "dim"), soft_wrap=True)
 
 
 # ------------------------------------------------------------------------------------------ Markdown and LaTeX

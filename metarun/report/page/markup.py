@@ -125,8 +125,8 @@ def parts(content: Content) -> dict[str, str]:
         "statuses": any_of(content.statuses),
         "algos": any_of(content.algos),
         "runs": runs_table(content),
-        "sources": html.escape(sources(content)),
-        "curves": options((key, words.axis_name(key)) for key in content.curve_keys),
+        "runs_note": html.escape(runs_note(content)),
+        "curves": options((key, words.curve_name(key)) for key in content.curve_keys),
         "curve_log": checked(not words.in_percent(curve)),
         "metrics": options((name, words.axis_name(name)) for name in content.metrics),
         "metric_log": checked(not words.in_percent(metric)),
@@ -149,6 +149,14 @@ def summary(content: Content) -> str:
     """`9 runs · 6 completed · 3 diverged`."""
     statuses = (f"{number} {status}" for status, number in content.statuses.items())
     return " · ".join([words.count(len(content.runs), "run"), *statuses])
+
+
+def runs_note(content: Content) -> str:
+    """What the table of runs shows: its metrics, intervals and times, and where the published figures are from."""
+    tested = "± 95 %: half the 95 % interval of the mean over held-out tasks."
+    timed = "Training: the wall time of training with its validations and checkpoints, without the test."
+    metrics = words.metrics_note(content.metrics)
+    return " ".join(filter(None, (f"{metrics}." if metrics else "", tested, timed, sources(content))))
 
 
 def sources(content: Content) -> str:
@@ -217,7 +225,7 @@ def run_columns(content: Content) -> list[Column]:
         *([Column("metric", "", metric_cell)] if len(metrics) > 1 else []),
         *([Column("published", "number", published_cell)] if any(map(paper_of, content.runs)) else []),
         Column("iterations", "number", iterations_cell),
-        Column("training", "number", seconds_cell),
+        Column("training time", "number", seconds_cell),
     ]
 
 
@@ -330,8 +338,8 @@ def comparison_note(content: Content) -> str:
     if not content.table.settings:
         return "No run names its learner."
     return (
-        "Mean over seeds ± 95 % (one seed: over its tasks). Bold ★: best of the setting; ≈: its interval overlaps the "
-        f"best's.{older}"
+        "Mean over seeds ± half its 95 % interval (one seed: over its held-out tasks). Bold ★: best of the setting; "
+        f"≈: its interval overlaps the best's.{older}"
     )
 
 

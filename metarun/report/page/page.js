@@ -205,9 +205,10 @@ function drawLearning() {
   );
   const words = `Learning curves: ${figure.name} against the iteration, ${count(drawn.length, "run")}`;
   draw("learning-plot", figure, [...faint, ...lines], at("learning-log").checked, words);
-  at("smoothing-value").textContent = weight.toFixed(2);
+  at("smoothing-value").textContent = weight ? weight.toFixed(2) : "off";
   const without = chosen.length - drawn.length;
   at("learning-note").textContent = [
+    drawn.length ? figure.note : "",
     isFaint ? "Faint: as logged, thinned." : "",
     weight > 0 && !isFaint ? `Above ${MOST_RAW} runs only smoothed values are drawn.` : "",
     without ? `${count(without, "selected run")} logged no ${key || "curve"}.` : "",
@@ -243,10 +244,13 @@ function drawSteps() {
   const range = beyond ? rangeBelow(limit, drawn, isLog) : null;
   const words = `Step curves: ${figure.name} after each adaptation step, ${count(drawn.length, "run")}`;
   draw("steps-plot", figure, withLegend(traces), isLog, words, range);
-  const without = chosen.length - drawn.length;
+  const atOnce = chosen.filter((run) => runs[run].metric === metric && runs[run].steps.length === 1).length;
+  const without = chosen.length - drawn.length - atOnce;
+  const noIntervals = `Above ${MOST_INTERVALS} runs no intervals are drawn.`;
   at("steps-note").textContent = [
-    hasIntervals ? "Bars: 95 % over held-out tasks." : `Above ${MOST_INTERVALS} runs no intervals are drawn.`,
+    !drawn.length ? "" : hasIntervals ? "Bars: 95 % interval of the mean over held-out tasks." : noIntervals,
     beyond ? `${count(beyond, "run")} blew up at later steps, beyond the axis.` : "",
+    atOnce ? `${count(atOnce, "selected run")} of a learner that adapts at once, without steps: see the table.` : "",
     without ? `${count(without, "selected run")} measured no ${metric || "metric"} by steps.` : "",
   ]
     .filter(Boolean)

@@ -16,6 +16,19 @@ from typing import Any
 from metarun.report.numbers import is_percent
 
 NOTHING = "–"
+SAMPLES = {  # what a curve of metrics.jsonl is the mean of: short, and in a sentence
+    "train/loss": (
+        ", of all steps since the last point",
+        "mean over the meta-batches of all steps since the last point",
+    ),
+    "train": (", of one meta-batch", "mean over the tasks of one meta-batch, that of the iteration, after adaptation"),
+    "val": (", of all validation tasks", "mean over all validation tasks, after adaptation"),
+}
+METRICS = {
+    "mse": "mean squared error",
+    "nll": "negative log-likelihood",
+    "auc": "area under the ROC curve, of telling pairs of one class from pairs of two",
+}
 LONGEST_TEXT = 300  # letters of an error or a source that are shown
 EXACT = Context(prec=1000, rounding=ROUND_HALF_UP)  # more digits than a float has before and after its point
 THOUSANDTH = Decimal("0.001")
@@ -34,6 +47,26 @@ def scale_of(key: str) -> int:
 def axis_name(key: str) -> str:
     """The title of an axis: `val/accuracy (%)`."""
     return f"{key} (%)" if in_percent(key) else key
+
+
+def curve_name(key: str) -> str:
+    """A learning curve with what it is the mean of: `train/mse, of one meta-batch`."""
+    return f"{axis_name(key)}{SAMPLES[sample_of(key)][0]}" if key else key
+
+
+def curve_note(key: str) -> str:
+    """A sentence on what the points of a learning curve are means of."""
+    return f"{key}: {SAMPLES[sample_of(key)][1]}." if key else ""
+
+
+def sample_of(key: str) -> str:
+    """What a learning curve's points are means of, as a key of `SAMPLES`."""
+    return key if key == "train/loss" else key.partition("/")[0]
+
+
+def metrics_note(metrics: Iterable[str]) -> str:
+    """What the abbreviations of some metrics stand for; empty where there are none."""
+    return "; ".join(f"{name}: {METRICS[name]}" for name in metrics if name in METRICS)
 
 
 def escaped(text: str) -> str:
