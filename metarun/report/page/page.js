@@ -136,7 +136,7 @@ function dressed(trace, place) {
   const { dashes, symbols, templates } = figures;
   const { colorway } = templates[theme()].layout;
   const color = colorway[place % colorway.length];
-  const turn = place + Math.floor(place / colorway.length);
+  const turn = place + 2 * Math.floor(place / colorway.length); // then a colour comes again with another dash
   const symbol = trace.marker?.symbol ?? symbols[turn % symbols.length];
   return {
     ...trace,
