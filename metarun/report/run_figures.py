@@ -59,7 +59,7 @@ def step_curve(rows: Sequence[Mapping[str, Any]], metric: str, path: Path) -> No
         axes.plot(steps, median, color=ORANGE, linestyle=(0, (4, 2)), linewidth=1.2, label="median over tasks")
         label(axes, "adaptation steps", axis_name(metric))
         axes.locator_params(axis="x", integer=True)
-        axes.legend(frameon=False, fontsize=TEXT)
+        axes.legend(frameon=False, fontsize=TEXT, reverse=True)  # the mean before the median
 
 
 def learning_curve(metrics_jsonl_path: Path, metric: str, path: Path) -> None:
@@ -164,15 +164,15 @@ def pair_scores(same: Sequence[float], different: Sequence[float], threshold: fl
     bounds = (low, high) if high > low else (low - 0.5, high + 0.5)
     with new_figure(path, (5.0, 3.4)) as figure:
         axes = figure.subplots()
-        looks = ((different, ORANGE, "//", "pairs of two classes"), (same, BLUE, "", "pairs of one class"))
+        looks = ((different, ORANGE, "//", "pairs of two classes"), (same, BLUE, "", "of one class"))
         for scores, color, hatch, name in looks:
             options: dict[str, Any] = {"bins": 50, "range": bounds, "density": True, "histtype": "stepfilled"}
             axes.hist(
                 scores, **options, facecolor=f"{color}70", edgecolor=color, hatch=hatch, linewidth=1.2, label=name
             )
-        axes.axvline(threshold, color=INK, linestyle=(0, (4, 2)), linewidth=1.2, label="threshold, by validation")
+        axes.axvline(threshold, color=INK, linestyle=(0, (4, 2)), linewidth=1.2, label="threshold (validation)")
         label(axes, "score of a pair (larger: more alike)", "density")
-        axes.legend(frameon=False, fontsize=TEXT)
+        figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=TEXT, columnspacing=1.2)
 
 
 def reliability(calibration: Mapping[str, Sequence[float]], error: str, names: tuple[str, str], path: Path) -> None:
@@ -249,7 +249,7 @@ def draw_spread(axes: Axes, example: Mapping[str, Any], mean: Sequence[float], c
         axes.plot(example["x"], sample, color=color, linewidth=0.6, alpha=0.5, label=name)
     if "deviation" in example:
         low, high = ([m + sign * 1.96 * d for m, d in zip(mean, example["deviation"], strict=True)] for sign in (-1, 1))
-        axes.fill_between(example["x"], low, high, color=color, alpha=0.18, linewidth=0, label="95 % band")
+        axes.fill_between(example["x"], low, high, color=color, alpha=0.18, linewidth=0, label="95 % interval")
 
 
 def steps_name(steps: int) -> str:

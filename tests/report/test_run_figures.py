@@ -148,8 +148,8 @@ def test_scores_of_both_kinds_with_the_threshold(tmp_path, drawn, spread):
     assert is_png(tmp_path / "scores.png")
     (axes,) = drawn[0].axes
     np.testing.assert_array_equal(axes.lines[0].get_xdata(), [0.8, 0.8])
-    names = {text.get_text() for text in axes.get_legend().get_texts()}
-    assert names == {"pairs of one class", "pairs of two classes", "threshold, by validation"}
+    names = {text.get_text() for text in drawn[0].legends[0].get_texts()}
+    assert names == {"pairs of two classes", "of one class", "threshold (validation)"}
     first, second = (kind.get_xy() for kind in axes.patches)
     for outline in (first, second):  # same bins, and both add up to one however many pairs there are
         x, y = outline[:101].T  # up and down along the tops, then back along the axis
