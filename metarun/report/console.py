@@ -204,7 +204,7 @@ def print_line(result: Mapping[str, Any], folder: Path, console: Console | None 
     if result.get("error"):
         words.append(Text(str(result["error"])))
     if result.get("train_seconds") is not None:
-        words.append(Text(f"training {duration(result['train_seconds'])}", "dim"))
+        words.append(Text(f"training {duration(result['train_seconds'])}{together(result)}", "dim"))
     console.print(Text("  ").join(words), soft_wrap=True, highlight=False)
 
 
@@ -299,9 +299,15 @@ def durations(result: Mapping[str, Any]) -> list[str]:
     forms = (
         ("iterations", lambda value: f"{value:,} iterations"),
         ("train_seconds", lambda value: f"training {duration(value)}, with validation"),
-        ("test_seconds", lambda value: f"test {duration(value)}"),
+        ("test_seconds", lambda value: f"test {duration(value)}{together(result)}"),
     )
     return [form(result[key]) for key, form in forms if result.get(key) is not None]
+
+
+def together(result: Mapping[str, Any]) -> str:
+    """How many fused runs a time is of; nothing for a run alone."""
+    replicas = result.get("replicas") or 1
+    return f" ({replicas:,} runs together)" if replicas > 1 else ""
 
 
 def costs(result: Mapping[str, Any]) -> list[str]:

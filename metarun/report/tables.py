@@ -52,11 +52,17 @@ def setting_value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def cell(entry: Entry | None, between: str = " ") -> str:
-    """The text of an entry, without its typeface; `between` its result and the number of runs that have none."""
+def cell(entry: Entry | None, named: bool = False, between: str = " ") -> str:
+    """The text of an entry, without its typeface.
+
+    Args:
+        named: with the metric, where a table has several.
+        between: its result and the number of runs that have none.
+    """
     if entry is None:
         return ""
-    words = [estimate(entry.metric, entry.mean, entry.ci95) + (f" {TIE}" if entry.tie else "")]
+    metric = f"{entry.metric} " if named and entry.metric else ""
+    words = [metric + estimate(entry.metric, entry.mean, entry.ci95) + (f" {TIE}" if entry.tie else "")]
     return between.join([*(words if entry.mean is not None else []), *([f"{BAD} {bad(entry)}"] if entry.bad else [])])
 
 
@@ -129,30 +135,30 @@ def rich_table(table: Table, console: Console) -> RichTable:
     A row is a learner at a setting if the table of `rows` would be too wide.
     """
     for layout in (rows(table), one_by_one(table)):
-        output = rich_layout(*layout, console)
+        output = rich_layout(*layout, not metric_of(table), console)
         short = max((len(name) for name, _ in layout[2]), default=0) <= SHORT
         if fit(output, console, range(0 if short else 1, len(output.columns))):
             break
     return output
 
 
-def rich_layout(first: str, heads: Sequence[str], lines: Lines, console: Console) -> RichTable:
-    """A layout for a terminal."""
+def rich_layout(first: str, heads: Sequence[str], lines: Lines, named: bool, console: Console) -> RichTable:
+    """A layout for a terminal; `named`: each result with its metric."""
     output = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
     output.add_column(first, style="bold", overflow="fold")
     for head in heads:
         output.add_column(Text(printable(head, console).replace(", ", "\n")), justify="right", overflow="fold")
     for name, entries in lines:
-        output.add_row(Text(printable(name, console)), *(rich_cell(entry, console) for entry in entries))
+        output.add_row(Text(printable(name, console)), *(rich_cell(entry, named, console) for entry in entries))
     return output
 
 
-def rich_cell(entry: Entry | None, console: Console) -> Text:
+def rich_cell(entry: Entry | None, named: bool, console: Console) -> Text:
     """An entry for a terminal."""
     if entry is None:
         return Text("")
     style = "bold green" if entry.best else "red" if entry.bad else ""
-    text = Text(printable(cell(entry, "\n"), console), style)
+    text = Text(printable(cell(entry, named, "\n"), console), style)
     if figure := published(entry):
         text.append(printable(f"\npublished {figure}", console), "dim not bold")
     return text
@@ -237,7 +243,10 @@ def markdown(table: Table, panels: Panels) -> str:
     """The content of `table.md`: the table, the meaning of its signs, and robustness."""
     first, heads, lines = rows(table)
     text = [row_of([first, *map(escaped_markdown, heads)]), row_of(["---", *["---:"] * len(heads)])]
-    text += [row_of([escaped_markdown(name), *map(markdown_cell, entries)]) for name, entries in lines]
+    named = not metric_of(table)
+    text += [
+        row_of([escaped_markdown(name), *(markdown_cell(entry, named) for entry in entries)]) for name, entries in lines
+    ]
     text += ["", *(f"- {escaped_markdown(line)}" for line in legend(table))]
     if panels:
         text += ["", row_of(ROBUSTNESS), row_of(["---", "---:", "---:", "---:"])]
@@ -258,11 +267,11 @@ def escaped_markdown(text: str) -> str:
     return "".join(f"\\{letter}" if letter in MARKDOWN else letter for letter in one_line(text))
 
 
-def markdown_cell(entry: Entry | None) -> str:
+def markdown_cell(entry: Entry | None, named: bool) -> str:
     """An entry in Markdown."""
     if entry is None:
         return ""
-    text = escaped_markdown(cell(entry)).replace(f"\\{TIE}", TIE)
+    text = escaped_markdown(cell(entry, named)).replace(f"\\{TIE}", TIE)
     if entry.best:
         text = f"**{text}**"
     return f"{text} (published {escaped_markdown(published(entry))})" if entry.paper else text
@@ -291,8 +300,10 @@ def latex(table: Table) -> str:
     first, heads, lines = rows(table)
     text = ["% \\usepackage{booktabs}", "\\begin{tabular}{l" + "r" * len(heads) + "}", "\\toprule"]
     text += [latex_row([first, *heads]), "\\midrule"]
+    named = not metric_of(table)
     for name, entries in lines:
-        text.append(" & ".join([escaped_latex(name), *map(latex_cell, entries)]) + r" \\")
+        cells = (latex_cell(entry, named) for entry in entries)
+        text.append(" & ".join([escaped_latex(name), *cells]) + r" \\")
     return (
         "\n".join([*text, "\\bottomrule", "\\end{tabular}", *(f"% {one_line(line)}" for line in legend(table))]) + "\n"
     )
@@ -308,11 +319,11 @@ def escaped_latex(text: str) -> str:
     return re.sub("-(?=-)", "-{}", "".join(LATEX.get(letter, letter) for letter in one_line(text)))
 
 
-def latex_cell(entry: Entry | None) -> str:
+def latex_cell(entry: Entry | None, named: bool) -> str:
     """An entry in LaTeX."""
     if entry is None:
         return ""
-    text = escaped_latex(cell(entry)).replace(escaped_latex(TIE), r"$\sim$")
+    text = escaped_latex(cell(entry, named)).replace(escaped_latex(TIE), r"$\sim$")
     if entry.best:
         text = f"\\textbf{{{text}}}"
     return f"{text} ({escaped_latex(published(entry))})" if entry.paper else text

@@ -213,6 +213,15 @@ def test_a_result_of_a_multirun_is_one_line():
     ]
 
 
+def test_the_time_of_fused_runs_is_said_to_be_of_all_of_them():
+    console = piped()
+    print_line({**RESULT, "replicas": 6}, Path("a"), console)
+    print_result({**RESULT, "replicas": 6}, None, console)
+    shown = text(console).splitlines()
+    assert shown[0].endswith("training 41:52 (6 runs together)")
+    assert shown[-2] == "5,000 iterations · training 41:52, with validation · test 1:05 (6 runs together)"
+
+
 def test_a_result_on_pairs_names_them_and_their_partition():
     console = piped()
     print_result(

@@ -54,6 +54,13 @@ def test_latex_is_a_tabular_with_everything_escaped(tmp_path):
     assert text.count("\\begin{tabular}{lrr}") == text.count("\\end{tabular}") == 1
 
 
+def test_results_of_several_metrics_are_named(tmp_path):
+    table = table_of(tmp_path, {"algo": "a"}, {"algo": "b", "data": "omniglot", "metric": "accuracy", "mean": 0.9})
+    assert "mse 0.500 ± 0.020" in printed(table, "utf-8") and "accuracy 90.00% ± 2.00" in printed(table, "utf-8")
+    assert "**accuracy 90.00% ± 2.00**" in tables.markdown(table, {}) and "accuracy 90.00\\%" in tables.latex(table)
+    assert "mse 0." not in printed(two_by_two(tmp_path / "one"), "utf-8")  # one metric needs no name
+
+
 def test_it_is_turned_where_there_are_more_settings_than_learners(tmp_path):
     table = table_of(tmp_path, *({"inner_lr": rate} for rate in (0.1, 1, 10)))
     first, heads, rows = tables.rows(table)

@@ -65,7 +65,7 @@ def template(colours: Sequence[str], ink: str, paper: str, line: str) -> dict[st
         colorway=colours,
         font={"family": FONT, "size": 12, "color": ink},
         margin={"l": 56, "r": 16, "t": 16, "b": 44},
-        legend={"orientation": "h", "x": 0, "y": -0.18, "yanchor": "top", "maxheight": 0.3},
+        legend={"orientation": "h", "x": 0, "y": -0.18, "yanchor": "top", "maxheight": 0.3, "itemwidth": 50},
         hovermode="closest",
         hoverlabel={"bgcolor": paper, "bordercolor": line, "font": {"color": ink}, "namelength": -1},
         dragmode="zoom",

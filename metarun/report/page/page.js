@@ -248,7 +248,7 @@ function drawSteps() {
   const without = chosen.length - drawn.length - atOnce;
   const noIntervals = `Above ${MOST_INTERVALS} runs no intervals are drawn.`;
   at("steps-note").textContent = [
-    !drawn.length ? "" : hasIntervals ? "Bars: 95 % interval of the mean over held-out tasks." : noIntervals,
+    !drawn.length ? "" : hasIntervals ? "Bars: 95\u00a0% interval of the mean over held-out tasks." : noIntervals,
     beyond ? `${count(beyond, "run")} blew up at later steps, beyond the axis.` : "",
     atOnce ? `${count(atOnce, "selected run")} of a learner that adapts at once, without steps: see the table.` : "",
     without ? `${count(without, "selected run")} measured no ${metric || "metric"} by steps.` : "",

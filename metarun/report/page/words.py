@@ -74,6 +74,11 @@ def escaped(text: str) -> str:
     return html.escape(text, quote=False)
 
 
+def glued(text: str) -> str:
+    """A sentence in which no line ends between a number and its `±` or its `%`."""
+    return text.replace("± ", "±\u00a0").replace(" %", "\u00a0%")
+
+
 def is_number(value: Any) -> bool:
     """Whether a value is a number, and no bool."""
     return isinstance(value, int | float) and not isinstance(value, bool)
@@ -172,7 +177,7 @@ def bad(statuses: dict[str, int], runs: int) -> str:
 
 def decades(width: float | None) -> str:
     """A robustness."""
-    return NOTHING if width is None else f"{short(width)} decades"
+    return NOTHING if width is None else f"{short(width)} decade{'' if width == 1 else 's'}"
 
 
 class ShortKeys:

@@ -42,8 +42,8 @@ def test_the_table_of_runs_shows_numbers_and_is_sorted_by_their_values(tmp_path)
     )
     table = Tables(runs_table(content))
     assert table.rows[0] == [
-        *("selected", "run", "learner", "data", "inner_lr", "seed", "status", "problem"),
-        *("mse ± 95 %", "published", "iterations", "training time"),
+        *("selected", "run", "learner", "mse ± 95 %", "published", "status", "problem"),
+        *("data", "inner_lr", "seed", "iterations", "training time"),
     ]
     assert table.column("run") == ["a", "b", "c"]
     assert table.column("mse ± 95 %") == ["0.500 ± 0.020", "1235", "–"]
@@ -164,11 +164,17 @@ def test_no_run_makes_all_parts():
 def test_the_summary_and_the_sources(tmp_path):
     made = parts(content_of(tmp_path, a={"paper": PAPER}, b={"mean": None, "status": "diverged"}))
     assert made["summary"] == "2 runs · 1 completed · 1 diverged"
-    assert made["runs_note"] == (
+    assert made["runs_note"].replace("\u00a0", " ") == (
         "mse: mean squared error. ± 95 %: half the 95 % interval of the mean over held-out tasks. "
-        "Training: the wall time of training with its validations and checkpoints, without the test. "
+        "Training time: with validations and checkpoints, without the test; of fused runs, that of all together. "
         "Published figures: A paper, table 1 (unverified)."
     )
+    assert "± " not in made["runs_note"] and " %" not in made["runs_note"]  # no line ends there
+
+
+def test_the_time_of_fused_runs_is_that_of_all_of_them(tmp_path):
+    table = Tables(runs_table(content_of(tmp_path, a={"train_seconds": 12.5, "replicas": 6}, b={"replicas": 1})))
+    assert table.column("training time") == ["12.5 s (6 together)", "12.5 s"]
 
 
 @pytest.mark.parametrize("name", ["runs", "comparison", "runs_note", "algos", "curves", "metrics", "rates"])
