@@ -190,7 +190,8 @@ def reliability(calibration: Mapping[str, Sequence[float]], error: str, names: t
         claimed, observed = calibration["claimed"], calibration["found"]
         axes.plot(claimed, observed, color=BLUE, linewidth=1.4, label=error)
         areas = [6 + 160 * weight for weight in calibration["weight"]]
-        axes.scatter(claimed, observed, s=areas, color=BLUE, zorder=3, linewidths=0)
+        name = "area: share of queries" if len(set(calibration["weight"])) > 1 else None
+        axes.scatter(claimed, observed, s=areas, color=BLUE, zorder=3, linewidths=0, clip_on=False, label=name)
         label(axes, *names)
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1)

@@ -102,12 +102,13 @@ def draw_legend(axes: Axes, panels: Mapping[str, Sequence[Line]], columns: int) 
 
 
 def log_axis(axis: Axis) -> None:
-    """Make an axis logarithmic, and write its numbers as `0.01`."""
+    """Make an axis logarithmic, and write its numbers as `0.01` or `1e6`."""
     from matplotlib.ticker import LogFormatter
 
     class Plain(LogFormatter):
         def __call__(self, value: float, place: int | None = None) -> str:
-            return f"{value:g}" if super().__call__(value, place) else ""
+            written = f"{value:g}" if 1e-4 <= value < 1e4 else f"{value:.0e}".replace("e+0", "e").replace("e-0", "e-")
+            return written if super().__call__(value, place) else ""
 
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
     axis.set_major_formatter(Plain())

@@ -174,6 +174,8 @@ def test_reliability_beside_who_is_as_right_as_claimed(tmp_path, drawn):
     sizes = axes.collections[0].get_sizes()
     assert sizes[0] < sizes[1] < sizes[2]  # as their share
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("confidence", "accuracy")
+    names = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert names == ["as claimed", "ece 0.130", "area: share of queries"]
 
 
 def test_instances_in_percent_above_chance(tmp_path, drawn):

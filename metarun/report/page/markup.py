@@ -218,10 +218,10 @@ def run_columns(content: Content) -> list[Column]:
     headline = metrics[0] if len(metrics) == 1 else "result"
     return [
         Column("run", "", name_cell),
-        Column("learner", "", lambda run: cell(run.algo, run.algo), "learner"),
         Column(f"{headline} ± 95 %", "number", result_cell),
         *([Column("metric", "", metric_cell)] if len(metrics) > 1 else []),
         *([Column("published", "number", published_cell)] if any(map(paper_of, content.runs)) else []),
+        Column("learner", "", lambda run: cell(run.algo, run.algo), "learner"),
         Column("status", "", status_cell, "status"),
         *([Column("problem", "wrap", partial(problem_cell, content))] if content.problems else []),
         Column("data", "", lambda run: cell(run.data, run.data)),

@@ -18,11 +18,11 @@ from metarun.report.numbers import is_percent
 NOTHING = "–"
 SAMPLES = {  # what a curve of metrics.jsonl is the mean of: short, and in a sentence
     "train/loss": (
-        ", of all steps since the last point",
+        ", all steps",
         "mean over the meta-batches of all steps since the last point",
     ),
-    "train": (", of one meta-batch", "mean over the tasks of one meta-batch, that of the iteration, after adaptation"),
-    "val": (", of all validation tasks", "mean over all validation tasks, after adaptation"),
+    "train": (", one meta-batch", "mean over the tasks of one meta-batch, that of the iteration, after adaptation"),
+    "val": (", all tasks", "mean over all validation tasks, after adaptation"),
 }
 METRICS = {
     "mse": "mean squared error",
@@ -50,7 +50,7 @@ def axis_name(key: str) -> str:
 
 
 def curve_name(key: str) -> str:
-    """A learning curve with what it is the mean of: `train/mse, of one meta-batch`."""
+    """A learning curve with what it is the mean of: `train/mse, one meta-batch`."""
     return f"{axis_name(key)}{SAMPLES[sample_of(key)][0]}" if key else key
 
 

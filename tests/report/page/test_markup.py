@@ -42,7 +42,7 @@ def test_the_table_of_runs_shows_numbers_and_is_sorted_by_their_values(tmp_path)
     )
     table = Tables(runs_table(content))
     assert table.rows[0] == [
-        *("selected", "run", "learner", "mse ± 95 %", "published", "status", "problem"),
+        *("selected", "run", "mse ± 95 %", "published", "learner", "status", "problem"),
         *("data", "inner_lr", "seed", "iterations", "training time"),
     ]
     assert table.column("run") == ["a", "b", "c"]

@@ -90,9 +90,9 @@ def test_counts_are_grouped(value, text):
 @pytest.mark.parametrize(
     ("key", "name"),
     [
-        ("train/loss", "train/loss, of all steps since the last point"),
-        ("train/accuracy", "train/accuracy (%), of one meta-batch"),
-        ("val/mse", "val/mse, of all validation tasks"),
+        ("train/loss", "train/loss, all steps"),
+        ("train/accuracy", "train/accuracy (%), one meta-batch"),
+        ("val/mse", "val/mse, all tasks"),
     ],
 )
 def test_a_curve_is_named_with_what_it_is_the_mean_of(key, name):
