@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 Seeds = Sequence[Sequence[float]]  # the value of each seed, position by position
 LOOKS = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (PURPLE, "D"), (INK, "v"), (SKY, "P"), (VERMILION, "X"))
-CROSS = 8  # points between the crosses of two learners
+HEIGHT = 180  # points of a panel's height, roughly
+CROSS = 8  # of these between the crosses of two learners
 HATCHES = ("", "///", "...", "xx", "\\\\\\", "++", "--")  # of bars, as many as LOOKS
 
 
@@ -117,12 +118,10 @@ def log_axis(axis: Axis) -> None:
 
 def draw_crosses(axes: Axes, line: Line, color: str, place: int) -> None:
     """Crosses of `sensitivity` at the upper edge; those of several learners at a rate are above each other."""
-    from matplotlib.transforms import ScaledTranslation
-
-    points_up = ScaledTranslation(0, CROSS * place / 72, axes.figure.dpi_scale_trans)
     incomplete = [x for x, values in zip(line.x, line.seeds, strict=True) if None in values]
-    edge = axes.get_xaxis_transform() + points_up
-    axes.plot(incomplete, [1.0] * len(incomplete), "x", color=color, transform=edge, clip_on=False, zorder=5)
+    heights = [1 + CROSS * place / HEIGHT] * len(incomplete)
+    edge = axes.get_xaxis_transform()  # of which the x axis takes its range too
+    axes.plot(incomplete, heights, "x", color=color, transform=edge, clip_on=False, zorder=5)
 
 
 def draw_line(axes: Axes, line: Line, color: str, marker: str, scale: float) -> None:

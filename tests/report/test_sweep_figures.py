@@ -43,6 +43,15 @@ def test_sensitivity_of_accuracies_is_in_percent_on_a_plain_axis_and_lines_repea
     assert (tmp_path / "s.pdf").read_bytes().startswith(b"%PDF")
 
 
+@pytest.mark.filterwarnings("error")
+def test_rates_that_all_diverged_are_on_the_axis_however_large_they_are(tmp_path, drawn):
+    lines = [Line(f"learner {at}", [0.01, 1e200], [[1.0, 1.1], [None, None]]) for at in range(8)]
+    sensitivity({"left": lines, "right": lines}, "mse", tmp_path / "s.png")
+    for axes in drawn[0].axes[:2]:
+        assert axes.get_xlim()[1] >= 1e200
+        assert len({line.get_ydata()[0] for line in axes.lines if line.get_marker() == "x"}) == 8
+
+
 def test_bars_are_means_with_a_dot_for_each_seed(tmp_path, drawn):
     bars({"masks": {"layer 1": [[0.2, 0.4], [0.6]]}}, ["order 0", "order 1"], "P", tmp_path / "b.png")
     (axes,) = drawn[0].axes

@@ -115,7 +115,7 @@ const byFinger = matchMedia("(pointer: coarse)").matches;
 /** Draw traces on a figure's axes, the vertical one on a log scale or cut to a range where that is wanted. */
 function draw(id, figure, traces, isLog, words, range = null) {
   const layout = structuredClone(figure.layout); // plotly writes into it
-  if (isLog) Object.assign(layout.yaxis, { type: "log", dtick: range ? null : decadesOnly(traces) });
+  if (isLog) Object.assign(layout.yaxis, { type: "log", dtick: range ? null : logTicks(traces) });
   if (range) layout.yaxis.range = range;
   layout.template = figures.templates[theme()];
   if (byFinger) layout.dragmode = false; // a finger scrolls the page
@@ -124,11 +124,12 @@ function draw(id, figure, traces, isLog, words, range = null) {
   Plotly.react(id, traces, layout, { ...figures.config, displayModeBar: byFinger ? false : "hover" });
 }
 
-/** The tick distance of a log axis: 1, a label a decade, where it spans some decades; null leaves it to plotly. */
-function decadesOnly(traces) {
+/** Ticks of a log axis: a label a decade where it spans several, at 1, 2 and 5 where two; null leaves it to plotly. */
+function logTicks(traces) {
   const values = traces.flatMap((trace) => trace.y).filter((value) => value > 0);
   const decades = Math.log10(largest(values) / smallest(values));
-  return decades > 2 && decades < 8 ? 1 : null;
+  if (decades > 2) return decades < 8 ? 1 : null;
+  return decades > 1 ? "D2" : null;
 }
 
 /** A trace in the look of a group, by the group's place. */
