@@ -11,7 +11,7 @@ from metarun.report.page.markup import comparison_note, comparison_table, elemen
 from metarun.run_folder import read_runs
 
 HOSTILE = "</td></table><script>alert(1)</script>\"'&amp;"
-PAPER = {"source": "A paper, table 1", "value": 0.45, "ci95": 0.01, "status": "unverified"}
+PAPER = {"source": "A paper, table 1", "value": 0.45, "ci95": 0.01, "read": "the PDF"}
 
 
 def content_of(folder, **cells) -> Content:
@@ -167,7 +167,7 @@ def test_the_summary_and_the_sources(tmp_path):
     assert made["runs_note"].replace("\u00a0", " ") == (
         "mse: mean squared error. ± 95 %: half the 95 % interval of the mean over held-out tasks. "
         "Training time: with validations and checkpoints, without the test; of fused runs, that of all together. "
-        "Published figures: A paper, table 1 (unverified)."
+        "Published figures: A paper, table 1 (read: the PDF)."
     )
     assert "± " not in made["runs_note"] and " %" not in made["runs_note"]  # no line ends there
 
@@ -180,7 +180,7 @@ def test_the_time_of_fused_runs_is_that_of_all_of_them(tmp_path):
 @pytest.mark.parametrize("name", ["runs", "comparison", "runs_note", "algos", "curves", "metrics", "rates"])
 def test_texts_of_runs_are_no_markup(name, tmp_path):
     algo = metric = HOSTILE.replace("/", "\\")
-    paper = {"source": HOSTILE, "value": 1, "status": HOSTILE}
+    paper = {"source": HOSTILE, "table": HOSTILE, "value": 1, "read": HOSTILE}
     cell = {"data": HOSTILE, "metric": metric, "paper": paper}
     write_run(tmp_path / "0", algo, HOSTILE, 0.01, **cell)
     write_run(tmp_path / "1", algo, HOSTILE, 0.1, **cell)
