@@ -98,8 +98,8 @@ def draw_legend(axes: Axes, panels: Mapping[str, Sequence[Line]], columns: int) 
         entries["a seed did not complete"] = Line2D([], [], linestyle="none", marker="x", color=INK)
     if any(value is not None for line in lines for value in line.published):
         entries["published"] = Line2D([], [], linestyle="none", marker="o", color=INK, markerfacecolor="none")
-    place = "outside lower center"
-    axes.figure.legend(entries.values(), entries, loc=place, ncols=columns, frameon=False, fontsize=TEXT)
+    handles, names = list(entries.values()), list(entries)
+    axes.figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=TEXT)
 
 
 def log_axis(axis: Axis) -> None:
@@ -111,7 +111,7 @@ def log_axis(axis: Axis) -> None:
             written = f"{value:g}" if 1e-4 <= value < 1e4 else f"{value:.0e}".replace("e+0", "e").replace("e-0", "e-")
             return written if super().__call__(value, place) else ""
 
-    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    (axis.axes.set_xscale if axis is axis.axes.xaxis else axis.axes.set_yscale)("log")
     axis.set_major_formatter(Plain())
     axis.set_minor_formatter(Plain(minor_thresholds=(1, 0.4)))
 
