@@ -61,8 +61,8 @@ $(READY): pyproject.toml
 	$(UV) sync --extra dev
 	@touch $@
 
-# sinusoid, omniglot, miniimagenet; small, omniglot15, miniimagenet20, superclasses; memory, optimizers; ambiguous,
-# few_tasks, bayes; transfer
+# sinusoid, omniglot, miniimagenet; small, omniglot15, miniimagenet20, superclasses, protonet; memory, optimizers;
+# ambiguous, few_tasks, bayes, alpaca; gradient, transfer, verification
 reproduce-%: setup ## measure again what REPLICATION.md says: reproduce-sinusoid and others, see the Makefile
 	$(BIN)/python -m scripts.reproduce.main $* --jobs $(or $(JOBS),1)
 

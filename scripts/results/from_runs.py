@@ -1,4 +1,4 @@
-"""A record from the folders of its runs: nothing in it is written by hand but the note, which an older record hands on."""
+"""A record from the folders of its runs: nothing in it is typed but the note, which an older record hands on."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def record_runs(runs: Runs, folder: Path = RESULTS, note: str | None = None) -> 
 def make_record(runs: Runs, results: Sequence[Mapping[str, Any]], note: str) -> Record:
     """The record of a cell from the contents of its runs' `result.json`."""
     first, folder = results[0], runs.folders[0]
-    choices = read_choices(folder)
+    choices, config = read_choices(folder), recorded(read_config(folder))
     experiment = choices.get("experiment")
     headline = _measure(first["metric"], results)
     return Record(
@@ -75,13 +75,15 @@ def make_record(runs: Runs, results: Sequence[Mapping[str, Any]], note: str) -> 
         step=first["step"] or None,
         runs=headline.runs,
         mean=headline.mean,
-        tasks=next((result["tasks"] for result in results if result["tasks"]), read_config(folder)["run"]["eval_tasks"]),
+        tasks=next(
+            (result["tasks"] for result in results if result["tasks"]), read_config(folder)["run"]["eval_tasks"]
+        ),
         iterations=max(result["iterations"] for result in results),
         threads=first["threads"],
         device=machine(first["device"]),
         commit=", ".join(sorted({f"{result['commit'] or 'unknown':.9}" for result in results})),
         date=date.fromtimestamp(max((path / "result.json").stat().st_mtime for path in runs.folders)).isoformat(),
-        config=recorded(read_config(folder)),
+        config=config,
         origin="run",
         published=_published(first["paper"]),
         note=note,
@@ -160,8 +162,7 @@ def _other_measures(results: Sequence[Mapping[str, Any]]) -> list[Measure]:
     first = results[0]
     step = first["step"] or None
     return [
-        _measure(name, results, [result["metrics"].get(name) for result in results], step)
-        for name in first["metrics"]
+        _measure(name, results, [result["metrics"].get(name) for result in results], step) for name in first["metrics"]
     ]
 
 

@@ -1,9 +1,10 @@
 """MT-net's paper (Lee and Choi 2018) where two cores can: `make reproduce-mtnet`.
 
 The sinusoid table, robustness to the inner learning rate, the same at 20,000 iterations for three initialisations and
-for Meta-SGD (which no paper shows), and the learned subspace against the order of polynomials; three seeds of each cell. Every set of cells that can share
-a program is one `metarun -m hydra/launcher=fused` command; two commands run side by side, each on one thread. Started
-again, the script runs only what is missing. Tables and figures: outputs/reproduce/mtnet/; records: docs/results/mtnet/.
+for Meta-SGD (which no paper shows), and the learned subspace against the order of polynomials; three seeds of each
+cell. Every set of cells that can share a program is one `metarun -m hydra/launcher=fused` command; two commands run
+side by side, each on one thread. Started again, the script runs only what is missing. Tables and figures lie in
+outputs/reproduce/mtnet/, records in docs/results/mtnet/.
 """
 
 from __future__ import annotations
