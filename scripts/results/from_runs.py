@@ -16,7 +16,7 @@ from metarun.run_folder import read_choices, read_config, read_overrides, read_r
 from scripts.results.configuration import recorded
 from scripts.results.machine import machine
 from scripts.results.published import published
-from scripts.results.records import RESULTS, Measure, Published, Record, SeedRun, parse, path_of, write
+from scripts.results.records import RESULTS, Measure, Record, SeedRun, parse, path_of, write
 
 STEPS = (0, 1, 2, 3, 5, 10, 20, 50, 100)  # after which a record has the headline metric, where the run has it
 LONG = 20  # steps of adaptation
