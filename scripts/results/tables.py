@@ -97,8 +97,8 @@ def _record(entry: Entry, records: Records) -> Record:
 SHARED = {  # what is said of a configuration where all records have the same
     "data.partition": "partition `{}`",
     "backbone.filters": "{} filters",
-    "data.train_queries": "{} queries a class in training",
-    "run.meta_batch_size": "{} tasks an outer step",
+    "data.train_queries": "training queries (of each class): {}",
+    "run.meta_batch_size": "tasks an outer step: {}",
 }
 
 
@@ -169,6 +169,11 @@ def rounded(value: float | None) -> str:
     return f"{value:.3g}" if size >= 100 else f"{value:.2f}" if size >= 1 else f"{value:.3f}"
 
 
+def two_digits(value: float) -> str:
+    """A half-interval with two digits."""
+    return f"{value:.{max(0, 1 - math.floor(math.log10(value)))}f}" if value else "0"
+
+
 def percent(decimals: int) -> Callable[[float | None], str]:
     """A fraction in %, with so many decimals."""
     return lambda value: "diverged" if value is None else f"{100 * value:.{decimals}f}"
@@ -178,7 +183,9 @@ Number = Callable[[float | None], str]
 
 
 def _seed(run: SeedRun, number: Number) -> str:
-    return number(run.mean) if run.ci95 is None or run.mean is None else f"{number(run.mean)} ± {number(run.ci95)}"
+    if run.ci95 is None or run.mean is None:
+        return number(run.mean)
+    return f"{number(run.mean)} ± {two_digits(run.ci95) if number is rounded else number(run.ci95)}"
 
 
 def _figure(measure: Measure, number: Number) -> str:
@@ -249,7 +256,8 @@ def _training_tasks(record: Record) -> str:
         return STREAMS[record.algo].format(n=tasks, **data)
     shots = data["train_shots"]
     shots = f"{shots[0]} to {shots[1]}" if isinstance(shots, list) else shots
-    return f"{tasks} × {data['train_ways']}-way {shots}-shot, {data['train_queries']} queries"
+    queries = data["train_queries"]
+    return f"{tasks} × {data['train_ways']}-way {shots}-shot, {queries} quer{'y' if queries == 1 else 'ies'}"
 
 
 def _seconds(record: Record) -> str:
@@ -287,7 +295,8 @@ def listed(name: str, caption: str, rows: Mapping[str, str], columns: Sequence[C
 
 
 def crossed(name: str, caption: str, rows: Mapping[str, str], columns: Mapping[str, str],
-            record: Callable[[str, str], str], column: Column, first: str = "learner", apart: Mapping[str, str] | None = None) -> Table:  # fmt: skip
+            record: Callable[[str, str], str], column: Column, first: str = "learner",
+            apart: Mapping[str, str] | None = None) -> Table:  # fmt: skip
     """A table with a record for each row and column.
 
     Args:
