@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from scripts.results.records import Record
 from scripts.results.tables import (
     INDUCTIVE,
     ITERATIONS,
@@ -18,6 +19,7 @@ from scripts.results.tables import (
     mean,
     percent,
     published,
+    rounded,
     setting,
 )
 
@@ -316,21 +318,22 @@ TRANSFER = listed(
 )
 
 
-def _optimizers(problem: str, learned: str, metric: str, *names: str) -> dict[str, str]:
-    del metric
-    rows = {f"{problem}: **learned**{learned}": f"optimizers/{problem} learned"}
+def _optimizers(problem: str, *names: str) -> dict[str, str]:
+    rows = {f"{problem}: **learned**": f"optimizers/{problem} learned"}
     titles = {"sgd": "SGD", "nag": "NAG", "rmsprop": "RMSprop", "adam": "Adam"}
     return rows | {f"{problem}: {titles[name]}": f"optimizers/{problem} {name}" for name in names}
 
 
 def _loss(step: int) -> Column:
-    def show(record: object) -> str:
+    """The loss after so many steps, whatever it is called."""
+
+    def show(record: Record) -> str:
         for metric in ("mse", "nll"):
-            text = figure("", lambda value: f"{value:.3f}" if value is not None else "diverged", metric, step).show(
-                record
-            )  # type: ignore[arg-type]
-            if text:
-                return text.replace("**", "").partition(" ±")[0]
+            try:
+                value = record.measure(metric, step).mean
+            except KeyError:
+                continue
+            return "diverged" if value is None else f"{value:.3f}"
         return ""
 
     return Column(f"step {step}", show)
@@ -348,10 +351,10 @@ OPTIMIZERS = listed(
     "Iterations are "
     "episodes of 100 steps.",
     {
-        **_optimizers("quadratics", "", "mse", "sgd", "nag", "rmsprop", "adam"),
-        **_optimizers("digits", "", "nll", "sgd", "nag", "rmsprop", "adam"),
-        **_optimizers("digits-wider", "", "nll", "adam"),
-        **_optimizers("digits-relu", "", "nll", "adam"),
+        **_optimizers("quadratics", "sgd", "nag", "rmsprop", "adam"),
+        **_optimizers("digits", "sgd", "nag", "rmsprop", "adam"),
+        **_optimizers("digits-wider", "adam"),
+        **_optimizers("digits-relu", "adam"),
     },
     [RATE, *(_loss(step) for step in (10, 20, 50, 100)), ITERATIONS, SECONDS],
     first="problem and optimizer",
@@ -449,8 +452,11 @@ WHERE = Column(
 )
 
 
-def _of_kind(record: object) -> str:
-    return figure("", TWO if record.better == "higher" else lambda v: "" if v is None else f"{v:.3f}").show(record)  # type: ignore[attr-defined,arg-type]
+def _in_short(record: Record) -> str:
+    """The mean, of one seed with its interval."""
+    number = TWO if record.better == "higher" else rounded
+    seeds = len(record.runs)
+    return figure("", number).show(record) if seeds == 1 else f"**{number(record.mean)}** ({seeds} seeds)"
 
 
 README = listed(
@@ -467,7 +473,7 @@ README = listed(
         "`protonet`, 5-way 1-shot, temperature 64": "miniimagenet20/protonet 5-way 1-shot temperature 64",
         "`r2d2`, 5-way 5-shot": "miniimagenet20/r2d2 5-way 5-shot scale 10",
     },
-    [WHERE, ITERATIONS, Column("measured", _of_kind), published(TWO)],
+    [WHERE, ITERATIONS, Column("measured", _in_short), published(TWO)],
     apart={
         "backbone": "networks",
         "run.meta_batch_size": "sizes of training tasks",

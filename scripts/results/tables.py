@@ -6,12 +6,14 @@ A table is data (scripts/results/definitions.py): rows of texts and of entries, 
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from metarun.run_folder import leaves
 from scripts.results.records import Measure, Published, Record, SeedRun
 
+WIDTH = 120  # of prose
 Records = Mapping[str, Record]  # by `TARGET/CELL`
 
 
@@ -80,7 +82,9 @@ def render(table: Table, records: Records) -> str:
     for row in table.rows:
         lines.append([cell if isinstance(cell, str) else cell.column.show(_record(cell, records)) for cell in row])
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f"{table.caption} {shared(records_of(table, records))}\n\n{text}"
+    caption = f"{table.caption} {shared(records_of(table, records))}"
+    wrapped = textwrap.fill(caption, WIDTH, break_long_words=False, break_on_hyphens=False)
+    return f"{wrapped}\n\n{text}"
 
 
 def records_of(table: Table, records: Records) -> list[Record]:
