@@ -18,7 +18,7 @@ from scripts.results.records import Record
 # Groups that change no number: services, published figures, a multirun's own.
 ASIDE = ("hydra", "sweep", "tracker", "paper")
 # Keys that came after records did, with the value that stands for what was before.
-LATER_KEYS: dict[str, Any] = {}
+LATER_KEYS: dict[str, Any] = {"run.eval_seed": 0}
 _one_at_a_time = Lock()  # Hydra keeps its state in one place for all threads
 
 

@@ -75,20 +75,16 @@ def figure_of(result: dict[str, Any], record: Record) -> float | None:
     return entry.get("mean") if isinstance(entry, dict) else entry
 
 
-def same_digits(recorded: float | None, mean: float | None, percent: bool) -> bool:
-    """Whether a figure is the recorded one, to as many digits as were recorded.
+def same_digits(record: Record, run: SeedRun, mean: float | None) -> bool:
+    """Whether a figure is the recorded one, to as many digits as its record has.
 
-    Args:
-        recorded: as in the record; what was written down may have been rounded.
-        mean: the figure now.
-        percent: it was written down in %.
+    Trailing zeros are lost in JSON, so the digits are those of the longest number of the record's runs.
     """
-    if recorded is None or mean is None:
-        return recorded is mean
-    written = Decimal(repr(recorded)) * (100 if percent else 1)
-    last = Decimal(1).scaleb(int(written.normalize().as_tuple().exponent))
-    tolerance = float(last) / 2 / (100 if percent else 1)
-    return abs(mean - recorded) <= tolerance * (1 + 1e-6)
+    if run.mean is None or mean is None:
+        return run.mean is mean
+    written = [value for seed in record.runs for value in (seed.mean, seed.ci95) if value is not None]
+    decimals = max(-int(Decimal(repr(value)).as_tuple().exponent) for value in written)
+    return abs(mean - run.mean) <= 0.5 * 10.0**-decimals * (1 + 1e-6)
 
 
 def compare(record: Record, run: SeedRun, result: dict[str, Any], device: str) -> Check:
@@ -104,7 +100,7 @@ def compare(record: Record, run: SeedRun, result: dict[str, Any], device: str) -
     eager = not result.get("compiled") and not record.compiled and not fused
     exact = eager and device == record.device
     if exact or mean is None or run.mean is None:
-        return Check(record, run, mean, exact, same_digits(run.mean, mean, record.metric == "accuracy"))
+        return Check(record, run, mean, exact, same_digits(record, run, mean))
     known = [(seed.mean, seed.ci95 or 0.0) for seed in record.runs if seed.mean is not None]
     low, high = min(value - ci for value, ci in known), max(value + ci for value, ci in known)
     return Check(record, run, mean, exact, low <= mean <= high)
