@@ -5,12 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from recorded import ONE_OF_EACH, OTHERS, RECORDS
 
 from scripts.results.configuration import composed, differences, overrides_of, recorded
-from scripts.results.records import load
-
-RECORDS = {f"{record.target}/{record.cell}": record for record in load()}
-ONE_OF_EACH = {record.target: name for name, record in RECORDS.items()}.values()
 
 
 def test_what_is_recorded_is_resolved_and_changes_numbers():
@@ -30,7 +27,7 @@ def test_the_command_of_a_record_makes_its_configuration(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RECORDS.keys() - set(ONE_OF_EACH))
+@pytest.mark.parametrize("name", OTHERS)
 def test_the_command_of_every_record_makes_its_configuration(name):
     assert differences(RECORDS[name]) == []
 

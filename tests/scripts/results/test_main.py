@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from test_configuration import ONE_OF_EACH, RECORDS
+from recorded import ONE_OF_EACH, OTHERS, RECORDS
 
 from scripts.results.definitions import TABLES
 from scripts.results.main import DOCUMENTS, MARKED, ROOT, refresh, with_published, with_tables
@@ -47,7 +47,7 @@ def test_published_figures_are_those_of_conf(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RECORDS.keys() - set(ONE_OF_EACH))
+@pytest.mark.parametrize("name", OTHERS)
 def test_every_published_figure_is_that_of_conf(name):
     assert with_published(RECORDS[name]) == RECORDS[name], "run `make tables`"
 

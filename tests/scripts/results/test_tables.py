@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from test_records import RECORD
+from recorded import RECORD
 
 from scripts.results.records import Measure, SeedRun
 from scripts.results.tables import (
@@ -36,9 +36,13 @@ NAME = "small/protonet 5-way 1-shot"
 
 def test_a_table_is_rendered():
     columns = [TASK, TRAINING_TASKS, ITERATIONS, figure("accuracy, %", percent(1)), published(percent(1))]
-    assert render(listed("one", "Few runs.", {"prototypical": NAME}, columns), RECORDS) == (
-        "Few runs. All rows: partition `small`, 32 filters, training queries (of each class): 1, tasks an outer step: 4,\n"
-        "2,000 iterations, 200 test tasks, seeds 0, 1, threads: 1. Measured 2026-11-21 on a machine; commit 25ff4b5.\n\n"
+    caption, lines = render(listed("one", "Few runs.", {"prototypical": NAME}, columns), RECORDS).split("\n\n")
+    assert max(map(len, caption.splitlines())) <= 120
+    assert caption.replace("\n", " ") == (
+        "Few runs. All rows: partition `small`, 32 filters, training queries (of each class): 1, tasks an outer step: 4, "
+        "2,000 iterations, 200 test tasks, seeds 0, 1, threads: 1. Measured 2026-11-21 on a machine; commit 25ff4b5."
+    )
+    assert lines == (
         "| learner | task | an outer step | iterations | accuracy, % | published |\n"
         "| --- | --- | --- | --- | --- | --- |\n"
         "| prototypical | 5-way 1-shot | 4 × 20-way 1 to 10-shot, 1 query | 2,000 | "

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from test_records import RECORD
+from recorded import RECORD
 
 from scripts.results import verify
 from scripts.results.records import SeedRun
