@@ -218,8 +218,10 @@ OMNIGLOT_MAML = listed(
         "MAML ": "omniglot/maml 5-way 5-shot",
         "MAML, one test step": "omniglot/maml one step",
         "Meta-SGD, one test step": "omniglot/meta_sgd one step",
+        "raw pixels, nearest centroid": "omniglot/nearest_centroid 5-way 1-shot",
     },
     [TASK, TRAINING_TASKS, ITERATIONS, figure("accuracy", TWO), INDUCTIVE, published(ONE)],
+    apart={"backbone": "raw pixels are not trained"},
 )
 OMNIGLOT_PROTONET = listed(
     "omniglot_protonet",
@@ -470,7 +472,7 @@ README = listed(
         "`maml`, 5-way 5-shot": "omniglot/maml 5-way 5-shot",
         "`protonet`, 5-way 1-shot": "protonet/protonet 5-way 1-shot",
         "`protonet`, 20-way 5-shot": "protonet/protonet 20-way 5-shot",
-        "`protonet`, 5-way 1-shot, temperature 64": "miniimagenet20/protonet 5-way 1-shot temperature 64",
+        "`protonet`, 1-shot, temperature 64": "miniimagenet20/protonet 5-way 1-shot temperature 64",
         "`r2d2`, 5-way 5-shot": "miniimagenet20/r2d2 5-way 5-shot scale 10",
     },
     [WHERE, ITERATIONS, Column("measured", _in_short), published(TWO)],

@@ -39,8 +39,8 @@ def test_a_table_is_rendered():
     caption, lines = render(listed("one", "Few runs.", {"prototypical": NAME}, columns), RECORDS).split("\n\n")
     assert max(map(len, caption.splitlines())) <= 120
     assert caption.replace("\n", " ") == (
-        "Few runs. All rows: partition `small`, 32 filters, training queries (of each class): 1, tasks an outer step: 4, "
-        "2,000 iterations, 200 test tasks, seeds 0, 1, threads: 1. Measured 2026-11-21 on a machine; commit 25ff4b5."
+        "Few runs. All rows: partition `small`, 32 filters, training queries (of each class): 1, tasks an outer step: "
+        "4, 2,000 iterations, 200 test tasks, seeds 0, 1, threads: 1. Measured 2026-11-21 on a machine; commit 25ff4b5."
     )
     assert lines == (
         "| learner | task | an outer step | iterations | accuracy, % | published |\n"
