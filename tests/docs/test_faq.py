@@ -14,8 +14,8 @@ PAGE = (ROOT / "docs" / "faq.md").read_text()
 QUOTED = [text for line in re.findall(r"^#### (.*)$", PAGE, re.MULTILINE) for text in re.findall(r"`([^`]+)`", line)]
 WILD = "\0"  # in the place of what is filled in
 GENERIC = ("must be", "got")  # of every refusal
-SAYS = 8  # letters of its own at least, beside what is filled in and what is generic
-SHARE = 0.25  # of a text, which are the program's own
+SAYS = 7  # letters of its own at least, beside what is filled in and what is generic
+SHARE = 0.35  # of a text, which is the program's own at least
 
 
 class Template(NamedTuple):
@@ -51,16 +51,20 @@ def templates() -> list[Template]:
 
 
 def is_said(text: str) -> bool:
-    """Whether a template of the package gives the text, or the WHAT of `KEY must be WHAT; got VALUE`."""
+    """Whether the program says the text: most of it, but for what is filled in, is its own words."""
     required = re.fullmatch(r"[\w.]+ must be (.+); got .*", text)
-    return is_given(text) or (required is not None and is_given(required[1]))
+    own = max(letters(text), letters(required[1]) if required else 0)
+    return own >= SHARE * len(required[1] if required else text)
 
 
-def is_given(text: str) -> bool:
-    return any(
-        template.longest in text and template.pattern.fullmatch(text) and template.letters >= SHARE * len(text)
-        for template in templates()
-    )
+def letters(text: str, deep: int = 2) -> int:
+    """How many letters of a text a template gives, with those of templates that fill it in."""
+    most = 0
+    for template in templates():
+        if template.longest in text and (match := template.pattern.fullmatch(text)):
+            inner = sum(letters(group, deep - 1) for group in match.groups()) if deep else 0
+            most = max(most, template.letters + inner)
+    return most
 
 
 def test_there_are_enough():

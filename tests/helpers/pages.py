@@ -22,13 +22,13 @@ from unittest.mock import patch
 
 from commands import ROOT, SMALL, metarun
 from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
 
 import metarun as package
 from metarun.api import overrides_of
 from metarun.cli.command import Command
 from metarun.experiment.build import build
 from metarun.experiment.choices import CONF
+from metarun.experiment.overrides import key_of, lines_of, read
 from metarun.report import main as report
 
 FENCE = re.compile(r"(?:^<!-- test: (\w+) -->\n)?^```(\w*)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -85,15 +85,11 @@ def settings_of(words: list[str]) -> list[str] | None:
 
 
 def cells_of(command: list[str]) -> list[list[str]]:
-    """The settings of every cell of a command, without what names folders of runs."""
-    settings = [word for word in command if "=" in word and not word.startswith("-")]
-    parsed = OverridesParser.create().parse_overrides(settings)
-    swept = [
-        [f"{o.key_or_group}={v}" for v in o.sweep_string_iterator()] if o.is_discrete_sweep() else [o.input_line]
-        for o in parsed
-    ]
-    # A range is not a value, but what is searched in.
-    return [[word for word in cell if "interval(" not in word] for cell in product(*swept)]
+    """The settings of every cell of a command; of its seeds the first, for nothing depends on them here."""
+    settings = [read(word) for word in command if "=" in word and not word.startswith("-")]
+    swept = [lines_of(o) if not o.is_interval_sweep() else [] for o in settings]
+    swept = [lines[:1] if key_of(o) == "seed" else lines for o, lines in zip(settings, swept, strict=True)]
+    return [list(cell) for cell in product(*(lines for lines in swept if lines))]
 
 
 def compose_and_build(command: list[str]) -> None:
