@@ -84,6 +84,8 @@ def place(tmp_path):
         for name in [names.pop(0) for _ in range(count)]:
             draw_class(tmp_path / "pictures" / split / name, 20)
             draw_class(tmp_path / "unsorted" / name, 20)
+    for name in ("weevil", "aphid", "thrips", "earwig", "cockroach"):
+        draw_class(tmp_path / "unsorted" / name, 20)
     for name in ("bee", "fly"):
         draw_class(tmp_path / "new", 3, name)
     return tmp_path

@@ -4,13 +4,14 @@ A fenced block of Bash, Python or YAML is executed. `title="PATH"` in its first 
 comment on the line above it changes what the test does:
 
     <!-- test: compose -->   needs a cluster, an account or a long time: commands are composed, Python is compiled
-    <!-- test: refused -->   every command ends with exit status 2 and prints the text of the next block
+    <!-- test: refused -->   every command ends with exit status 2, and at last prints the text of the next block
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import linecache
 import os
 import re
 import shlex
@@ -173,7 +174,7 @@ def execute(blocks: list[Block], folder: Path) -> None:
         AssertionError: a command does not end as the page says.
     """
     variables: dict[str, Any] = {"__name__": "page"}
-    with contextlib.chdir(folder), _short_python(), patch.dict(os.environ):
+    with contextlib.chdir(folder), _short_python(), patch.dict(os.environ, METARUN_CACHE=str(folder / "cache")):
         for block, following in zip(blocks, [*blocks[1:], None], strict=True):
             if block.title:
                 Path(block.title).parent.mkdir(parents=True, exist_ok=True)
@@ -187,6 +188,7 @@ def execute(blocks: list[Block], folder: Path) -> None:
 def _python(block: Block, variables: dict[str, Any]) -> None:
     code = compile("\n" * block.line + block.text, "the page", "exec")
     if block.mark != "compose":
+        linecache.cache["the page"] = (0, None, ("\n" * block.line + block.text).splitlines(keepends=True), "the page")
         with contextlib.redirect_stdout(io.StringIO()):
             exec(code, variables)
 
@@ -198,7 +200,7 @@ def _command(block: Block, words: list[str], following: Block | None, variables:
     if block.mark == "refused":
         assert settings is not None and following is not None, where
         outcome = metarun(*settings, folder=Path.cwd())
-        assert (outcome.status, outcome.err) == (2, following.text), where
+        assert outcome.status == 2 and outcome.err.endswith(following.text), f"{where}\n{outcome.err}"
     elif block.mark == "compose" and settings is not None:
         compose_and_build(settings, most=2)
     elif settings is not None:
