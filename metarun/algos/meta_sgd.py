@@ -8,12 +8,12 @@ Inner problem, one step on the support set train(T) of a task T:
 Outer problem, over tasks T with query sets test(T):
     min_{theta, alpha}  E_T L_test(T)(theta')                                                      (eq. 3)
 
-    symbol     code             shape / unit
-    theta      self.net         the backbone's parameters; `theta` by name
-    alpha      self.rates       one tensor of each parameter's shape, any sign; `alpha` by name
-    L_T        self.loss        mean over a set's examples; `L(theta)` on the support set
-    train(T), test(T)           support and query set
-    o          *                element by element
+    symbol             code             shape / unit
+    theta              self.net         the backbone's parameters; `theta` by name
+    alpha              self.rates       one tensor of each parameter's shape, any sign; `alpha` by name
+    L_T                self.loss        mean over a set's examples; `L(theta)` on the support set
+    train(T), test(T)  support, query   `x [n, ...]` and `y`
+    o                  *                element by element
 
 This file has the inner problem. Of eq. 3, a task's term is `Learner.meta_loss` (the query loss after `adapt`).
 
