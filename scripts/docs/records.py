@@ -1,0 +1,113 @@
+"""The records of docs/results as tables of the site."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from functools import cache
+
+from scipy.stats import t as student
+
+from scripts.docs.markdown import code, escaped, folded, prose, table
+from scripts.results.records import Record, load
+
+LOWER = ("mse", "nll")
+
+
+@cache
+def records() -> tuple[Record, ...]:
+    return tuple(load())
+
+
+def amount(value: float | None, metric: str) -> str:
+    """A figure as the tables write it: accuracies and areas in percent, errors in three significant digits."""
+    if value is None:
+        return "not finite"
+    return f"{100 * value:.2f} %" if is_share(metric) else f"{value:.3g}"
+
+
+def is_share(metric: str) -> bool:
+    return metric.removeprefix("median_").startswith(("accuracy", "instance_", "auc", "coverage"))
+
+
+def interval(record: Record) -> float | None:
+    """Half of the 95 % interval: over held-out tasks of one run, over seeds of several (Student's t)."""
+    means = [run.mean for run in record.runs if run.mean is not None]
+    if len(means) == len(record.runs) > 1:
+        return float(student.ppf(0.975, len(means) - 1)) * statistics.stdev(means) / len(means) ** 0.5
+    return record.runs[0].ci95 if len(record.runs) == 1 else None
+
+
+def measured(record: Record) -> str:
+    """Mean and interval of the headline."""
+    half = interval(record)
+    text = amount(record.mean, record.metric)
+    if half is None or record.mean is None:
+        return text
+    return f"{text.removesuffix(' %')} ± {amount(half, record.metric)}"
+
+
+def published(record: Record) -> str:
+    """What the paper prints, with where."""
+    if record.published is None:
+        return ""
+    figure = record.published
+    text = amount(figure.value, record.metric)
+    if figure.ci95 is not None:
+        text = f"{text.removesuffix(' %')} ± {amount(figure.ci95, record.metric)}"
+    return f"{text} ({prose(', '.join(filter(None, (figure.source, figure.table))))})"
+
+
+def seeds(record: Record) -> str:
+    if len(record.runs) == 1 and record.runs[0].seed is None:
+        return "several"
+    return str(len(record.runs))
+
+
+def result_table(chosen: Sequence[Record]) -> str:
+    """Cells side by side with what is published, and below them how each was measured."""
+    head = ["Cell", "Metric", "Measured", "Published", "Seeds", "Tasks", "Iterations"]
+    rows = [
+        [
+            f"[{escaped(record.cell)}](#{anchor(record)})",
+            escaped(record.metric) + (f", {record.step} steps" if record.step is not None else ""),
+            measured(record) + (" (transductive)" if record.transductive else ""),
+            published(record),
+            seeds(record),
+            str(record.tasks),
+            f"{record.iterations:,}",
+        ]
+        for record in chosen
+    ]
+    return table(head, rows)
+
+
+def anchor(record: Record) -> str:
+    return "".join(sign if sign.isalnum() else "-" for sign in f"{record.target} {record.cell}".lower())
+
+
+def provenance(record: Record) -> str:
+    """How a cell was measured: its command, machine, date, commit."""
+    origin = (
+        "Written by the runs themselves."
+        if record.origin == "run"
+        else "Transcribed from what was written down before results were kept as records."
+    )
+    times = [run.seconds for run in record.runs if run.seconds is not None]
+    facts = [
+        f"{record.date}, commit `{record.commit}`, {prose(record.device)}, {record.threads} "
+        f"thread{'s' if record.threads != 1 else ''} a run"
+        + (f", {statistics.mean(times) / 60:.1f} minutes of training a run" if times else "")
+        + f". {origin}"
+    ]
+    if record.note:
+        facts.append(prose(record.note))
+    text = f"`make reproduce-{record.target.split('/')[0]}` makes it again, or, with `seed=0, 1, ...`:"
+    return f'<span id="{anchor(record)}"></span>\n' + folded(
+        f"{record.cell} ({record.target})",
+        "\n\n".join([*facts, text, f"```bash\n{record.command}\n```"]),
+    )
+
+
+def command(text: str) -> str:
+    return code(text)
