@@ -90,7 +90,11 @@ class MetaSGD(Learner):
             yield f(theta)
 
     def diagnostics(self) -> dict[str, Tensor]:
-        """Mean of alpha for each parameter, and the share of all rates that are negative."""
+        """Mean of alpha for each parameter, and the share of all rates that are negative.
+
+        rate/PARAMETER: mean over the parameter's entries of their learned rate.
+        rate/negative: share of all rates that are below 0, which move a weight uphill.
+        """
         flat = torch.cat([rate.flatten() for rate in self.rates])
         means = {f"rate/{name}": rate.mean() for name, rate in rates_by_name(self.net, self.rates).items()}
         return {**means, "rate/negative": (flat < 0).to(flat.dtype).mean()}

@@ -51,10 +51,10 @@ def index() -> str:
         "# Algorithms",
         "One page for each choice of `algo`, in one order: the paper with the problem it solves, how to use it, its "
         "settings, the metrics that a run logs, differences from the paper, and results beside the published figures. "
-        "[Which learner for what](../choosing.md) compares them.",
+        "[Which learner for what](/which_learner.md) compares them.",
     ]
     for family, members in FAMILIES.items():
-        rows = [[f"[`{algo}`]({algo}.md)", prose(conf.lead(conf.file_of("algo", algo)))] for algo in members]
+        rows = [[f"[`{algo}`](/{page_of(algo)})", prose(conf.lead(conf.file_of("algo", algo)))] for algo in members]
         parts += [f"## {family}", table(["`algo=`", "What it is"], rows)]
     return paragraphs(*parts)
 
@@ -109,7 +109,7 @@ def use(algo: str) -> str:
         ["Class", f"`{target}`"],
         ["Stages of training", _stages(cls)],
         ["Batch norm (`backbone.norm`)", ", ".join(f"`{mode}`" for mode in cls.batch_norm_modes)],
-        ["Trains as [fused replicas](../guides/sweeps.md)", "yes" if cls.fusable else "no"],
+        ["Trains as [fused replicas](/concepts/fused_replicas.md)", "yes" if cls.fusable else "no"],
         ["Order of the support set counts", "yes" if cls.order_sensitive else "no"],
     ]
     if optimizer or scheduler:
@@ -117,7 +117,7 @@ def use(algo: str) -> str:
         rows.append(["Chooses", " ".join(chosen)])
     notes = []
     if algo.startswith("learn2learn/"):
-        notes.append("It needs the extra `learn2learn`, which plain pip cannot build: [Installing](../install.md).")
+        notes.append("It needs the extra `learn2learn`, which plain pip cannot build: [Installing](/install.md).")
     return paragraphs(fenced("\n".join(commands(algo)), "bash"), *notes, table(["", ""], rows))
 
 

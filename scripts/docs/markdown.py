@@ -78,6 +78,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "".join(f"| {' | '.join(str(cell) for cell in line)} |\n" for line in lines)
 
 
+def relative(page: str, text: str) -> str:
+    """Links to `/PAGE.md`, from the root of docs/, as seen from a page: generated text need not know where it lies."""
+    up = "../" * page.count("/")
+    return re.sub(r"(?<=\]\()/(?=[\w/.#-]+\))", up, text)
+
+
 def bullets(lines: Iterable[str]) -> str:
     return "".join(f"- {line}\n" for line in lines)
 

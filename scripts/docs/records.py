@@ -8,10 +8,8 @@ from functools import cache
 
 from scipy.stats import t as student
 
-from scripts.docs.markdown import code, escaped, folded, prose, table
+from scripts.docs.markdown import escaped, folded, prose, table
 from scripts.results.records import Record, load
-
-LOWER = ("mse", "nll")
 
 
 @cache
@@ -64,12 +62,16 @@ def seeds(record: Record) -> str:
     return str(len(record.runs))
 
 
-def result_table(chosen: Sequence[Record]) -> str:
-    """Cells side by side with what is published, and below them how each was measured."""
+def result_table(chosen: Sequence[Record], page: str = "") -> str:
+    """Cells side by side with what is published, each linked to how it was measured, on this page or another.
+
+    Args:
+        page: the page that has `provenance` of the cells; empty: this one.
+    """
     head = ["Cell", "Metric", "Measured", "Published", "Seeds", "Tasks", "Iterations"]
     rows = [
         [
-            f"[{escaped(record.cell)}](#{anchor(record)})",
+            f"[{escaped(record.cell)}]({page}#{anchor(record)})",
             escaped(record.metric) + (f", {record.step} steps" if record.step is not None else ""),
             measured(record) + (" (transductive)" if record.transductive else ""),
             published(record),
@@ -107,7 +109,3 @@ def provenance(record: Record) -> str:
         f"{record.cell} ({record.target})",
         "\n\n".join([*facts, text, f"```bash\n{record.command}\n```"]),
     )
-
-
-def command(text: str) -> str:
-    return code(text)
