@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import ast
-import importlib.util
 import inspect
-import re
-import textwrap
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +15,7 @@ from scripts.docs import conf
 from scripts.docs.configuration import key_table
 from scripts.docs.families import FAMILIES
 from scripts.docs.heads import ROOT, Head, difference_list, read_head, rendered, symbol_table
-from scripts.docs.markdown import bullets, code, escaped, fenced, folded, greek, paragraphs, prose, table
+from scripts.docs.markdown import code, fenced, folded, paragraphs, prose, table
 from scripts.docs.metrics import metrics_of
 from scripts.docs.records import provenance, records, result_table
 

@@ -27,7 +27,8 @@ PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     ),
     "learner": (
         "Learners",
-        "The base class of all algorithms, and what many of them share. The [guide](/guides/own_learner.md) writes one.",
+        "The base class of all algorithms, and what many of them share. The [guide](/guides/own_learner.md) writes "
+        "one.",
         (
             "metarun.learner.learner",
             "metarun.learner.gradient_descent",

@@ -40,9 +40,7 @@ def keys() -> tuple[Key, ...]:
 
 def index() -> str:
     """The groups, and all keys in one table that can be filtered."""
-    groups = [
-        [f"[`{group}`](/{FOLDER}/{group}.md)", text] for group, text in GROUPS.items()
-    ]
+    groups = [[f"[`{group}`](/{FOLDER}/{group}.md)", text] for group, text in GROUPS.items()]
     rows = [
         [f"{code(key.name)}", code(key.choice) if key.choice else "all", _default(key.default), _meaning(key)]
         for key in keys()
@@ -67,8 +65,8 @@ def choice_lists() -> str:
     """Every choice of every group, with what it is in a line."""
     parts = [
         "# Choices",
-        "What each group can be, `GROUP=NAME` on the command line, generated from `conf/`. A mistyped name is refused with "
-        "these. A package of yours can add to every group: [Plug-ins](/plugins.md).",
+        "What each group can be, `GROUP=NAME` on the command line, generated from `conf/`. A mistyped name is "
+        "refused with these. A package of yours can add to every group: [Plug-ins](/plugins.md).",
     ]
     for group in filter(choices, GROUPS):
         rows = [[_to_page(group, name), prose(conf.lead(conf.file_of(group, name)))] for name in choices(group)]
@@ -114,7 +112,11 @@ def group_page(group: str) -> str:
     if common:
         parts.append(_table(common))
     for name in choices(group):
-        parts += [f"## {group}={name} {{ #{section(group, name)} }}", prose(conf.lead(conf.file_of(group, name))), key_table(f"{group}={name}")]
+        parts += [
+            f"## {group}={name} {{ #{section(group, name)} }}",
+            prose(conf.lead(conf.file_of(group, name))),
+            key_table(f"{group}={name}"),
+        ]
     return paragraphs(*parts)
 
 
@@ -137,5 +139,3 @@ def _default(value: Any) -> str:
     if isinstance(value, str):
         return code(value)
     return code(json.dumps(value))
-
-

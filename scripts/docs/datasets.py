@@ -51,8 +51,8 @@ def pages() -> dict[str, str]:
 def index() -> str:
     parts = [
         "# Data sets",
-        "One page for each choice of `data`: what a task is, where the data is from and under which terms, how it lies on "
-        "disk, and which algorithms have numbers for it. Your own data: [the guide](/guides/own_data.md).",
+        "One page for each choice of `data`: what a task is, where the data is from and under which terms, how it "
+        "lies on disk, and which algorithms have numbers for it. Your own data: [the guide](/guides/own_data.md).",
     ]
     for group, members in GROUPS.items():
         rows = [[f"[`{name}`](/{page_of(name)})", prose(conf.lead(conf.file_of("data", name)))] for name in members]

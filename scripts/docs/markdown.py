@@ -14,7 +14,8 @@ GREEK = {
 }
 SIGNS = {"<-": "←", "->": "→", "||": "‖", "+-": "±", "<=": "≤", ">=": "≥", "/=": "≠", "~=": "≈"}
 # A subscript counts too (`h_alpha`, `min_theta`), an identifier of several words does not (`log_sigma`).
-_NAMES = re.compile(rf"(?:(?<![A-Za-z_0-9.])|(?<=\b[A-Za-z]_)|(?<=\bmin_)|(?<=\bgrad_))({'|'.join(sorted(GREEK, key=len, reverse=True))})(?![A-Za-z0-9])")
+_BEFORE = r"(?:(?<![A-Za-z_0-9.])|(?<=\b[A-Za-z]_)|(?<=\bmin_)|(?<=\bgrad_))"
+_NAMES = re.compile(rf"{_BEFORE}({'|'.join(sorted(GREEK, key=len, reverse=True))})(?![A-Za-z0-9])")
 _SIGNS = re.compile("|".join(map(re.escape, SIGNS)))
 _LINKS = re.compile(
     r"arXiv (?P<arxiv>\d{4}\.\d{4,5})|doi (?P<doi>10\.\d+/[^\s,;]+)|(?P<host>github:? )(?P<repo>[\w.-]+/[\w.-]*\w)"

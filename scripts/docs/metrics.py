@@ -22,8 +22,8 @@ TESTED: dict[Kind, dict[str, str]] = {
         "ece": "expected calibration error: mean distance of confidence and accuracy, over 15 bins of confidence",
     },
     "regression": {
-        "nll": "negative log-likelihood of the targets, in nats; a point prediction counts as normal, with the variance "
-        "of the validation errors",
+        "nll": "negative log-likelihood of the targets, in nats; a point prediction counts as normal, with the "
+        "variance of the validation errors",
         "coverage": "share of targets within the central 95 % interval of the prediction",
         "calibration_error": "mean distance of nominal and observed coverage, over 19 levels",
     },

@@ -10,7 +10,6 @@ from scripts.docs.records import anchor, interval, measured, provenance, records
 from scripts.results.records import Record
 
 
-
 def pages() -> dict[str, str]:
     return {"results.md": results(), "which_learner.md": which_learner()}
 
@@ -108,5 +107,3 @@ def overlap(one: Record, best: Record) -> bool:
     if one.mean is None or best.mean is None:
         return one is best
     return abs(one.mean - best.mean) <= (interval(one) or 0.0) + (interval(best) or 0.0)
-
-
