@@ -45,8 +45,6 @@ def anchors(text):
     """What a link can lead to: headings, as mkdocs names them, and explicit ones."""
     slugs = {re.sub(r"[^\w -]", "", title.lower()).strip().replace(" ", "-") for title in sections(text)}
     return slugs | set(re.findall(r'(?:id="|\{ #)([\w-]+)', text))
-        re.findall(r'id="([^"]+)"|\{ #([\w-]+) \}', text) and re.findall(r'(?:id="|\{ #)([\w.-]+)', text)
-    )
 
 
 # --------------------------------------------------------------------------------------- everything has its page
