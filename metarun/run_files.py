@@ -142,7 +142,7 @@ FIELDS: Mapping[str, Check] = {
     "higher_is_better": (lambda value: isinstance(value, bool | None), "true, false or null"),
     "steps": (_are_steps, "a list of {step, mean, ci95, median}"),
     "metrics": (_are_metrics, "a mapping of metrics to {mean, ci95, median}"),
-    "paper": (_is_paper, "{source, value, ci95, status} with a number as value, or null"),
+    "paper": (_is_paper, "{source, table, value, ci95, read} with a number as value, or null"),
     "overrides": (_are_texts, "a list of texts"),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from functools import partial
 from inspect import Parameter, signature
 from pathlib import Path
@@ -248,7 +249,17 @@ def test_a_setting_is_of_an_existing_pair_and_changes_existing_keys(path: Path):
     for key, arguments in (("algo", class_of("algo", algo)), ("data", class_of("data", data))):
         assert set(content.get(key, {})) <= arguments_of(arguments)
     for published in cfg.paper:
-        assert {"source", "value"} <= set(published) <= {"source", "ways", "shots", "value", "ci95", "status"}
+        assert {"source", "table", "value", "read"} <= set(published)
+
+
+@pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONF)))
+def test_a_published_figure_says_who_published_it_where_and_in_which_text_it_was_read(path):
+    """And none is from memory: what could not be read in a text that is named is not there."""
+    for figure in (yaml.safe_load(path.read_text()) or {}).get("paper") or ():
+        texts = [figure[key] for key in ("source", "table", "read")]
+        assert all(texts) and not re.search("memory|verified|unknown", " ".join(texts)), figure
+        assert re.search(r"(19|20)\d\d", figure["source"]), "the year of its publication"
+        assert 0 <= figure.get("ci95", 0) < figure["value"]
 
 
 @pytest.mark.parametrize("name", names("experiment"))

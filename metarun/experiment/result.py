@@ -264,7 +264,7 @@ def published(run: Experiment) -> dict[str, Any] | None:
     task = run.data.describe()
     for entry in run.spec.cfg.paper or ():
         if all(entry.get(key, task[key]) == task[key] for key in ("ways", "shots")):
-            return {key: entry[key] for key in ("source", "value", "ci95", "status") if key in entry}
+            return {key: entry[key] for key in ("source", "table", "value", "ci95", "read") if key in entry}
     return None
 
 

@@ -94,14 +94,24 @@ class SweepConfig:
 
 @dataclass
 class PublishedFigure:
-    """An entry of `paper`."""
+    """An entry of `paper`: a figure that was read in a text which is named.
+
+    Attributes:
+        source: who published it, e.g. `Finn et al. 2017`.
+        table: where in that publication.
+        value: in the unit of the metric; an accuracy is a fraction.
+        read: the text that it was read in: the paper itself, the authors' repository, or a text that quotes it.
+        ways, shots: of the test tasks; None: of any.
+        ci95: the half-width that is printed beside it.
+    """
 
     source: str
+    table: str
     value: float
+    read: str
     ways: int | None = None
     shots: int | None = None
     ci95: float | None = None
-    status: str | None = None
 
 
 class Key(NamedTuple):
@@ -238,7 +248,7 @@ def _published(entries: Any) -> Iterator[Problem]:
         for number, entry in enumerate(entries):
             yield from group_problems(f"paper[{number}]", entry, PublishedFigure)
     elif entries is not None:
-        yield Problem("paper", _must_be("paper", "a list of published figures, {source, ways, shots, value}", entries))
+        yield Problem("paper", _must_be("paper", "a list of published figures, {source, table, value, read}", entries))
 
 
 def _has_no_target(node: Any) -> bool:

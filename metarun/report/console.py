@@ -18,7 +18,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from metarun.plain_text import visible
-from metarun.report.numbers import duration, estimate, is_percent
+from metarun.report.numbers import duration, estimate, is_percent, origin
 
 log = logging.getLogger(__name__)
 
@@ -227,7 +227,7 @@ def headline(result: Mapping[str, Any], console: Console) -> Table:
         table.add_row(metric, Text.assemble((value, "bold green"), (tasks, "dim")))
         paper = result.get("paper")
         if paper:
-            source = "".join(f"   {paper[key]}" for key in ("source", "status") if paper.get(key))
+            source = f"   {words}" if (words := origin(paper)) else ""
             table.add_row(
                 "published",
                 Text.assemble(interval(metric, {"mean": paper["value"], **paper}, console), (source, "dim")),

@@ -14,7 +14,7 @@ from rich.text import Text
 from metarun.plain_text import one_line
 from metarun.report.compare import Entry, Paired, Rates, Setting, Table
 from metarun.report.console import is_unicode
-from metarun.report.numbers import estimate
+from metarun.report.numbers import estimate, origin
 from metarun.run_folder import Run
 
 Panels = Mapping[Setting, Sequence[Rates]]
@@ -76,8 +76,7 @@ def legend(table: Table) -> list[str]:
     if any(entry.bad for entry in entries):
         lines.append(f"{BAD}: some runs did not complete; the mean is over the others, and is not compared")
     papers = [entry.paper for entry in entries if entry.paper]
-    for words in dict.fromkeys(tuple(paper[k] for k in ("source", "status") if paper.get(k)) for paper in papers):
-        lines.append(f"published: {', '.join(words)}")
+    lines += [f"published: {words}" for words in dict.fromkeys(map(origin, papers)) if words]
     if table.left_out:
         lines.append(f"{table.left_out} runs are left out: newer ones of the same configuration and seed count")
     return lines

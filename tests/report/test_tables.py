@@ -19,7 +19,7 @@ def table_of(folder, *cells):
     return tabulate(read_runs([folder]))
 
 
-PAPER = {"source": "table 1", "value": 0.7, "ci95": 0.1, "status": "unverified"}
+PAPER = {"source": "A 2017", "table": "table 1", "value": 0.7, "ci95": 0.1, "read": "the PDF"}
 
 
 def two_by_two(folder):
@@ -42,7 +42,7 @@ def test_markdown_has_best_ties_failures_published_figures_and_says_what_they_me
         "| c\\|d | 0.510 ± 0.020 ~ | † 1 of 1 diverged |",
     ]
     text = "\n".join(lines)
-    for word in ("overlaps the best's", "published: table 1, unverified", "decades within 10 %", "| a\\_b | 0 | 0.1 |"):
+    for word in ("overlaps the best's", "published: A 2017, table 1 (read: the PDF)", "decades within 10 %", "| a\\_b | 0 | 0.1 |"):
         assert word in text
 
 
@@ -93,7 +93,7 @@ def test_names_that_look_like_rich_markup_are_text(tmp_path):
 
 
 EVIL = "a|b\n| c\\$x$ [1] *b* <i>&lt; ~~s~~ `d` -- \x1b[2J%#{}^"
-SOURCE = {"source": "p. 1\n\\input{x}|<b>\x1b]0;t\x07", "value": 0.7, "ci95": 0.1, "status": "_s_"}
+SOURCE = {"source": "p. 1\n\\input{x}|<b>\x1b]0;t\x07", "table": "_t_", "value": 0.7, "ci95": 0.1, "read": "_s_"}
 
 
 def test_every_field_of_table_md_is_one_cell_of_plain_text(tmp_path):

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from metarun.report.compare import Entry, Rates, Setting, metric_of, plain, published_figure
+from metarun.report.numbers import origin
 from metarun.report.page import words
 from metarun.report.page.content import Content
 from metarun.run_folder import Run
@@ -154,9 +155,7 @@ def summary(content: Content) -> str:
 def sources(content: Content) -> str:
     """Where the published figures are from."""
     papers = filter(None, map(paper_of, content.runs))
-    texts = dict.fromkeys(
-        words.text_of(paper["source"]) + (f" ({paper['status']})" if paper["status"] else "") for paper in papers
-    )
+    texts = dict.fromkeys(origin(paper) or words.NOTHING for paper in papers)
     return f"Published figures: {'; '.join(texts)}." if texts else ""
 
 
@@ -276,7 +275,7 @@ def known_paper(paper: dict[str, Any] | None) -> dict[str, Any] | None:
     if paper is None:
         return None
     numbers = {key: words.finite(paper.get(key)) for key in ("value", "ci95")}
-    return numbers | {key: words.beginning(paper.get(key)) for key in ("source", "status")}
+    return numbers | {key: words.beginning(paper.get(key)) for key in ("source", "table", "read")}
 
 
 def published(paper: dict[str, Any], metric: str) -> str:

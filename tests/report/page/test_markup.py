@@ -11,7 +11,7 @@ from metarun.report.page.markup import comparison_note, comparison_table, elemen
 from metarun.run_folder import read_runs
 
 HOSTILE = "</td></table><script>alert(1)</script>\"'&amp;"
-PAPER = {"source": "A paper, table 1", "value": 0.45, "ci95": 0.01, "status": "unverified"}
+PAPER = {"source": "A paper, table 1", "value": 0.45, "ci95": 0.01, "read": "the PDF"}
 
 
 def content_of(folder, **cells) -> Content:
@@ -164,13 +164,13 @@ def test_no_run_makes_all_parts():
 def test_the_summary_and_the_sources(tmp_path):
     made = parts(content_of(tmp_path, a={"paper": PAPER}, b={"mean": None, "status": "diverged"}))
     assert made["summary"] == "2 runs · 1 completed · 1 diverged"
-    assert made["sources"] == "Published figures: A paper, table 1 (unverified)."
+    assert made["sources"] == "Published figures: A paper, table 1 (read: the PDF)."
 
 
 @pytest.mark.parametrize("name", ["runs", "comparison", "sources", "algos", "curves", "metrics", "rates"])
 def test_texts_of_runs_are_no_markup(name, tmp_path):
     algo = metric = HOSTILE.replace("/", "\\")
-    paper = {"source": HOSTILE, "value": 1, "status": HOSTILE}
+    paper = {"source": HOSTILE, "table": HOSTILE, "value": 1, "read": HOSTILE}
     cell = {"data": HOSTILE, "metric": metric, "paper": paper}
     write_run(tmp_path / "0", algo, HOSTILE, 0.01, **cell)
     write_run(tmp_path / "1", algo, HOSTILE, 0.1, **cell)
