@@ -183,9 +183,9 @@ def _check_figures(metric: str, runs: list[SeedRun], mean: float | None, origin:
     require(f"{metric}, mean", mean, close, f"the mean of the runs, {wanted}")
 
 
-def path_of(record: Record, folder: Path = RESULTS) -> Path:
-    """Where a record lies."""
-    return folder / record.target / f"{record.cell.replace(' ', '_')}.json"
+def path_of(target: str, cell: str, folder: Path = RESULTS) -> Path:
+    """Where the record of a cell lies."""
+    return folder / target / f"{cell.replace(' ', '_')}.json"
 
 
 def load(folder: Path = RESULTS) -> list[Record]:
@@ -198,7 +198,8 @@ def load(folder: Path = RESULTS) -> list[Record]:
     for path in sorted(folder.rglob("*.json")):
         try:
             record = parse(json.loads(path.read_text(encoding="utf-8")))
-            require("its place", str(path), path == path_of(record, folder), str(path_of(record, folder)))
+            place = path_of(record.target, record.cell, folder)
+            require("its place", str(path), path == place, str(place))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         records.append(record)
@@ -207,7 +208,7 @@ def load(folder: Path = RESULTS) -> list[Record]:
 
 def write(record: Record, folder: Path = RESULTS) -> Path:
     """Write a record into its place, and return that."""
-    path = path_of(record, folder)
+    path = path_of(record.target, record.cell, folder)
     write_json(path, dataclasses.asdict(record))
     return path
 

@@ -100,4 +100,4 @@ def test_a_record_in_another_place_is_refused(tmp_path):
 
 def test_every_record_of_the_project_is_whole():
     records = load()
-    assert len({path_of(record) for record in records}) == len(records)
+    assert len({path_of(record.target, record.cell) for record in records}) == len(records)
