@@ -29,7 +29,7 @@ SECTIONS = (
     "Details and differences from the paper",
     "Results",
 )
-FOLDER = "algorithms"
+FOLDER = "algos"
 
 
 def page_of(algo: str) -> str:

@@ -17,7 +17,7 @@ FOLDER = "configuration"
 GROUPS = {
     "run": "How long a run trains, what it tests, what it starts from. Every configuration has these keys.",
     "data": "The distribution of tasks. [Data sets](/data/index.md) has a page for each.",
-    "algo": "The learner. [Algorithms](/algorithms/index.md) has a page for each.",
+    "algo": "The learner. [Algorithms](/algos/index.md) has a page for each.",
     "backbone": "The network. The data set chooses one for the role that the algorithm names; `backbone=NAME` wins.",
     "optimizer": "The meta-optimizer, of the outer problem.",
     "scheduler": "How the meta-optimizer's learning rate changes. A setting may choose one.",
@@ -30,7 +30,7 @@ GROUPS = {
 def pages() -> dict[str, str]:
     """All pages of the reference, by their path below docs/."""
     groups = {f"{FOLDER}/{group}.md": group_page(group) for group in GROUPS}
-    return {f"{FOLDER}.md": index(), "choices.md": choice_lists(), **groups}
+    return {f"{FOLDER}.md": index(), **groups}
 
 
 @cache
@@ -61,41 +61,9 @@ def index() -> str:
     )
 
 
-def choice_lists() -> str:
-    """Every choice of every group, with what it is in a line."""
-    parts = [
-        "# Choices",
-        "What each group can be, `GROUP=NAME` on the command line, generated from `conf/`. A mistyped name is "
-        "refused with these. A package of yours can add to every group: [Plug-ins](/plugins.md).",
-    ]
-    for group in filter(choices, GROUPS):
-        rows = [[_to_page(group, name), prose(conf.lead(conf.file_of(group, name)))] for name in choices(group)]
-        parts += [f"## {group}", table([f"`{group}=`", "What it is"], rows)]
-    parts += ["## experiment", _experiments()]
-    return paragraphs(*parts)
-
-
-def _to_page(group: str, name: str) -> str:
-    """A choice, linked to where its keys are described."""
-    pages_of = {"algo": "algorithms", "data": "data"}
-    place = f"{pages_of[group]}/{name}.md" if group in pages_of else f"{FOLDER}/{group}.md#{section(group, name)}"
-    return f"[`{name}`](/{place})"
-
-
 def section(group: str, name: str) -> str:
     """The anchor of a choice on its group's page."""
     return f"{group}-{name}".replace("/", "-")
-
-
-def _experiments() -> str:
-    """The folders of conf/experiment, a file each a cell of a paper's table."""
-    folders: dict[str, list[str]] = {}
-    for name in names("experiment"):
-        folder, _, cell = name.rpartition("/")
-        folders.setdefault(folder, []).append(cell)
-    rows = [[code(f"{folder}/"), " ".join(map(code, cells))] for folder, cells in folders.items()]
-    text = "`experiment=FOLDER/CELL` is one cell of a paper's table, with the paper's full schedule."
-    return paragraphs(text, table(["Folder", "Cells"], rows))
 
 
 def choices(group: str) -> list[str]:

@@ -161,7 +161,7 @@ def streams(data: str) -> str:
 def algorithms(data: str) -> str:
     """Which algorithms have numbers for it, and what was measured on it."""
     with_setting = [algo for algo in names("algo") if data in conf.settings_of(algo)]
-    links = ", ".join(f"[`{algo}`](/algorithms/{algo}.md)" for algo in with_setting)
+    links = ", ".join(f"[`{algo}`](/algos/{algo}.md)" for algo in with_setting)
     measured = [record for record in records() if record.data == data]
     return paragraphs(
         f"With numbers of their own for it (`conf/setting/{data}/`): {links}."

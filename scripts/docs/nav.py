@@ -49,7 +49,7 @@ def _folder(folder: str, order: tuple[str, ...], pages: Collection[str]) -> list
 
 def _algorithms() -> list[Any]:
     families = [{family: [algorithms.page_of(algo) for algo in members]} for family, members in FAMILIES.items()]
-    return ["algorithms/index.md", *families]
+    return ["algos/index.md", *families]
 
 
 def _data() -> list[Any]:
@@ -60,7 +60,7 @@ def _data() -> list[Any]:
 def _reference(pages: Collection[str]) -> list[Any]:
     groups = [f"{configuration.FOLDER}/{group}.md" for group in configuration.GROUPS]
     return [
-        "choices.md",
+        *_there(["choices.md"], pages),
         {"Configuration": ["configuration.md", *groups]},
         {"Python": [f"{api.FOLDER}/{name}.md" for name in api.PAGES]},
         *_there(["run_folder.md", "old_names.md", "changelog.md"], pages),

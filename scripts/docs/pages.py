@@ -21,7 +21,7 @@ def generated() -> dict[str, str]:
     }
     changelog = ROOT / "CHANGELOG.md"
     if changelog.is_file():
-        made["changelog.md"] = changelog.read_text()
+        made["changelog.md"] = changelog.read_text().replace("](docs/", "](/")
     return {path: relative(path, text) for path, text in made.items()}
 
 

@@ -89,7 +89,7 @@ def comparison(rows: list[Record]) -> str:
     lines = []
     for record in rows:
         figure = f"[{measured(record)}](/results.md#{anchor(record)})"
-        link = f"[`{record.algo}`](/algorithms/{record.algo}.md)"
+        link = f"[`{record.algo}`](/algos/{record.algo}.md)"
         name = record.cell.split()[0] if record.cell.split()[0] != record.algo else ""
         lines.append(
             [

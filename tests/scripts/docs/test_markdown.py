@@ -39,8 +39,8 @@ def test_code_with_a_bar_does_not_end_a_column_of_a_table():
 
 
 def test_links_from_the_root_are_relative_to_the_page():
-    assert relative("algorithms/learn2learn/maml.md", "[x](/install.md#a)") == "[x](../../install.md#a)"
-    assert relative("choices.md", "[x](/data/x.md) `(/not)`") == "[x](data/x.md) `(/not)`"
+    assert relative("algos/learn2learn/maml.md", "[x](/install.md#a)") == "[x](../../install.md#a)"
+    assert relative("gallery.md", "[x](/data/x.md) `(/not)`") == "[x](data/x.md) `(/not)`"
 
 
 HEAD = '''

@@ -80,7 +80,6 @@ def test_every_choice_has_a_section_of_the_reference(pages, group):
     text = pages[f"configuration/{group}.md"]
     for name in names(group):
         assert f"## {group}={name} {{ #{section(group, name)} }}" in text
-        assert f"[`{name}`](" in pages["choices.md"]
 
 
 def test_every_key_is_in_the_reference_and_says_what_it_is(pages):
@@ -173,7 +172,7 @@ def test_the_site_builds_strictly(tmp_path):
         text=True,
     )
     assert ended.returncode == 0, ended.stderr[-4000:]
-    text = (tmp_path / "site" / "algorithms" / "maml.html").read_text()
+    text = (tmp_path / "site" / "algos" / "maml.html").read_text()
     assert "Differences from the paper" in text
     for page in (tmp_path / "site").rglob("*.html"):
         loaded = re.findall(r"<(?:script|link|img)\b[^>]*(?:src|href)=[\"']?(https?:[^\"'\s>]*)", page.read_text())
