@@ -241,9 +241,10 @@ def make_data(data: str) -> None:
     try:
         draw_tasks(data, target)
     except DataError as error:
-        print(f"{data}: left out, {str(error).splitlines()[0]}", file=sys.stderr)
+        print(f"{data}: left out, for {str(error).splitlines()[0].partition('.')[0]}", file=sys.stderr)
         return
-    shrink(target)
+    if SOURCES[data].public:
+        shrink(target)
     print(target.relative_to(ROOT))
 
 

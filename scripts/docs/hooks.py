@@ -11,6 +11,8 @@ from typing import Any
 from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+from mkdocs.utils import get_relative_url
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # mkdocs as a command does not know the checkout
 
@@ -18,6 +20,7 @@ from scripts.docs.nav import navigation  # noqa: E402
 from scripts.docs.pages import generated, written  # noqa: E402
 
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
+SHIM, OWN_SHIM = "https://unpkg.com/iframe-worker/shim", "javascripts/file_worker.js"
 _made: dict[str, str] = {}
 
 
@@ -38,6 +41,16 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_content(text: str, **_: Any) -> str:
     return FORMULA.sub(_mathml, text)
+
+
+def on_post_page(output: str, page: Page, **_: Any) -> str:
+    """Load no script from a network: the plug-in `offline` names one, in whose place is a short one of our own."""
+    return output.replace(SHIM, get_relative_url(OWN_SHIM, page.url))
+
+
+def on_post_template(output_content: str, **_: Any) -> str:
+    """The same for the page 404.html, which may be shown at any address."""
+    return output_content.replace(SHIM, f"/{OWN_SHIM}")
 
 
 def _mathml(match: re.Match[str]) -> str:
