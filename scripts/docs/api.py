@@ -11,9 +11,9 @@ PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "metarun",
         "From Python: train, test again, load. The [guide](/guides/python.md) has examples.",
         (
-            *("metarun.api.train", "metarun.api.evaluate", "metarun.api.load", "metarun.api.preparation"),
-            *("metarun.api.FinishedRun", "metarun.experiment.errors.ConfigError"),
-            "metarun.experiment.trained",
+            *("metarun.train", "metarun.evaluate", "metarun.load", "metarun.preparation"),
+            *("metarun.FinishedRun", "metarun.ConfigError"),
+            *("metarun.experiment.trained.TrainedLearner", "metarun.experiment.trained.AdaptedLearner"),
         ),
     ),
     "tasks": (

@@ -90,14 +90,17 @@ def column(cells: Any, batch: Any, task: int, way: int, queries: int) -> None:
 
 def draw_pairs(batch: Pairs, path: Path, columns: int = 6) -> None:
     """Pairs of one class above pairs of two."""
-    with new_figure(path, (7.2, 3.0)) as figure:
-        grid = figure.subplots(2, 2 * columns)
+    widths = [1.0, 1.0, 0.4] * columns  # two images and a gap
+    with new_figure(path, (7.2, 1.5)) as figure:
+        grid = figure.subplots(2, 3 * columns, gridspec_kw={"width_ratios": widths})
         for row, (same, name) in enumerate(((1, "same class"), (0, "two classes"))):
             chosen = batch.x[0][batch.y[0] == same][:columns]
             for index, pair in enumerate(chosen):
                 for side in (0, 1):
-                    show(grid[row, 2 * index + side], pair[side], (BLUE, ORANGE)[1 - same])
-            grid[row, 0].set_ylabel(name, fontsize=9)
+                    show(grid[row, 3 * index + side], pair[side], (BLUE, ORANGE)[1 - same])
+            for gap in grid[row, 2::3]:
+                gap.axis("off")
+            grid[row, 0].set_ylabel(name, fontsize=7)
 
 
 def draw_predictions(folder: Path, path: Path) -> None:
@@ -168,8 +171,9 @@ def draw_clusters(batch: Any, path: Path, tasks: int = 3) -> None:
                     points = part.x[number][part.y[number] == way]
                     if len(points):
                         axes.scatter(points[:, 0], points[:, 1], s=size, color=color, marker=marker, label=name)
-            label(axes, "coordinate 1", "coordinate 2" if number == 0 else "")
-            axes.set_title(f"task {number + 1}: large support, small queries", fontsize=8)
+            label(axes, "", "")
+            axes.set_title(f"Task {number + 1}: support large, queries small", fontsize=8)
+        name_axes(figure, f"coordinate 1 of {batch.support.x.shape[-1]}", "coordinate 2")
 
 
 def draw_quadratics(batch: Any, path: Path, tasks: int = 3) -> None:
@@ -189,8 +193,9 @@ def draw_quadratics(batch: Any, path: Path, tasks: int = 3) -> None:
             drawn = axes.contourf(line, line, value, levels=12, cmap="cividis")
             axes.plot(0, 0, "+", color="white", markersize=9, markeredgewidth=2)
             figure.colorbar(drawn, ax=axes, shrink=0.8).ax.tick_params(labelsize=7)
-            label(axes, "coordinate 1 from the minimum", "coordinate 2" if number == 0 else "")
-            axes.set_title(f"task {number + 1}: f(theta)", fontsize=8)
+            label(axes, "", "")
+            axes.set_title(f"Task {number + 1}: value of f", fontsize=8)
+        name_axes(figure, "coordinate 1, from the minimum", "coordinate 2")
 
 
 # -------------------------------------------------------------------------------------------------------- files
