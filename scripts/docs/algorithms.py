@@ -30,6 +30,7 @@ SECTIONS = (
     "Results",
 )
 FOLDER = "algos"
+MANY = 20  # records, above which the commands stand on the page of all results
 
 
 def page_of(algo: str) -> str:
@@ -231,4 +232,6 @@ def results(algo: str) -> str:
         "Intervals are 95 %: over held-out tasks of one run, over seeds (Student's t) of several. `docs/results` "
         "holds the records with their whole configuration."
     )
+    if len(chosen) > MANY:
+        return paragraphs(intro, result_table(chosen, page="/results.md"))
     return paragraphs(intro, result_table(chosen), *map(provenance, chosen))

@@ -95,8 +95,8 @@ def key_table(choice: str) -> str:
 
 
 def _table(chosen: Iterable[Key]) -> str:
-    rows = [[code(key.name), prose(key.type), _default(key.default), _meaning(key)] for key in chosen]
-    return table(["Key", "Type", "Default", "Meaning"], rows)
+    rows = [[code(key.name), _default(key.default), _meaning(key), prose(key.type)] for key in chosen]
+    return table(["Key", "Default", "Meaning", "Type"], rows)
 
 
 def _meaning(key: Key) -> str:

@@ -117,7 +117,7 @@ ENTRIES: dict[str, Entry] = {
     "ambiguous": Entry(
         "A line or a sinusoid?",
         "PLATIPUS on five noisy points that could be of either: thin lines are functions that it samples for a task.",
-        ("algo=platipus", "data=sinusoid_line", "run.iterations=6000", "device.threads=1"),
+        ("algo=platipus", "data=sinusoid_line", "run.iterations=1500", "run.validate_every=750", "device.threads=1"),
         "sinusoid_line",
         "adapted_curves.png",
     ),
@@ -177,12 +177,11 @@ def _command(entry: Entry) -> str:
 
 
 def _caption(made: dict[str, Any]) -> str:
-    """What the run measured, when, from which commit."""
-    text = f"Made on {made['date']}, commit `{made['commit'][:8]}`"
+    """When it was made, and what the run measured."""
+    text = f"Made on {made['date']}"
     if made.get("mean") is not None:
         figure = amount(made["mean"], made["metric"]).removesuffix(" %")
         text += f": {made['metric']} {figure} ± {amount(made['ci95'], made['metric'])} over {made['tasks']} tasks"
-        text += f", {made['train_seconds']:.0f} seconds of training"
     return f"{text}."
 
 
@@ -223,14 +222,13 @@ def make(name: str, entry: Entry) -> None:
 
 
 def facts(folder: Path) -> dict[str, Any]:
-    """Date, commit and, of a single run, what it measured."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
-    common: dict[str, Any] = {"date": date.today().isoformat(), "commit": commit.stdout.strip()}
+    """The date and, of a single run, what it measured."""
+    common: dict[str, Any] = {"date": date.today().isoformat()}
     path = folder / "result.json"
     if not path.is_file():
         return common
     result = json.loads(path.read_text())
-    return common | {key: result[key] for key in ("metric", "mean", "ci95", "tasks", "train_seconds")}
+    return common | {key: result[key] for key in ("metric", "mean", "ci95", "tasks")}
 
 
 def make_data(data: str) -> None:

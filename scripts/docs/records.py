@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Sequence
 from functools import cache
@@ -88,6 +89,11 @@ def anchor(record: Record) -> str:
     return "".join(sign if sign.isalnum() else "-" for sign in f"{record.target} {record.cell}".lower())
 
 
+def _commit(record: Record) -> str:
+    known = re.fullmatch(r"[0-9a-f]{7,40}\+?", record.commit)
+    return f"commit `{record.commit}`" if known else f"commit {prose(record.commit)}"
+
+
 def provenance(record: Record) -> str:
     """How a cell was measured: its command, machine, date, commit."""
     origin = (
@@ -97,7 +103,7 @@ def provenance(record: Record) -> str:
     )
     times = [run.seconds for run in record.runs if run.seconds is not None]
     facts = [
-        f"{record.date}, commit `{record.commit}`, {prose(record.device)}, {record.threads} "
+        f"{record.date}, {_commit(record)}, {prose(record.device)}, {record.threads} "
         f"thread{'s' if record.threads != 1 else ''} a run"
         + (f", {statistics.mean(times) / 60:.1f} minutes of training a run" if times else "")
         + f". {origin}"

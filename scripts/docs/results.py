@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import json
+from collections import Counter, defaultdict
 from collections.abc import Iterable
+from typing import Any
 
-from scripts.docs.markdown import code, paragraphs, prose, table
-from scripts.docs.records import anchor, interval, measured, provenance, records, result_table
+from hydra.utils import get_class
+
+from metarun.experiment.choices import describe, names
+from scripts.docs.markdown import escaped, paragraphs, table
+from scripts.docs.records import anchor, interval, measured, provenance, records, result_table, seeds
 from scripts.results.records import Record
 
 
@@ -37,45 +42,95 @@ def results() -> str:
 
 # ------------------------------------------------------------------------------------------- which learner for what
 
-
-def condition(record: Record) -> str:
-    """What a record measures, apart from the learner: cells of one condition stand in one comparison."""
-    words = [word for word in record.cell.split() if word != record.algo]
-    step = f", {record.step} steps" if record.step is not None and not words else ""
-    return " ".join(words) + step or record.data
+# Of a data set's configuration, what changes training only: two learners tested on the same tasks may differ in it.
+TRAINING = (
+    "train_ways",
+    "train_shots",
+    "train_queries",
+    "batch_size",
+    "pair_batch_size",
+    "root",
+    "augment",
+    "instances",
+)
+SWEPT = ("init ", "sensitivity ", "polynomial ")  # cells of MT-net's paper that vary what is compared
 
 
 def which_learner() -> str:
-    """Learners beside each other where they were measured alike."""
+    """Learners beside each other where they were tested on the same tasks, and what each can."""
+    comparisons = compared(records())
     parts = [
         "# Which learner for what",
-        "By what was measured: learners stand in one table where data, tasks and metric were the same, the best first. "
-        "Bold: the best, and those whose 95 % interval overlaps with its own. Training differs from row to row where "
-        "the columns say so; the name links to the algorithm's page, the figure to how it was measured.",
+        "By what was measured: learners stand in one table where they were tested on the same tasks by the same "
+        "metric, the best first. Bold: the best, and all whose 95 % interval overlaps with its own. **Training "
+        "differs from row to row**, as the columns and the commands say; it was short, for two cores. So a table "
+        "says what was reached there, not what a learner can reach. The figure links to how it was measured.",
     ]
-    comparisons = [(target, name, rows) for target, cells in by_target().items() for name, rows in alike(cells)]
-    if not comparisons:
+    if comparisons:
+        rows = [[name, _winners(rows)] for name, rows in comparisons.items()]
+        parts += ["## In short", table(["Tasks and metric", "Best, or not told apart from it"], rows)]
+    else:
         parts.append("No two learners have been recorded on the same tasks yet (`docs/results`).")
-    last = None
-    for target, name, rows in comparisons:
-        if target != last:
-            parts.append(f"## {target}")
-            last = target
-        parts += [f"### {name}", comparison(rows)]
-    return paragraphs(*parts)
+    for name, chosen in comparisons.items():
+        parts += [f"## {name}", comparison(chosen)]
+    return paragraphs(*parts, "## What each can do", abilities())
 
 
-def alike(cells: Iterable[Record]) -> list[tuple[str, list[Record]]]:
-    """Comparisons of at least two learners, each sorted from best to worst."""
-    groups: dict[tuple[str, str, str, int], list[Record]] = defaultdict(list)
-    for record in cells:
-        groups[condition(record), record.data, record.metric, record.tasks].append(record)
-    chosen = []
-    for (name, data, metric, _), rows in groups.items():
-        if len({record.algo for record in rows}) > 1:
-            title = f"{name}, {metric}" if name == data else f"{data}, {name}, {metric}"
-            chosen.append((title, sorted(rows, key=_rank)))
-    return chosen
+def eligible(record: Record) -> bool:
+    """Whether a cell shows a learner as it is meant to be used: not one that a sweep made worse on purpose."""
+    if record.cell.startswith("learning_rate "):
+        return record.cell.endswith(" 0.01")  # the paper's own rate
+    return not (record.target == "mtnet" and record.cell.startswith(SWEPT))
+
+
+def compared(cells: Iterable[Record]) -> dict[str, list[Record]]:
+    """Comparisons of at least two learners by name, each sorted from best to worst."""
+    groups: dict[str, list[Record]] = defaultdict(list)
+    titles: dict[str, str] = {}
+    for record in filter(eligible, cells):
+        key = json.dumps([_tested_on(record), record.metric, record.tasks], sort_keys=True)
+        groups[key].append(record)
+        titles[key] = title(record)
+    several = {key: rows for key, rows in groups.items() if len({record.algo for record in rows}) > 1}
+    twice = {name for name, count in Counter(titles[key] for key in several).items() if count > 1}
+    found: dict[str, list[Record]] = {}
+    for key, rows in sorted(several.items(), key=lambda item: titles[item[0]]):
+        name = titles[key] + (f" ({rows[0].tasks} tasks)" if titles[key] in twice else "")
+        while name in found:
+            name += f", {rows[0].target}"
+        found[name] = sorted(rows, key=_rank)
+    return found
+
+
+def _tested_on(record: Record) -> dict[str, Any]:
+    """What decides a record's test tasks."""
+    data = (record.config or {}).get("data", {"cell": record.cell})
+    return {"name": record.data, **{key: value for key, value in data.items() if key not in TRAINING}}
+
+
+def title(record: Record) -> str:
+    """The tasks and the metric of a record in words."""
+    data = (record.config or {}).get("data", {})
+    words = [record.data]
+    if data.get("partition") and "root" in conf_keys(record.data):
+        words.append(f"partition {data['partition']}")
+    if data.get("ways"):
+        words.append(f"{data['ways']}-way {data['shots']}-shot")
+    elif data.get("shots"):
+        words.append(f"{data['shots']} points")
+    if data.get("classes_per_way", 1) > 1:
+        words.append(f"{data['classes_per_way']} classes a way")
+    return f"{', '.join(words)}: {record.metric}"
+
+
+def conf_keys(data: str) -> set[str]:
+    return set(describe("data", data)) if data in names("data") else set()
+
+
+def _winners(rows: list[Record]) -> str:
+    chosen = [record for record in rows if overlap(record, rows[0])]
+    links = dict.fromkeys(f"[`{record.algo}`](/algos/{record.algo}.md)" for record in chosen)
+    return f"{', '.join(links)}: {measured(rows[0])}"
 
 
 def _rank(record: Record) -> float:
@@ -85,21 +140,21 @@ def _rank(record: Record) -> float:
 
 
 def comparison(rows: list[Record]) -> str:
-    best = rows[0]
+    """The rows of one comparison."""
     lines = []
     for record in rows:
         figure = f"[{measured(record)}](/results.md#{anchor(record)})"
-        link = f"[`{record.algo}`](/algos/{record.algo}.md)"
-        name = record.cell.split()[0] if record.cell.split()[0] != record.algo else ""
         lines.append(
             [
-                link + (f" {code(name)}" if name else ""),
-                f"**{figure}**" if overlap(record, best) else figure,
+                f"[`{record.algo}`](/algos/{record.algo}.md)",
+                escaped(record.cell),
+                f"**{figure}**" if overlap(record, rows[0]) else figure,
+                "" if record.step is None else str(record.step),
                 f"{record.iterations:,}",
-                prose(record.note),
+                seeds(record),
             ]
         )
-    return table(["Learner", "Measured", "Iterations", "Note"], lines)
+    return table(["Learner", "Cell", "Measured", "Steps at test", "Iterations", "Seeds"], lines)
 
 
 def overlap(one: Record, best: Record) -> bool:
@@ -107,3 +162,15 @@ def overlap(one: Record, best: Record) -> bool:
     if one.mean is None or best.mean is None:
         return one is best
     return abs(one.mean - best.mean) <= (interval(one) or 0.0) + (interval(best) or 0.0)
+
+
+def abilities() -> str:
+    """What the classes say of themselves, a row for each algorithm."""
+    rows = []
+    for algo in names("algo"):
+        cls = get_class(describe("algo", algo)["_target_"])
+        signs = [kind in cls.task_types for kind in ("classification", "regression", "verification")]
+        signs += [cls.any_ways() and "classification" in cls.task_types, not cls.stages, cls.fusable]
+        rows.append([f"[`{algo}`](/algos/{algo}.md)", *("yes" if sign else "" for sign in signs)])
+    head = ["Learner", "Classes", "Curves", "Pairs", "Other ways at test", "Untrained", "Fused replicas"]
+    return table(head, rows)
