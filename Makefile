@@ -52,7 +52,7 @@ types: setup ## mypy
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs
 
 docs: setup ## build the site into site/; a broken link, anchor or reference fails
-	$(MKDOCS) build --strict --quiet
+	$(MKDOCS) build --strict
 	@echo "The site: site/index.html"
 
 docs-serve: setup ## show the site on http://127.0.0.1:8000 while its pages are written

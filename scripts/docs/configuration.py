@@ -42,7 +42,7 @@ def index() -> str:
     """The groups, and all keys in one table that can be filtered."""
     groups = [[f"[`{group}`](/{FOLDER}/{group}.md)", text] for group, text in GROUPS.items()]
     rows = [
-        [f"{code(key.name)}", code(key.choice) if key.choice else "all", _default(key.default), _meaning(key)]
+        [_key(key.name), code(key.choice) if key.choice else "all", _default(key.default), _meaning(key)]
         for key in keys()
     ]
     return paragraphs(
@@ -95,8 +95,13 @@ def key_table(choice: str) -> str:
 
 
 def _table(chosen: Iterable[Key]) -> str:
-    rows = [[code(key.name), _default(key.default), _meaning(key), prose(key.type)] for key in chosen]
+    rows = [[_key(key.name), _default(key.default), _meaning(key), prose(key.type)] for key in chosen]
     return table(["Key", "Default", "Meaning", "Type"], rows)
+
+
+def _key(name: str) -> str:
+    """A key, which may break after a dot where the screen is narrow."""
+    return f"<code>{name.replace('.', '.<wbr>')}</code>"
 
 
 def _meaning(key: Key) -> str:

@@ -70,8 +70,9 @@ ENTRIES: dict[str, Entry] = {
         "another (orange, a cross).",
         (
             *("algo=protonet", "data=omniglot", "data.partition=small", "data.ways=20", "data.shots=1"),
-            *("data.queries=4", "data.train_queries=5", "run.iterations=150", "run.meta_batch_size=4"),
-            *("run.eval_tasks=100", "run.val_tasks=20", "run.validate_every=50", "device.compile=false"),
+            *("data.queries=4", "data.train_ways=10", "data.train_queries=3", "backbone.filters=16"),
+            *("run.iterations=300", "run.meta_batch_size=2", "run.eval_tasks=100", "run.val_tasks=20"),
+            *("run.validate_every=150", "device.compile=false"),
         ),
         "omniglot",
         draw=draw_predictions,
@@ -83,7 +84,7 @@ ENTRIES: dict[str, Entry] = {
         "paper's.",
         (
             *("-m", "sweep=lr_sensitivity", "algo=maml,meta_sgd,mtnet", "data=sinusoid_varied", "hydra/launcher=fused"),
-            *("run.iterations=1500", "run.validate_every=1500", "device.threads=1"),
+            *("run.iterations=800", "run.validate_every=800", "device.threads=1"),
         ),
         "sinusoid_varied",
         "figure.png",
@@ -94,7 +95,8 @@ ENTRIES: dict[str, Entry] = {
         "of equal error. Every run of verification leaves it, beside the distribution of the scores.",
         (
             *("algo=siamese", "data=omniglot_pairs", "data.partition=small", "run.iterations=400"),
-            *("run.eval_tasks=100", "run.validate_every=200", "device.compile=false"),
+            *("backbone.filters=16", "run.eval_tasks=100", "run.val_tasks=20", "run.validate_every=200"),
+            "device.compile=false",
         ),
         "omniglot_pairs",
         "roc.png",
@@ -125,7 +127,7 @@ ENTRIES: dict[str, Entry] = {
         "Remembering labels",
         "MANN reads points and their labels one after the other: accuracy where a class is shown for the first, the "
         "second ... time.",
-        ("algo=mann", "data=clusters", "run.iterations=1500", "device.threads=1"),
+        ("algo=mann", "data=clusters", "run.iterations=800", "run.eval_tasks=200", "device.threads=1"),
         "clusters",
         "instances.png",
     ),
@@ -180,7 +182,7 @@ def _caption(made: dict[str, Any]) -> str:
     """When it was made, and what the run measured."""
     text = f"Made on {made['date']}"
     if made.get("mean") is not None:
-        figure = amount(made["mean"], made["metric"]).removesuffix(" %")
+        figure = amount(made["mean"], made["metric"]).removesuffix("\u00a0%")
         text += f": {made['metric']} {figure} ± {amount(made['ci95'], made['metric'])} over {made['tasks']} tasks"
     return f"{text}."
 

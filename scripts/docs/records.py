@@ -22,7 +22,7 @@ def amount(value: float | None, metric: str) -> str:
     """A figure as the tables write it: accuracies and areas in percent, errors in three significant digits."""
     if value is None:
         return "not finite"
-    return f"{100 * value:.2f} %" if is_share(metric) else f"{value:.3g}"
+    return f"{100 * value:.2f}\u00a0%" if is_share(metric) else f"{value:.3g}"
 
 
 def is_share(metric: str) -> bool:
@@ -43,7 +43,7 @@ def measured(record: Record) -> str:
     text = amount(record.mean, record.metric)
     if half is None or record.mean is None:
         return text
-    return f"{text.removesuffix(' %')} ± {amount(half, record.metric)}"
+    return f"{text.removesuffix(' %')}\u00a0±\u00a0{amount(half, record.metric)}"
 
 
 def published(record: Record) -> str:
@@ -53,7 +53,7 @@ def published(record: Record) -> str:
     figure = record.published
     text = amount(figure.value, record.metric)
     if figure.ci95 is not None:
-        text = f"{text.removesuffix(' %')} ± {amount(figure.ci95, record.metric)}"
+        text = f"{text.removesuffix(' %')}\u00a0±\u00a0{amount(figure.ci95, record.metric)}"
     return f"{text} ({prose(', '.join(filter(None, (figure.source, figure.table))))})"
 
 
@@ -69,10 +69,11 @@ def result_table(chosen: Sequence[Record], page: str = "") -> str:
     Args:
         page: the page that has `provenance` of the cells; empty: this one.
     """
-    head = ["Cell", "Metric", "Measured", "Published", "Seeds", "Tasks", "Iterations"]
+    head = ["Cell", "Data", "Metric", "Measured", "Published", "Seeds", "Tasks", "Iterations"]
     rows = [
         [
             f"[{escaped(record.cell)}]({page}#{anchor(record)})",
+            task(record),
             escaped(record.metric) + (f", {record.step} steps" if record.step is not None else ""),
             measured(record) + (" (transductive)" if record.transductive else ""),
             published(record),
@@ -83,6 +84,21 @@ def result_table(chosen: Sequence[Record], page: str = "") -> str:
         for record in chosen
     ]
     return table(head, rows)
+
+
+def task(record: Record) -> str:
+    """The data set, its partition where it has several, ways and shots."""
+    data = (record.config or {}).get("data", {})
+    words = [escaped(record.data)]
+    if data.get("partition") and record.data.startswith("omniglot"):
+        words.append(str(data["partition"]))
+    if data.get("ways"):
+        words.append(f"{data['ways']}-way {data['shots']}-shot")
+    elif data.get("shots"):
+        words.append(f"{data['shots']} points")
+    if data.get("classes_per_way", 1) > 1:
+        words.append(f"{data['classes_per_way']} classes a way")
+    return ", ".join(words)
 
 
 def anchor(record: Record) -> str:

@@ -11,7 +11,7 @@ from hydra.utils import get_class
 
 from metarun.experiment.choices import describe, names
 from scripts.docs.markdown import escaped, paragraphs, table
-from scripts.docs.records import anchor, interval, measured, provenance, records, result_table, seeds
+from scripts.docs.records import anchor, interval, measured, provenance, records, result_table, seeds, task
 from scripts.results.records import Record
 
 
@@ -78,6 +78,8 @@ def which_learner() -> str:
 
 def eligible(record: Record) -> bool:
     """Whether a cell shows a learner as it is meant to be used: not one that a sweep made worse on purpose."""
+    if record.algo == "oracle":
+        return False  # it is told what the others have to find
     if record.cell.startswith("learning_rate "):
         return record.cell.endswith(" 0.01")  # the paper's own rate
     return not (record.target == "mtnet" and record.cell.startswith(SWEPT))
@@ -110,21 +112,7 @@ def _tested_on(record: Record) -> dict[str, Any]:
 
 def title(record: Record) -> str:
     """The tasks and the metric of a record in words."""
-    data = (record.config or {}).get("data", {})
-    words = [record.data]
-    if data.get("partition") and "root" in conf_keys(record.data):
-        words.append(f"partition {data['partition']}")
-    if data.get("ways"):
-        words.append(f"{data['ways']}-way {data['shots']}-shot")
-    elif data.get("shots"):
-        words.append(f"{data['shots']} points")
-    if data.get("classes_per_way", 1) > 1:
-        words.append(f"{data['classes_per_way']} classes a way")
-    return f"{', '.join(words)}: {record.metric}"
-
-
-def conf_keys(data: str) -> set[str]:
-    return set(describe("data", data)) if data in names("data") else set()
+    return f"{task(record)}: {escaped(record.metric)}"
 
 
 def _winners(rows: list[Record]) -> str:

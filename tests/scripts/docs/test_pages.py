@@ -56,7 +56,7 @@ def test_an_algorithm_has_a_page_in_the_order_of_all(pages, algo):
     assert tuple(sections(text)) == algorithms.SECTIONS
     assert text.startswith(f"# {algo}\n")
     for key in describe("algo", algo):
-        assert key == "_target_" or f"`algo.{key}`" in text
+        assert key == "_target_" or f"<code>algo.<wbr>{key}</code>" in text
 
 
 @pytest.mark.parametrize("data", names("data"))
@@ -86,7 +86,7 @@ def test_every_key_is_in_the_reference_and_says_what_it_is(pages):
     for key in keys():
         assert key.comment, f"conf/ says nothing of {key.name} of {key.choice}"
         page = f"configuration/{key.name.partition('.')[0] if key.name != 'seed' else 'run'}.md"
-        assert f"`{key.name}`" in pages[page]
+        assert f"<code>{key.name.replace('.', '.<wbr>')}</code>" in pages[page]
 
 
 @pytest.mark.parametrize("name", metarun.__all__)
