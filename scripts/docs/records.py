@@ -43,7 +43,7 @@ def measured(record: Record) -> str:
     text = amount(record.mean, record.metric)
     if half is None or record.mean is None:
         return text
-    return f"{text.removesuffix(' %')}\u00a0±\u00a0{amount(half, record.metric)}"
+    return f"{text.removesuffix('\u00a0%')}\u00a0±\u00a0{amount(half, record.metric)}"
 
 
 def published(record: Record) -> str:
@@ -53,7 +53,7 @@ def published(record: Record) -> str:
     figure = record.published
     text = amount(figure.value, record.metric)
     if figure.ci95 is not None:
-        text = f"{text.removesuffix(' %')}\u00a0±\u00a0{amount(figure.ci95, record.metric)}"
+        text = f"{text.removesuffix('\u00a0%')}\u00a0±\u00a0{amount(figure.ci95, record.metric)}"
     return f"{text} ({prose(', '.join(filter(None, (figure.source, figure.table))))})"
 
 
