@@ -25,7 +25,7 @@ from metarun.tasks import DataError
 from scripts.docs.draw import draw_predictions, draw_tasks, shrink
 from scripts.docs.heads import ROOT
 from scripts.docs.markdown import escaped, fenced, paragraphs, prose
-from scripts.docs.records import amount
+from scripts.docs.records import with_interval
 from scripts.docs.sources import SOURCES
 
 IMAGES = ROOT / "docs" / "images"
@@ -182,8 +182,8 @@ def _caption(made: dict[str, Any]) -> str:
     """When it was made, and what the run measured."""
     text = f"Made on {made['date']}"
     if made.get("mean") is not None:
-        figure = amount(made["mean"], made["metric"]).removesuffix("\u00a0%")
-        text += f": {made['metric']} {figure} ± {amount(made['ci95'], made['metric'])} over {made['tasks']} tasks"
+        figure = with_interval(made["mean"], made["ci95"], made["metric"])
+        text += f": {made['metric']} {figure} over {made['tasks']} held-out tasks"
     return f"{text}."
 
 

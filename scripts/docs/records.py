@@ -13,6 +13,9 @@ from scripts.docs.markdown import escaped, folded, prose, table
 from scripts.results.records import Record, load
 
 
+PERCENT = "\u00a0%"
+
+
 @cache
 def records() -> tuple[Record, ...]:
     return tuple(load())
@@ -22,7 +25,7 @@ def amount(value: float | None, metric: str) -> str:
     """A figure as the tables write it: accuracies and areas in percent, errors in three significant digits."""
     if value is None:
         return "not finite"
-    return f"{100 * value:.2f}\u00a0%" if is_share(metric) else f"{value:.3g}"
+    return f"{100 * value:.2f}{PERCENT}" if is_share(metric) else f"{value:.3g}"
 
 
 def is_share(metric: str) -> bool:
@@ -37,13 +40,17 @@ def interval(record: Record) -> float | None:
     return record.runs[0].ci95 if len(record.runs) == 1 else None
 
 
+def with_interval(value: float | None, half: float | None, metric: str) -> str:
+    """A figure and half of its interval, in one unit."""
+    text = amount(value, metric)
+    if half is None or value is None:
+        return text
+    return f"{text.removesuffix(PERCENT)}\u00a0±\u00a0{amount(half, metric)}"
+
+
 def measured(record: Record) -> str:
     """Mean and interval of the headline."""
-    half = interval(record)
-    text = amount(record.mean, record.metric)
-    if half is None or record.mean is None:
-        return text
-    return f"{text.removesuffix('\u00a0%')}\u00a0±\u00a0{amount(half, record.metric)}"
+    return with_interval(record.mean, interval(record), record.metric)
 
 
 def published(record: Record) -> str:
@@ -51,9 +58,7 @@ def published(record: Record) -> str:
     if record.published is None:
         return ""
     figure = record.published
-    text = amount(figure.value, record.metric)
-    if figure.ci95 is not None:
-        text = f"{text.removesuffix('\u00a0%')}\u00a0±\u00a0{amount(figure.ci95, record.metric)}"
+    text = with_interval(figure.value, figure.ci95, record.metric)
     return f"{text} ({prose(', '.join(filter(None, (figure.source, figure.table))))})"
 
 
