@@ -233,5 +233,5 @@ def results(algo: str) -> str:
         "holds the records with their whole configuration."
     )
     if len(chosen) > MANY:
-        return paragraphs(intro, result_table(chosen, page="/results.md"))
+        return paragraphs(intro, result_table(chosen, page="/records.md"))
     return paragraphs(intro, result_table(chosen), *map(provenance, chosen))

@@ -169,5 +169,5 @@ def algorithms(data: str) -> str:
         else f"None has numbers of its own for it (`conf/setting/{data}/`); all that solve its kind of task, "
         f"{data_class(data).kind}, run with their defaults.",
         "Measured:" if measured else "",
-        result_table(measured, page="/results.md") if measured else "",
+        result_table(measured, page="/records.md") if measured else "",
     )

@@ -28,7 +28,7 @@ def navigation(pages: Collection[str]) -> list[Any]:
         ("Concepts", _folder("concepts", CONCEPTS, pages)),
         ("Algorithms", _algorithms()),
         ("Data sets", _data()),
-        ("Results", _there(["results.md"], pages)),
+        ("Results", _there(["results.md", "speed.md", "records.md"], pages)),
         ("Reference", _reference(pages)),
     ]
     listed = set(flat([entries for _, entries in sections]))

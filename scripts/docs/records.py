@@ -12,7 +12,6 @@ from scipy.stats import t as student
 from scripts.docs.markdown import escaped, folded, prose, table
 from scripts.results.records import Record, load
 
-
 PERCENT = "\u00a0%"
 
 

@@ -16,7 +16,7 @@ from scripts.results.records import Record
 
 
 def pages() -> dict[str, str]:
-    return {"results.md": results(), "which_learner.md": which_learner()}
+    return {"records.md": every_record(), "which_learner.md": which_learner()}
 
 
 def by_target() -> dict[str, list[Record]]:
@@ -26,10 +26,10 @@ def by_target() -> dict[str, list[Record]]:
     return targets
 
 
-def results() -> str:
+def every_record() -> str:
     """Every record, by the target that makes it again."""
     parts = [
-        "# Results",
+        "# Records",
         "Every result is a record, a file in `docs/results`, with its command, machine, date, commit and, where runs "
         "wrote it themselves, its whole configuration. Intervals are 95 %: over held-out tasks of one run, over seeds "
         "(Student's t) of several. What is published stands beside it where it was read in its source.",
@@ -131,7 +131,7 @@ def comparison(rows: list[Record]) -> str:
     """The rows of one comparison."""
     lines = []
     for record in rows:
-        figure = f"[{measured(record)}](/results.md#{anchor(record)})"
+        figure = f"[{measured(record)}](/records.md#{anchor(record)})"
         lines.append(
             [
                 f"[`{record.algo}`](/algos/{record.algo}.md)",
