@@ -4,13 +4,14 @@ A fenced block of Bash, Python or YAML is executed. `title="PATH"` in its first 
 comment on the line above it changes what the test does:
 
     <!-- test: compose -->   needs a cluster, an account or a long time: commands are composed, Python is compiled
-    <!-- test: refused -->   every command ends with exit status 2 and prints the text of the next block
+    <!-- test: refused -->   every command ends with exit status 2, and at last prints the text of the next block
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import linecache
 import os
 import re
 import shlex
@@ -27,7 +28,7 @@ import metarun as package
 from metarun.api import overrides_of
 from metarun.cli.command import Command
 from metarun.experiment.build import build
-from metarun.experiment.choices import CONF
+from metarun.experiment.choices import CONF, names
 from metarun.experiment.overrides import key_of, lines_of, read
 from metarun.report import main as report
 
@@ -37,6 +38,8 @@ OTHERS = ("pip", "uv", "make", "source", "cd", "git", "wandb", "optuna-dashboard
 DATA = {"omniglot": "synthetic", "miniimagenet": "synthetic", "omniglot_pairs": "synthetic_pairs"}
 GONE = ("data.root", "data.partition", "data.split_seed", "backbone")  # with the data, whose they are
 LENGTHS = ("run.iterations", "run.eval_tasks", "run.val_tasks", "hydra.sweeper.n_trials")
+SHORT = {"iterations": 12, "validate_every": 6, "eval_tasks": 10, "val_tasks": 10}
+LONGER = 18  # iterations of a run that is made longer
 KEPT = ("run.resume=", "sweep.resume=")  # a run that goes on as it was started
 
 
@@ -92,12 +95,17 @@ def cells_of(command: list[str]) -> list[list[str]]:
     return [list(cell) for cell in product(*(lines for lines in swept if lines))]
 
 
-def compose_and_build(command: list[str]) -> None:
-    """What the command asks for is a configuration whose parts fit; touches no data."""
-    if any(word.startswith(KEPT) or word.startswith(("run.evaluate=", "--config-dir")) for word in command):
-        Command.parse([word for word in command if not word.startswith("--config-dir")])
+def compose_and_build(command: list[str], most: int | None = None) -> None:
+    """What the command asks for is a configuration whose parts fit; touches no data.
+
+    Args:
+        command: flags and settings. Of one that names a folder, of a run or of choices, only its grammar is checked.
+        most: cells that are built; None: all.
+    """
+    if "--config-dir" in command or any(word.startswith((*KEPT, "run.evaluate=", "run.init_from=")) for word in command):
+        assert "--config-dir" in command or Command.parse(command).overrides
         return
-    for cell in cells_of(command):
+    for cell in cells_of(command)[:most]:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = compose("config", cell, return_hydra_config=True)
         choices = {str(k): str(v) for k, v in cfg.hydra.runtime.choices.items()}
@@ -111,7 +119,7 @@ def compose_and_build(command: list[str]) -> None:
 def shortened(words: list[str]) -> list[str]:
     """The same command as a matter of a second: drawn data, few iterations and tasks, a small network."""
     if any(word.startswith(KEPT) for word in words):
-        return [re.sub(r"^run\.iterations=.*", "run.iterations=80", word) for word in words]
+        return [re.sub(r"^run\.iterations=.*", f"run.iterations={LONGER}", word) for word in words]
     if any(word in ("--help", "--version", "--cfg", "--info") for word in words):
         return words
     words = list(map(_without_data, words))
@@ -119,6 +127,8 @@ def shortened(words: list[str]) -> list[str]:
         words = [word for word in words if word.partition("=")[0] not in GONE]
     keys = {word.partition("=")[0] for word in words}
     small = [word for word in SMALL if word.partition("=")[0] not in keys or word.startswith("run.")]
+    small = [word for word in small if word.partition("=")[0].removeprefix("run.") not in SHORT]
+    small += [f"run.{key}={value}" for key, value in SHORT.items()]
     small += [word for word in ("hydra.sweeper.n_trials=2",) if word.partition("=")[0] in keys]
     if "sweep=lr_sensitivity" in words:
         small += ["sweep.inner_lr=[0.01,0.1]", "sweep.seed=[0,1]"]
@@ -137,10 +147,10 @@ def _fits(word: str, words: list[str]) -> bool:
     key = word.partition("=")[0]
     if key.startswith(("run.", "tracker", "device.", "hydra.", "sweep.")):
         return True
-    choices = [cell for cell in words if re.match(r"(algo|data|backbone|experiment|role)=", cell)]
-    folder = [word for word in words if word.startswith(("run.evaluate=", "--config-dir"))]
-    if folder:
+    if any(word.startswith("run.evaluate=") for word in words):
         return False
+    choices = [word for word in words if re.match(r"(data|backbone|experiment|role)=", word)]
+    choices += [word for word in words if word.startswith("algo=") and not _is_of_the_page(word)]
     for cell in cells_of(choices):
         with initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = compose("config", cell)
@@ -148,6 +158,10 @@ def _fits(word: str, words: list[str]) -> bool:
         if name not in cfg[group]:
             return False
     return True
+
+
+def _is_of_the_page(choice: str) -> bool:
+    return not set(choice.partition("=")[2].split(",")) <= set(names("algo"))
 
 
 # ------------------------------------------------------------------------------------------------------- executed
@@ -159,42 +173,43 @@ def execute(blocks: list[Block], folder: Path) -> None:
     Raises:
         AssertionError: a command does not end as the page says.
     """
-    names: dict[str, Any] = {"__name__": "page"}
-    with contextlib.chdir(folder), _short_python(), patch.dict(os.environ):
+    variables: dict[str, Any] = {"__name__": "page"}
+    with contextlib.chdir(folder), _short_python(), patch.dict(os.environ, METARUN_CACHE=str(folder / "cache")):
         for block, following in zip(blocks, [*blocks[1:], None], strict=True):
             if block.title:
                 Path(block.title).parent.mkdir(parents=True, exist_ok=True)
                 Path(block.title).write_text(block.text)
             elif block.language == "python":
-                _python(block, names)
+                _python(block, variables)
             for _, words in commands_of([block]):
-                _command(block, words, following, names)
+                _command(block, words, following, variables)
 
 
-def _python(block: Block, names: dict[str, Any]) -> None:
+def _python(block: Block, variables: dict[str, Any]) -> None:
     code = compile("\n" * block.line + block.text, "the page", "exec")
     if block.mark != "compose":
+        linecache.cache["the page"] = (0, None, ("\n" * block.line + block.text).splitlines(keepends=True), "the page")
         with contextlib.redirect_stdout(io.StringIO()):
-            exec(code, names)
+            exec(code, variables)
 
 
-def _command(block: Block, words: list[str], following: Block | None, names: dict[str, Any]) -> None:
+def _command(block: Block, words: list[str], following: Block | None, variables: dict[str, Any]) -> None:
     os.environ.update(word.split("=", 1) for word in words if re.match(r"[A-Z_]+=", word))
     settings = settings_of(words)
     where = f"line {block.line}: {' '.join(words)}"
     if block.mark == "refused":
         assert settings is not None and following is not None, where
         outcome = metarun(*settings, folder=Path.cwd())
-        assert (outcome.status, outcome.err) == (2, following.text), where
+        assert outcome.status == 2 and outcome.err.endswith(following.text), f"{where}\n{outcome.err}"
     elif block.mark == "compose" and settings is not None:
-        compose_and_build(settings)
+        compose_and_build(settings, most=2)
     elif settings is not None:
         outcome = metarun(*shortened(settings), folder=Path.cwd())
         assert outcome.status == 0, f"{where}\n{outcome.out}{outcome.err}"
     elif words[0] == "metarun-report":
         assert _report(words[1:]) == 0, where
     elif words[0] == "python":
-        exec(compile(Path(words[1]).read_text(), words[1], "exec"), dict(names, __name__="__main__"))
+        exec(compile(Path(words[1]).read_text(), words[1], "exec"), dict(variables, __name__="__main__"))
     else:
         assert words[0] in OTHERS, f"{where}: no test knows {words[0]}"
         _known_target(words)
