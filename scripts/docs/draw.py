@@ -35,7 +35,7 @@ def draw_tasks(name: str, path: Path) -> None:
         DataError: the data is not there.
     """
     data = data_set(name)
-    batch = data.eval_block("test", data.evaluation_stream, 0)
+    batch: Any = data.eval_block("test", data.evaluation_stream, 0)
     if data.kind == "verification":
         draw_pairs(batch, path)
     elif len(data.in_shape()) == 3:
@@ -67,7 +67,8 @@ def show(axes: Axes, image: Tensor, color: str | None = None) -> None:
 def draw_episodes(batch: Any, path: Path, tasks: int = 2, queries: int = 4) -> None:
     """Tasks side by side: a column for each class (at most five), the support image above queries."""
     with new_figure(path, (7.2, 4.1)) as figure:
-        for number, panel in enumerate(figure.subfigures(1, tasks, wspace=0.06)):
+        panels: Any = figure.subfigures(1, tasks, wspace=0.06)
+        for number, panel in enumerate(panels):
             panel.suptitle(f"Task {number + 1}: a column for each class", fontsize=9)
             ways = min(5, int(batch.support.y[number].max()) + 1)
             grid = panel.subplots(1 + queries, ways)
@@ -108,7 +109,7 @@ def draw_predictions(folder: Path, path: Path) -> None:
     from metarun import load
 
     learner = load(folder)
-    batch = learner.data.eval_block("test", "episodes", 0)
+    batch: Any = learner.data.eval_block("test", "episodes", 0)
     x, y, queries, truth = batch.support.x[0], batch.support.y[0], batch.query.x[0], batch.query.y[0]
     predicted = learner.adapt(x, y.tolist()).predict(queries)
     ways, each = len(y), len(truth) // len(y)

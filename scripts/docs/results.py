@@ -7,9 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any
 
-from hydra.utils import get_class
-
-from metarun.experiment.choices import describe, names
+from metarun.experiment.choices import names
+from scripts.docs.algorithms import learner_class
 from scripts.docs.markdown import escaped, paragraphs, table
 from scripts.docs.records import anchor, interval, measured, provenance, records, result_table, seeds, task
 from scripts.results.records import Record
@@ -156,7 +155,7 @@ def abilities() -> str:
     """What the classes say of themselves, a row for each algorithm."""
     rows = []
     for algo in names("algo"):
-        cls = get_class(describe("algo", algo)["_target_"])
+        cls = learner_class(algo)
         signs = [kind in cls.task_types for kind in ("classification", "regression", "verification")]
         signs += [cls.any_ways() and "classification" in cls.task_types, not cls.stages, cls.fusable]
         rows.append([f"[`{algo}`](/algos/{algo}.md)", *("yes" if sign else "" for sign in signs)])
