@@ -8,7 +8,8 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 # Not reproduce-TARGET: make looks for no pattern rule for what is phony.
-.PHONY: help setup demo test check check-install check-versions lint types format benchmark tables verify-results reproduce-mtnet
+.PHONY: help setup demo test check check-install check-versions lint types docs docs-serve gallery format benchmark \
+	tables verify-results reproduce-mtnet
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z %-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,7 +27,7 @@ TESTS := -m "not slow and not reproduce and not install" $(SIDE_BY_SIDE)
 test: setup ## all tests but those that take over two seconds: ten minutes on two cores
 	OMP_NUM_THREADS=1 $(BIN)/pytest $(TESTS)
 
-check: lint types setup ## lint, types, and the tests of make test with the slow ones: twenty minutes
+check: lint types docs setup ## lint, types, the site, and the tests of make test with the slow ones: twenty minutes
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not reproduce and not install" $(SIDE_BY_SIDE)
 
 check-install: setup ## pip installs the wheel into fresh environments of every Python at hand (gigabytes each)
@@ -46,6 +47,19 @@ lint: setup ## ruff: errors, imports, complexity, formatting
 
 types: setup ## mypy
 	$(BIN)/mypy
+
+# material says on every build that a successor is coming.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs
+
+docs: setup ## build the site into site/; a broken link, anchor or reference fails
+	$(MKDOCS) build --strict
+	@echo "The site: site/index.html"
+
+docs-serve: setup ## show the site on http://127.0.0.1:8000 while its pages are written
+	$(MKDOCS) serve
+
+gallery: setup ## draw tasks of every data set, and make the gallery's runs and pictures (ten minutes; needs the data)
+	$(BIN)/python -m scripts.docs.gallery
 
 format: setup ## put the code into ruff's form
 	$(BIN)/ruff check --fix-only .

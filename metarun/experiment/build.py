@@ -56,13 +56,12 @@ def build(cfg: DictConfig, choices: dict[str, str]) -> Components:
         ConfigError: a value or a combination makes no sense; the message names the key.
     """
     try:
-        _refuse_mismatch_of_classes(cfg, choices)
+        _refuse_mismatch(cfg, choices)
         cfg = checked(cfg)
         config = RunConfig(**cfg.run)
         device = Device(**cfg.device)
         data = make("data", cfg.data, device=device.torch_device)
         data.eval_seed = config.eval_seed
-        _refuse_mismatch(_class(cfg.algo), data, choices)
         require_offered_role(choices)
         class_at("backbone", cfg.backbone.get("_target_"))
         torch.manual_seed(cfg.seed)
@@ -124,22 +123,21 @@ def _class(config: Mapping[str, Any]) -> Any:
     return get_class(config["_target_"])
 
 
-def _refuse_mismatch_of_classes(cfg: DictConfig, choices: dict[str, str]) -> None:
-    """`_refuse_mismatch` before any value is looked at: data of another kind may lack keys that the algorithm reads."""
+def _refuse_mismatch(cfg: DictConfig, choices: dict[str, str]) -> None:
+    """Refuse an algorithm on data whose tasks or streams it cannot use, and name the data that it can.
+
+    This comes before any value is looked at: data of another kind may lack keys that the algorithm reads.
+    """
     raw: Any = OmegaConf.to_container(cfg)
     paths = {group: (raw.get(group) or {}).get("_target_") for group in ("algo", "data")}
-    if all(isinstance(path, str) for path in paths.values()):
-        learner, data = (class_at(group, str(path)) for group, path in paths.items())
-        _refuse_mismatch(learner, data, choices)
+    if not all(isinstance(path, str) for path in paths.values()):
+        return  # the schema says what is missing
+    learner, data = (class_at(group, str(path)) for group, path in paths.items())
 
-
-def _refuse_mismatch(learner: type[Learner], data: TaskSet | type[TaskSet], choices: dict[str, str]) -> None:
-    """Refuse an algorithm on data whose tasks or streams it cannot use, and name the data that it can."""
-
-    def needed(tasks: TaskSet | type[TaskSet]) -> set[str]:
+    def needed(tasks: type[TaskSet]) -> set[str]:
         return {stage.stream for stage in learner.stages} | {learner.evaluation_stream_for(tasks)}
 
-    def fits(tasks: TaskSet | type[TaskSet]) -> bool:
+    def fits(tasks: type[TaskSet]) -> bool:
         return tasks.kind in learner.task_types and needed(tasks) <= set(tasks.streams)
 
     if fits(data):

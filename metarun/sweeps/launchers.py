@@ -12,6 +12,7 @@ from hydra.plugins.launcher import Launcher
 
 from metarun.experiment.claim import LOCK
 from metarun.experiment.multirun import SweepJob
+from metarun.plain_text import described
 from metarun.run_folder import result_mtime
 
 log = logging.getLogger(__name__)
@@ -49,8 +50,8 @@ def launch_again(launcher: Launcher, rest: list[SweepJob]) -> Sequence[JobReturn
     return launch(launcher, others) if others else []
 
 
-def shortened(error: object) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+def shortened(error: BaseException) -> str:
+    return described(error)[:300]
 
 
 @contextmanager

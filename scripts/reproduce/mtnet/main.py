@@ -117,8 +117,8 @@ def summary(results: Results, out: Path, seconds: float | None) -> str:
     this_call = "" if seconds is None else f" This call took {seconds / 60:.1f} minutes."
     return (
         f"{date.today()}, commit {commit:.9}. {len(runs)} runs, {steps:,} outer steps in all, {spent / 60:.1f} "
-        f"minutes of command time on two lanes of one thread each.{this_call} Each cell: published (quoted from "
-        f"memory, not verified) → mean over seeds {', '.join(map(str, SEEDS))} (each ± half its 95 % interval over "
+        f"minutes of command time on two lanes of one thread each.{this_call} Each cell: published (none: not read "
+        f"in a named text) → mean over seeds {', '.join(map(str, SEEDS))} (each ± half its 95 % interval over "
         "600 tasks)."
     )
 
