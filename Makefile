@@ -9,7 +9,7 @@ export PYTHONDONTWRITEBYTECODE :=
 .DEFAULT_GOAL := help
 # Not reproduce-TARGET: make looks for no pattern rule for what is phony.
 .PHONY: help setup demo test check check-install check-versions lint types docs docs-serve gallery format benchmark \
-	reproduce-mtnet
+	tables verify-results reproduce-mtnet
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z %-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -65,6 +65,12 @@ format: setup ## put the code into ruff's form
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
+tables: setup ## render the tables of README.md, REPLICATION.md and docs/results.md from docs/results
+	$(BIN)/python -m scripts.results.main
+
+verify-results: setup ## run N cheap recorded cells, drawn at random, again and compare (N=5, SEED=0)
+	$(BIN)/python -m scripts.results.verify --cells $(or $(N),5) $(if $(SEED),--seed $(SEED))
+
 benchmark: setup ## speed beside learn2learn's, one process each in turn
 	$(BIN)/python -m scripts.benchmark.main
 
@@ -75,8 +81,8 @@ $(READY): pyproject.toml
 	$(UV) sync --extra dev
 	@touch $@
 
-# sinusoid, omniglot, miniimagenet; small, omniglot15, miniimagenet20, superclasses; memory, optimizers; ambiguous,
-# few_tasks, bayes; transfer
+# sinusoid, omniglot, miniimagenet; small, omniglot15, miniimagenet20, superclasses, protonet; memory, optimizers;
+# ambiguous, few_tasks, bayes, alpaca; gradient, transfer, verification
 reproduce-%: setup ## measure again what REPLICATION.md says: reproduce-sinusoid and others, see the Makefile
 	$(BIN)/python -m scripts.reproduce.main $* --jobs $(or $(JOBS),1)
 

@@ -35,6 +35,7 @@ from metarun.cli.resume import prepared
 from metarun.experiment.cell import RunSpec, begin, take_saved_configuration
 from metarun.experiment.claim import claim, unusable
 from metarun.experiment.errors import ConfigError, InterruptedRun
+from metarun.experiment.interpolations import resolve_calls
 from metarun.experiment.overrides import quoted
 from metarun.run_folder import CONFIG, HYDRA, OVERRIDES
 
@@ -197,6 +198,7 @@ def _composed(overrides: list[str]) -> RunSpec:
         cfg = command.compose()
         HydraConfig.instance().set_config(cfg)  # the folder's name is made of the choices
         folder = Path(cfg.hydra.run.dir).resolve()
+        resolve_calls(cfg)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error, command)) from error
     hydra = cfg.hydra

@@ -36,6 +36,8 @@ ROOMS = {
     "__main__": Room(8, torch=False),
     "api": Room(8, hydra=True, torch=False),
     "cli": Room(7, hydra=True, torch=False),
+    "predict": Room(6),
+    "predict/main": Room(6, torch=False),
     "sweeps": Room(6, hydra=True, torch=False),
     "fused": Room(6),
     "fused/launcher": Room(6, hydra=True),
@@ -64,7 +66,14 @@ ROOMS = {
 }
 # In a room that loads torch: what the command line imports before it knows that there is anything to run.
 LIGHT = (
-    *("experiment/cell", "experiment/claim", "experiment/choices", "experiment/errors", "experiment/hydra_groups"),
+    *(
+        "experiment/cell",
+        "experiment/claim",
+        "experiment/choices",
+        "experiment/errors",
+        "experiment/hydra_groups",
+        "experiment/interpolations",
+    ),
     *("experiment/multirun", "experiment/overrides", "experiment/plugins", "experiment/schema", "experiment/targets"),
     *("training/compiler_cache", "training/ranks"),
 )

@@ -77,6 +77,7 @@ class RunConfig:
     resume: str | None
     init_from: str | None
     evaluate: str | None
+    eval_seed: Seed = 0
 
     def __post_init__(self) -> None:
         if self.val_tasks is None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from metarun.checks import require
 from metarun.evaluation.metrics import components, log_probabilities
 from metarun.experiment.build import load_components
+from metarun.images.preparation import Preparation
 from metarun.learner.learner import Learner
 from metarun.learner.prediction import Prediction, Predictor
 from metarun.tasks import Examples, TaskSet
@@ -75,7 +76,7 @@ class TrainedLearner:
             scores = self.learner.score_pairs(self.inputs(x, (2, *self.data.in_shape(self.data.evaluation_stream))))
         return in_kind_of(x)(scores)
 
-    def preparation(self) -> Callable[[Any], Tensor]:
+    def preparation(self) -> Preparation:
         """What turns images (paths, PIL images, arrays of bytes) into inputs `[n, C, H, W]` as the run's were.
 
         Raises:
@@ -269,7 +270,7 @@ def load(path: str | Path) -> TrainedLearner:
     return TrainedLearner(loaded.learner, loaded.data, Path(path), choices)
 
 
-def preparation_of(data: TaskSet, name: str) -> Callable[[Any], Tensor]:
+def preparation_of(data: TaskSet, name: str) -> Preparation:
     """The image preparation of a data set.
 
     Raises:
@@ -277,7 +278,8 @@ def preparation_of(data: TaskSet, name: str) -> Callable[[Any], Tensor]:
     """
     if not hasattr(data, "preparation"):
         raise ValueError(f"data must be a set of images, to have a preparation; got {name}")
-    return data.preparation()
+    found: Preparation = data.preparation()
+    return found
 
 
 @contextmanager

@@ -33,7 +33,7 @@ def run(cell: Cell, seed: int, folder: Path) -> dict[str, Any]:
     Returns:
         The content of `result.json`; only `status` `refused` where the command left none.
     """
-    wanted = [*cell.overrides, f"seed={seed}"]
+    wanted = cell.command(seed)
     if (why := why_other(wanted, folder)) is not None:
         aside = put_aside(folder)
         print(f"{folder.name} runs again: {why}; what was there is now {aside.name}", flush=True)

@@ -1,6 +1,6 @@
-"""The rate of each tuned optimizer, chosen on validation tasks, and its curve on the test tasks beside the learned one.
+"""The rate of each tuned optimizer, chosen on validation tasks, and its curve on test tasks beside the learned one.
 
-Test tasks choose nothing: a rate is the one of `RATES` whose loss on the validation tasks is lowest after the last step.
+Test tasks choose nothing: of `RATES` the one is taken whose loss on validation tasks is lowest after the last step.
 """
 
 from __future__ import annotations

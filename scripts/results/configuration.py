@@ -18,7 +18,7 @@ from scripts.results.records import Record
 # Groups that change no number: services, published figures, a multirun's own.
 ASIDE = ("hydra", "sweep", "tracker", "paper")
 # Keys that came after records did, with the value that stands for what was before.
-LATER_KEYS: dict[str, Any] = {}
+LATER_KEYS: dict[str, Any] = {"run.eval_seed": 0}
 _one_at_a_time = Lock()  # Hydra keeps its state in one place for all threads
 
 
@@ -47,19 +47,31 @@ def overrides_of(command: str) -> list[str]:
     return [word for word in shlex.split(command)[1:] if not word.startswith(("-", "hydra/", "hydra."))]
 
 
-def differences(record: Record) -> list[str]:
-    """`KEY: recorded, today` where the command of a record makes another configuration now.
+def composed_as(record: Record) -> dict[str, Any] | None:
+    """What a record's command composes today for its first seed, interpolations as they are written.
 
-    A command that tests a run again (`run.evaluate`) is composed from that run's folder, which need not be here.
+    Returns:
+        None where the command tests a run again (`run.evaluate`): it is composed from that run's folder.
 
     Raises:
         HydraException: it cannot be composed any more.
     """
     overrides = overrides_of(record.command)
-    if record.config is None or any(word.startswith("run.evaluate=") for word in overrides):
+    if any(word.startswith("run.evaluate=") for word in overrides):
+        return None
+    return composed([*overrides, f"seed={record.runs[0].seed or 0}"])
+
+
+def differences(record: Record) -> list[str]:
+    """`KEY: recorded, today` where the command of a record makes another configuration now.
+
+    Raises:
+        HydraException: it cannot be composed any more.
+    """
+    config = composed_as(record)
+    if record.config is None or config is None:
         return []
-    seed = record.runs[0].seed or 0
-    today = dict(leaves(recorded(composed([*overrides, f"seed={seed}"]))))
+    today = dict(leaves(recorded(config)))
     then = {**LATER_KEYS, **dict(leaves(old_names.new_config(record.config)))}
     missing = object()
     pairs = {key: (then.get(key, missing), today.get(key, missing)) for key in sorted({*then, *today})}

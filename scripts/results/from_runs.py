@@ -1,4 +1,4 @@
-"""A record from the folders of its runs: nothing in it is written by hand but the note, which an older record hands on."""
+"""A record from the folders of its runs: nothing in it is typed but the note, which an older record hands on."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import numpy as np
 from metarun.run_folder import read_choices, read_config, read_overrides, read_result
 from scripts.results.configuration import recorded
 from scripts.results.machine import machine
-from scripts.results.records import RESULTS, Measure, Published, Record, SeedRun, parse, path_of, write
+from scripts.results.published import published
+from scripts.results.records import RESULTS, Measure, Record, SeedRun, parse, path_of, write
 
 STEPS = (0, 1, 2, 3, 5, 10, 20, 50, 100)  # after which a record has the headline metric, where the run has it
 LONG = 20  # steps of adaptation
-UNREAD = ("not verified", "memory")  # in the status of a published figure: nobody has read it in its source
 # Words of a command that are of the folder it ran in or of services, and change no number.
 PRIVATE = ("seed=", "hydra.run.dir=", "hydra.sweep.", "tracker", "data.root=", "run.resume=")
 
@@ -60,7 +60,8 @@ def record_runs(runs: Runs, folder: Path = RESULTS, note: str | None = None) -> 
 def make_record(runs: Runs, results: Sequence[Mapping[str, Any]], note: str) -> Record:
     """The record of a cell from the contents of its runs' `result.json`."""
     first, folder = results[0], runs.folders[0]
-    choices = read_choices(folder)
+    choices, saved = read_choices(folder), read_config(folder)
+    config = recorded(saved)
     experiment = choices.get("experiment")
     headline = _measure(first["metric"], results)
     return Record(
@@ -75,15 +76,17 @@ def make_record(runs: Runs, results: Sequence[Mapping[str, Any]], note: str) -> 
         step=first["step"] or None,
         runs=headline.runs,
         mean=headline.mean,
-        tasks=next((result["tasks"] for result in results if result["tasks"]), read_config(folder)["run"]["eval_tasks"]),
+        tasks=next(
+            (result["tasks"] for result in results if result["tasks"]), read_config(folder)["run"]["eval_tasks"]
+        ),
         iterations=max(result["iterations"] for result in results),
         threads=first["threads"],
         device=machine(first["device"]),
         commit=", ".join(sorted({f"{result['commit'] or 'unknown':.9}" for result in results})),
         date=date.fromtimestamp(max((path / "result.json").stat().st_mtime for path in runs.folders)).isoformat(),
-        config=recorded(read_config(folder)),
+        config=config,
         origin="run",
-        published=_published(first["paper"]),
+        published=published(saved.get("paper"), config),
         note=note,
         transductive=_is_transductive(first),
         compiled=first["compiled"],
@@ -160,16 +163,8 @@ def _other_measures(results: Sequence[Mapping[str, Any]]) -> list[Measure]:
     first = results[0]
     step = first["step"] or None
     return [
-        _measure(name, results, [result["metrics"].get(name) for result in results], step)
-        for name in first["metrics"]
+        _measure(name, results, [result["metrics"].get(name) for result in results], step) for name in first["metrics"]
     ]
-
-
-def _published(paper: Mapping[str, Any] | None) -> Published | None:
-    """What a paper prints, if somebody has read it there."""
-    if not paper or any(word in str(paper.get("status") or "") for word in UNREAD):
-        return None
-    return Published(paper["value"], paper.get("ci95"), paper["source"], paper.get("table") or "")
 
 
 def _is_transductive(result: Mapping[str, Any]) -> bool:

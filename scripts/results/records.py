@@ -33,7 +33,7 @@ class SeedRun:
         seed: its seed; None: only the mean over several seeds was written down, with its interval over them.
         mean: over held-out tasks; None: it is not finite.
         ci95: half of the 95 % interval over held-out tasks (over seeds where `seed` is None); None: not written down.
-        seconds: of training; None: not written down.
+        seconds: of training (where it was written down for all seeds together, their mean); None: not written down.
     """
 
     seed: int | None
@@ -59,7 +59,7 @@ class Measure:
     Attributes:
         metric: its name in result.json, with `median_` before it for the median over tasks.
         step: steps of adaptation; None: the headline's, or the learner has none.
-        runs: as in `Record`, in the same order.
+        runs: as in `Record`, in the same order; empty: only their mean was written down.
         mean: over the runs; None: one of them is not finite.
         published: what a paper prints for it.
     """
@@ -146,7 +146,9 @@ class Record:
         _check_figures(self.metric, self.runs, self.mean, self.origin)
         for measure in self.measures:
             _check_figures(measure.metric, measure.runs, measure.mean, self.origin)
-            require(measure.metric, measure.runs, [r.seed for r in measure.runs] == seeds, "of the record's seeds")
+            of_seeds = [run.seed for run in measure.runs] == seeds
+            only_mean = not measure.runs and self.origin == "transcribed"
+            require(measure.metric, measure.runs, of_seeds or only_mean, "of the record's seeds")
 
     def measure(self, metric: str, step: int | None = None) -> Measure:
         """The figure of this name, the headline among them; `step` None: the only one, or the headline's step.
@@ -169,7 +171,7 @@ def _check_figures(metric: str, runs: list[SeedRun], mean: float | None, origin:
     Raises:
         ValueError: they are not.
     """
-    means = [run.mean for run in runs]
+    means = [run.mean for run in runs] or [mean]
     if metric.startswith(("accuracy", "instance_")):
         require(metric, means, all(value is None or 0 <= value <= 1 for value in means), "fractions in [0, 1]")
     require(f"{metric}, ci95", runs, all(run.ci95 is None or run.ci95 >= 0 for run in runs), "at least 0")

@@ -16,7 +16,13 @@ DOCS = ROOT / "docs"
 GUIDES = ("own_data", "own_learner", "sweeps", "comparing", "resume", "processes_and_gpus", "clusters")
 GUIDES += ("weights_and_biases", "python", "reproducing_a_paper")
 CONCEPTS = ("task", "learner", "streams", "random_inputs", "transductive", "fused_replicas", "intervals")
-RUN = ("index", "choices", "pitfalls", *(f"guides/{name}" for name in GUIDES), *(f"concepts/{name}" for name in CONCEPTS))
+RUN = (
+    "index",
+    "choices",
+    "pitfalls",
+    *(f"guides/{name}" for name in GUIDES),
+    *(f"concepts/{name}" for name in CONCEPTS),
+)
 WRITTEN = (*RUN, "faq", "glossary", "install", "plugins", "run_folder", "old_names")
 # Made while the site is built.
 GENERATED = re.compile(r"(algos/[\w/]+|data/\w+|configuration|gallery|which_learner)\.md")
@@ -78,10 +84,10 @@ def test_the_choices_it_lists_are_the_choices(group):
 def place(tmp_path):
     """A folder with the pictures that docs/guides/own_data.md speaks of."""
     kinds = {"train": 10, "val": 5, "test": 5}
-    insects = iter("ant bee beetle bug butterfly cicada cricket fly gnat hornet locust louse mantis midge mite moth".split())
-    names = [next(insects, f"wasp{i}") for i in range(20)]
+    insects = ["ant", "bee", "beetle", "bug", "butterfly", "cicada", "cricket", "fly", "gnat", "hornet"]
+    insects += ["locust", "louse", "mantis", "midge", "mite", "moth", "sawfly", "termite", "tick", "wasp"]
     for split, count in kinds.items():
-        for name in [names.pop(0) for _ in range(count)]:
+        for name in [insects.pop(0) for _ in range(count)]:
             draw_class(tmp_path / "pictures" / split / name, 20)
             draw_class(tmp_path / "unsorted" / name, 20)
     for name in ("weevil", "aphid", "thrips", "earwig", "cockroach"):

@@ -120,3 +120,10 @@ def test_a_number_of_tasks_that_is_none_is_refused_as_such():
         config = compose("config", ["run.eval_tasks=many"])
     with pytest.raises(ConfigError, match=r"^run\.eval_tasks must be an integer of at least 1; got 'many'$"):
         checked(config)
+
+
+def test_the_test_tasks_are_of_the_stream_that_run_eval_seed_says():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", ["run.eval_seed=3"], return_hydra_config=True)
+    choices = {str(group): str(name) for group, name in cfg.hydra.runtime.choices.items()}
+    assert build(cfg, choices).data.eval_seed == 3

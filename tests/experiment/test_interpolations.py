@@ -8,6 +8,7 @@ import pytest
 from commands import SMALL, metarun
 from omegaconf import OmegaConf
 
+import metarun as package
 from metarun.experiment.interpolations import calls, only_names, refuse_calls, resolve_calls
 from metarun.experiment.overrides import UsageError
 from metarun.run_folder import read_config
@@ -46,5 +47,7 @@ def test_a_run_keeps_what_the_environment_said_when_it_began(tmp_path, monkeypat
     words = ("data.noise='${oc.decode:${oc.env:NOISE}}'", "run.iterations=1", "hydra.run.dir=run")
     assert metarun(*SMALL, *words, folder=tmp_path).status == 0
     assert read_config(tmp_path / "run")["data"]["noise"] == 0.5
+    run = package.train("hydra.run.dir=" + str(tmp_path / "other"), *SMALL, *words[:2])
+    assert read_config(run.folder)["data"]["noise"] == 0.5
     monkeypatch.delenv("NOISE")
     assert metarun("run.resume=run", "run.iterations=2", folder=tmp_path).status == 0

@@ -102,7 +102,9 @@ def compose_and_build(command: list[str], most: int | None = None) -> None:
         command: flags and settings. Of one that names a folder, of a run or of choices, only its grammar is checked.
         most: cells that are built; None: all.
     """
-    if "--config-dir" in command or any(word.startswith((*KEPT, "run.evaluate=", "run.init_from=")) for word in command):
+    if "--config-dir" in command or any(
+        word.startswith((*KEPT, "run.evaluate=", "run.init_from=")) for word in command
+    ):
         assert "--config-dir" in command or Command.parse(command).overrides
         return
     for cell in cells_of(command)[:most]:

@@ -32,7 +32,7 @@ def ended(tmp_path_factory) -> tuple[Path, Outcome]:
 @pytest.mark.slow
 def test_the_terminal_shows_table_robustness_and_what_diverged(ended):
     _, outcome = ended
-    for word in ("inner_lr=0.01", "2 of 2 diverged", "decades within 10 % of the best", "6 of 12 cells completed"):
+    for word in ("inner_lr=0.01", "2 of 2 diverged", "decades within 10% of the best", "6 of 12 cells completed"):
         assert word in outcome.out
     assert outcome.out.count("the loss became") >= 6
 

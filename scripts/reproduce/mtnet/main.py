@@ -1,9 +1,10 @@
 """MT-net's paper (Lee and Choi 2018) where two cores can: `make reproduce-mtnet`.
 
 The sinusoid table, robustness to the inner learning rate, the same at 20,000 iterations for three initialisations and
-for Meta-SGD (which no paper shows), and the learned subspace against the order of polynomials; three seeds of each cell. Every set of cells that can share
-a program is one `metarun -m hydra/launcher=fused` command; two commands run side by side, each on one thread. Started
-again, the script runs only what is missing. Tables and figures: outputs/reproduce/mtnet/; records: docs/results/mtnet/.
+for Meta-SGD (which no paper shows), and the learned subspace against the order of polynomials; three seeds of each
+cell. Every set of cells that can share a program is one `metarun -m hydra/launcher=fused` command; two commands run
+side by side, each on one thread. Started again, the script runs only what is missing. Tables and figures lie in
+outputs/reproduce/mtnet/, records in docs/results/mtnet/.
 """
 
 from __future__ import annotations
@@ -116,8 +117,8 @@ def summary(results: Results, out: Path, seconds: float | None) -> str:
     this_call = "" if seconds is None else f" This call took {seconds / 60:.1f} minutes."
     return (
         f"{date.today()}, commit {commit:.9}. {len(runs)} runs, {steps:,} outer steps in all, {spent / 60:.1f} "
-        f"minutes of command time on two lanes of one thread each.{this_call} Each cell: published (quoted from "
-        f"memory, not verified) → mean over seeds {', '.join(map(str, SEEDS))} (each ± half its 95 % interval over "
+        f"minutes of command time on two lanes of one thread each.{this_call} Each cell: published (none: not read "
+        f"in a named text) → mean over seeds {', '.join(map(str, SEEDS))} (each ± half its 95 % interval over "
         "600 tasks)."
     )
 

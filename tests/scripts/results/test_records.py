@@ -6,32 +6,9 @@ import dataclasses
 import json
 
 import pytest
+from recorded import RECORD
 
-from scripts.results.records import Measure, Published, Record, SeedRun, load, parse, path_of, write
-
-RECORD = Record(
-    cell="protonet 5-way 1-shot",
-    target="small",
-    algo="protonet",
-    data="omniglot",
-    experiment=None,
-    command="metarun algo=protonet data=omniglot",
-    metric="accuracy",
-    better="higher",
-    step=0,
-    runs=[SeedRun(0, 0.5, 0.01, 84.0), SeedRun(1, 0.75, 0.02, None)],
-    mean=0.625,
-    tasks=200,
-    iterations=2000,
-    threads=1,
-    device="a machine",
-    commit="25ff4b5",
-    date="2026-11-21",
-    config={"algo": {"metric": "euclidean"}},
-    origin="run",
-    published=Published(0.988, None, "Snell et al. 2017", "table 1"),
-    measures=[Measure("nll", 0, [SeedRun(0, 2.0, 0.1, None), SeedRun(1, 3.0, None, None)], 2.5)],
-)
+from scripts.results.records import load, parse, path_of, write
 
 
 def content(**changes) -> dict:
