@@ -114,6 +114,7 @@ def test_a_multirun_is_resumed(old):
         assert run.mean == pytest.approx(EXPECTED[f"sweep/{run.name}"]["mean"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_it_is_reported_beside_a_new_one(old, monkeypatch, capsys):
     from metarun.report.main import main
 

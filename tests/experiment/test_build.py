@@ -60,6 +60,7 @@ def test_a_learner_is_loaded_where_its_data_is_not(tmp_path, monkeypatch):
     assert learner.adapt(support)(torch.rand(3, 1, 16, 16)).shape == (3, 5)
 
 
+@pytest.mark.slow
 def test_evaluate_tests_a_finished_run_again_in_a_folder_of_its_own(finished, tmp_path):
     before = sorted((path.name, path.stat().st_mtime_ns) for path in finished.rglob("*"))
     again = small(f"run.evaluate={finished}", folder=tmp_path)

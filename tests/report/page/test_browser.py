@@ -142,6 +142,7 @@ def test_the_page_says_how_many_runs_there_are_by_status(still):
     assert still.locator("#trouble").is_hidden()
 
 
+@pytest.mark.slow
 def test_broken_runs_are_listed_with_what_is_wrong(still):
     assert "result.json cannot be read" in still.locator("#runs-table tbody tr", has_text="broken").text_content()
     assert "it is running" in still.locator("#runs-table tbody tr", has_text="going").text_content()

@@ -18,6 +18,7 @@ def distinct(cells: list[Cell]) -> list[Cell]:
     return list(by_kind.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_targets_cells_compose_and_fit(target):
     for cell in distinct(TARGETS[target]):
