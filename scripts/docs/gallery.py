@@ -135,8 +135,8 @@ ENTRIES: dict[str, Entry] = {
         "A learned optimizer",
         "The value of held-out quadratic functions while an LSTM minimises them, step by step.",
         (
-            *("algo=l2l_optimizer", "data=quadratics", "run.iterations=200", "run.curve_steps=100"),
-            *("run.eval_tasks=200", "device.threads=1"),
+            *("algo=l2l_optimizer", "data=quadratics", "run.iterations=60", "run.curve_steps=100"),
+            *("run.eval_tasks=100", "run.validate_every=30", "device.threads=1"),
         ),
         "quadratics",
         "step_curve.png",

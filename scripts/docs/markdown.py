@@ -50,16 +50,19 @@ def _link(match: re.Match[str]) -> str:
     return f"[github {match['repo']}](https://github.com/{match['repo']})"
 
 
+# What Markdown would read as more than itself; those that it takes no backslash before are named.
+_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", "$": "&#36;"}
+
+
 def escaped(text: str) -> str:
-    return re.sub(r"([\\*_<>\[\]|$^~])", r"\\\1", text)
+    return re.sub(r"([\\*_\[\]])|([&<>|$])", lambda m: f"\\{m[1]}" if m[1] else _ENTITIES[m[2]], text)
 
 
 def code(text: str) -> str:
     """A piece of code within a line, also one that has a backtick or a bar of a table's column."""
     text = " ".join(text.split())
     if "|" in text:  # a backslash in a table's code would be shown
-        entities = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;"}
-        return f"<code>{''.join(entities.get(sign, sign) for sign in text)}</code>"
+        return f"<code>{''.join(_ENTITIES.get(sign, sign) for sign in text)}</code>"
     return f"`` {text} ``" if "`" in text else f"`{text}`"
 
 

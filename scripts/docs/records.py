@@ -78,7 +78,7 @@ def result_table(chosen: Sequence[Record], page: str = "") -> str:
         [
             f"[{escaped(record.cell)}]({page}#{anchor(record)})",
             task(record),
-            escaped(record.metric) + (f", {record.step} steps" if record.step is not None else ""),
+            escaped(record.metric) + _steps(record.step),
             measured(record) + (" (transductive)" if record.transductive else ""),
             published(record),
             seeds(record),
@@ -88,6 +88,10 @@ def result_table(chosen: Sequence[Record], page: str = "") -> str:
         for record in chosen
     ]
     return table(head, rows)
+
+
+def _steps(step: int | None) -> str:
+    return "" if step is None else f", {step} step{'' if step == 1 else 's'}"
 
 
 def task(record: Record) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import textwrap
+from html import unescape
 
+import markdown
 import pytest
 
 from scripts.docs.heads import difference_list, read_head, rendered, symbol_table
@@ -24,7 +26,13 @@ def test_greek_letters_and_signs(plain, signs):
 
 
 def test_prose_leaves_code_alone_and_emphasises_nothing():
-    assert prose("w_m * x of `alpha_rate`,\n  alpha|beta") == r"w\_m \* x of `alpha_rate`, α\|β"
+    assert prose("w_m * x of `alpha_rate`,\n  alpha|beta") == r"w\_m \* x of `alpha_rate`, α&#124;β"
+
+
+def test_prose_shows_every_sign_as_it_stands():
+    signs = r"\\ * _ [a](b) | < > & $x$ W~ a^2"
+    html = markdown.markdown(prose(signs), extensions=["tables", "pymdownx.arithmatex"])
+    assert unescape(html) == f"<p>{signs}</p>"
 
 
 def test_prose_links_papers_and_repositories():
