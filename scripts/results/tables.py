@@ -154,7 +154,13 @@ def _compared(record: Record) -> dict[str, object]:
     config = {
         key: value for key, value in leaves(record.config or {}) if key.startswith(("data.", "backbone.", "run."))
     }
-    dropped = ("data._target_", "backbone._target_", "run.validate_every", "run.val_tasks", "run.log_every")
+    dropped: tuple[str, ...] = (
+        "data._target_",
+        "backbone._target_",
+        "run.validate_every",
+        "run.val_tasks",
+        "run.log_every",
+    )
     dropped += ("run.checkpoint_seconds", "run.curve_steps", "run.evaluate", "run.init_from", "data.instances")
     dropped += ("data.batch_size", "data.pair_batch_size")  # of streams that the others do not have
     config = {key: value for key, value in config.items() if key not in dropped}
