@@ -24,7 +24,7 @@ from metarun.experiment.choices import names
 from metarun.tasks import DataError
 from scripts.docs.draw import draw_predictions, draw_tasks, shrink
 from scripts.docs.heads import ROOT
-from scripts.docs.markdown import escaped, fenced, paragraphs, prose
+from scripts.docs.markdown import escaped, paragraphs, prose, shell
 from scripts.docs.records import with_interval
 from scripts.docs.sources import SOURCES
 
@@ -161,7 +161,7 @@ def page() -> str:
         "blindness. [Data sets](/data/index.md) shows tasks of each.",
     ]
     for name, entry in ENTRIES.items():
-        parts += [f"## {entry.title}", prose(entry.text), _picture(name, entry), fenced(_command(entry), "bash")]
+        parts += [f"## {entry.title}", prose(entry.text), _picture(name, entry), shell(_command(entry))]
         if name in made:
             parts.append(_caption(made[name]))
     return paragraphs(*parts)
