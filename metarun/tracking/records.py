@@ -84,7 +84,8 @@ class AsTables:
 
 
 class Recorded:
-    """The points that a service has of a run, so that none is recorded twice when the run is resumed.
+    """The points that a service has of a run, so that none is recorded twice: where a run is resumed, and where a key
+    is in two rows of one iteration (`time/train_seconds`, of training and of validation).
 
     A killed run may have recorded points after its checkpoint. The resumed run comes to them again, and neither MLflow
     nor Trackio can replace a point: the first one stays.

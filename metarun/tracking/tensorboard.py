@@ -15,7 +15,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from metarun.tracking.records import AsTables, flat_config, flat_result, markdown, measured, not_installed, recorded_rows
+from metarun.tracking.records import (
+    AsTables,
+    Recorded,
+    flat_config,
+    flat_result,
+    markdown,
+    measured,
+    not_installed,
+    recorded_rows,
+)
 from metarun.tracking.tracker import TrackerError
 
 
@@ -27,6 +36,7 @@ class TensorBoardTracker(AsTables):
     def __init__(self) -> None:
         self.writer: Any = None
         self.config: dict[str, Any] = {}
+        self.recorded = Recorded()
         self.iteration = 0
 
     def start(
@@ -59,7 +69,7 @@ class TensorBoardTracker(AsTables):
 
     def scalars(self, values: dict[str, float], iteration: int) -> None:
         self.iteration = iteration
-        for key, value in values.items():
+        for key, value in self.recorded.new(values, iteration).items():
             self.writer.add_scalar(key, value, iteration)
 
     def curve(self, metric: str, rows: list[dict[str, Any]]) -> None:
