@@ -20,6 +20,7 @@ from metarun.report import tables
 from metarun.report.compare import METHOD, Paired, over_rates, paired, tabulate
 from metarun.report.console import PlainConsole
 from metarun.report.numbers import estimate
+from metarun.report.widths import fit
 from metarun.run_folder import STATUSES, Run, read_runs
 
 ABOUT = """\
@@ -88,7 +89,7 @@ def report(paths: Sequence[Path], compared: Sequence[str], page: Path | None, ev
         tables.print_comparison(table, over_rates(table), console)
     listed = runs if everything or not table.entries else [run for run in runs if run.status != "completed"]
     if listed:
-        console.print(list_of(listed))
+        console.print(list_of(listed, console))
     if chosen:
         show_comparison(console, chosen)
     console.print(f"{len(runs)} runs: {statuses(runs)}", highlight=False)
@@ -136,16 +137,20 @@ def statuses(runs: Sequence[Run]) -> str:
     return ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
 
 
-def list_of(runs: Sequence[Run]) -> Table:
+def list_of(runs: Sequence[Run], console: Console) -> Table:
     """One line a run: its result, or why it has none."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for head in ("run", "learner", "data", "seed", "status", "result"):
+    problems = any(run.mean is None for run in runs)
+    for head in ("run", "learner", "data", "seed", "status", "result", *(["problem"] if problems else [])):
         table.add_column(head, overflow="fold")
     for run in runs:
-        value = estimate(run.metric, run.mean, run.result.get("ci95")) if run.mean is not None else run.why
+        has_mean = run.mean is not None
+        value = f"{run.metric} {estimate(run.metric, run.mean, run.result.get('ci95'))}" if has_mean else ""
         style = "" if run.status == "completed" else "red"
         words = (run.name, run.algo, run.data, "" if run.seed is None else str(run.seed))
-        table.add_row(*map(Text, words), Text(run.status, style), Text(f"{run.metric} {value}".strip()))
+        cells = (Text(run.status, style), Text(tables.printable(value, console)), Text("" if has_mean else run.why))
+        table.add_row(*map(Text, words), *cells[: 3 if problems else 2])
+    fit(table, console, (3, 4, 5))
     return table
 
 
@@ -159,6 +164,6 @@ def show_comparison(console: Console, chosen: Sequence[Run]) -> None:
             results.append((run, str(error)))
     console.print(tables.paired_table(chosen[0], results, console))
     about = f"difference: run minus {chosen[0].name}, ± half the 95 % interval; {METHOD}"
-    console.print(Text(tables.printable(about, console), "dim"))
+    tables.print_note(about, console)
     if len(results) > 1:
-        console.print(Text("p is not corrected for the number of comparisons", "dim"))
+        tables.print_note("p is not corrected for the number of comparisons", console)
