@@ -33,8 +33,8 @@ from metarun.cli.command import Command
 from metarun.cli.errors import explain
 from metarun.cli.resume import prepared
 from metarun.experiment.cell import RunSpec, begin, take_saved_configuration
-from metarun.experiment.claim import claim, unusable
 from metarun.experiment.choices import keep_several
+from metarun.experiment.claim import claim, unusable
 from metarun.experiment.errors import ConfigError, InterruptedRun
 from metarun.experiment.interpolations import resolve_calls
 from metarun.experiment.overrides import key_of, quoted

@@ -106,7 +106,8 @@ def composed_spec(cfg: DictConfig) -> RunSpec:
     context = HydraConfig.get()
     sweep = Path(context.sweep.dir).name if context.mode == RunMode.MULTIRUN else None
     task = [read(line) for line in context.overrides.task]
-    keep_several(HydraConfig.instance().cfg.hydra, cfg, {key_of(o): o.value() for o in task})
+    whole: Any = HydraConfig.instance().cfg
+    keep_several(whole.hydra, cfg, {key_of(o): o.value() for o in task})
     context = HydraConfig.get()
     choices = {str(group): str(name) for group, name in context.runtime.choices.items()}
     folder = Path(context.runtime.output_dir)

@@ -98,7 +98,8 @@ class MLflowTracker(AsTables):
                 known_as = {"metarun.group": group or "", "metarun.tags": ", ".join(tags)}
                 if not (run_id and self.goes_on(client, run_id)):
                     self.run_id = new_run(client, self.experiment, self.uri, self.named(name, folder, group), known_as)
-                    record_config(client, self.run_id, config)
+                    record_parameters(client, self.run_id, config)
+                client.log_dict(self.run_id, config, "config.yaml")
                 self.client = client
                 for iteration, values in recorded_rows(folder / "metrics.jsonl"):
                     self.log(values, iteration)
@@ -212,14 +213,13 @@ def new_run(client: Any, experiment: str, uri: str, name: str, tags: Mapping[str
     return run
 
 
-def record_config(client: Any, run_id: str, config: Mapping[str, Any]) -> None:
-    """A run's configuration as parameters, and whole as config.yaml."""
+def record_parameters(client: Any, run_id: str, config: Mapping[str, Any]) -> None:
+    """A run's configuration as parameters, which MLflow never changes: a run that is made longer keeps the first."""
     from mlflow.entities import Param
 
     parameters = [Param(key, str(value)[:LONGEST]) for key, value in flat_config(config).items()]
     for at in range(0, len(parameters), PARAMETERS_AT_ONCE):
         client.log_batch(run_id, params=parameters[at : at + PARAMETERS_AT_ONCE])
-    client.log_dict(run_id, dict(config), "config.yaml")
 
 
 @contextmanager

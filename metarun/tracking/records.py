@@ -51,9 +51,6 @@ def measured(summary: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-
-
-
 def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A table as CSV."""
     text = io.StringIO()

@@ -107,6 +107,7 @@ class TensorBoardTracker(AsTables):
         """TensorBoard keeps no files."""
 
     def finish(self, exit_code: int) -> None:
+        del exit_code  # it stands in the result
         writer, self.writer = self.writer, None
         if writer is not None:
             writer.close()

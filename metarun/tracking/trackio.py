@@ -22,7 +22,15 @@ from typing import Any
 
 from metarun.checks import require
 from metarun.tracking.begun import read_begun, write_begun
-from metarun.tracking.records import AsTables, Recorded, flat_config, flat_result, measured, not_installed, recorded_rows
+from metarun.tracking.records import (
+    AsTables,
+    Recorded,
+    flat_config,
+    flat_result,
+    measured,
+    not_installed,
+    recorded_rows,
+)
 from metarun.tracking.tracker import TrackerError
 
 
@@ -119,6 +127,7 @@ class TrackioTracker(AsTables):
         """Trackio's own folder would hold a second copy of every checkpoint."""
 
     def finish(self, exit_code: int) -> None:
+        del exit_code  # it stands in the result
         run, self.run = self.run, None
         if run is not None:
             with silent():
@@ -177,6 +186,7 @@ def new_run(project: str, name: str, run_id: str, group: str | None, config: dic
             return None
 
         def _warn_once(self, key: str, message: str) -> None:
+            del key
             self.problem = self.problem or message
 
     return LocalRun(url=None, project=project, client=None, name=name, run_id=run_id, group=group, config=config)

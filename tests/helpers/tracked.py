@@ -28,7 +28,8 @@ VALIDATED = [200, 400, 600, 800]
 WRITER = """
 import os, signal, socket, sys
 from pathlib import Path
-folder, run_id, first, last, how = Path(sys.argv[1]), sys.argv[2] or None, int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
+folder, run_id, how = Path(sys.argv[1]), sys.argv[2] or None, sys.argv[5]
+first, last = int(sys.argv[3]), int(sys.argv[4])
 
 def refuse(*arguments, **_):  # an error in a thread would not be seen
     with open(folder / "network", "a") as file:
@@ -42,7 +43,8 @@ import {module}
 tracker = {module}.{made}
 metrics = MetricsFile(folder / "metrics.jsonl")
 metrics.cut(first - 100)
-tracker.start(folder, {{**CONFIG, "choices": {{"algo": "maml"}}}}, "omniglot/maml/run", "rates", ["maml", "omniglot"], run_id)
+config = {{**CONFIG, "choices": {{"algo": "maml"}}}}
+tracker.start(folder, config, "omniglot/maml/run", "rates", ["maml", "omniglot"], run_id)
 (folder / "run_id").write_text(tracker.run_id or "")
 
 def record(values, iteration):

@@ -43,7 +43,11 @@ def test_of_a_run_that_was_killed_and_resumed_no_point_is_lost_or_doubled(folder
 def test_result_figures_and_tables(folder):
     read = reader(folder)
     assert scalars(folder, "test/accuracy") == [(800, pytest.approx(0.95))]
-    assert scalars(folder, "curve/accuracy") == [(0, pytest.approx(0.2)), (1, pytest.approx(0.3)), (2, pytest.approx(0.4))]
+    assert scalars(folder, "curve/accuracy") == [
+        (0, pytest.approx(0.2)),
+        (1, pytest.approx(0.3)),
+        (2, pytest.approx(0.4)),
+    ]
     (figure,) = read.Images("figures/step_curve")
     assert (figure.width, figure.height, figure.step) == (4, 6, 800)
     texts = {tag: read.Tensors(tag)[0].tensor_proto.string_val[0].decode() for tag in read.Tags()["tensors"]}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from metarun.tracking.begun import read_begun, write_begun
 from metarun.tracking.wandb_settings import (
+    KEPT,
     VARIABLES,
     agents_run_id,
     tags_of,
