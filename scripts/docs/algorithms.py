@@ -215,12 +215,14 @@ def experiments(algo: str) -> str:
 
 
 def details(algo: str, head: Head) -> str:
+    """Remarks, differences, and what a person wrote about it in docs/notes."""
     note = ROOT / "docs" / "notes" / f"{algo}.md"
+    module = f"`{module_file(algo).relative_to(ROOT)}`"
     return paragraphs(
-        *map(rendered, head.remarks),
+        *(rendered(remark.replace("This file", module)) for remark in head.remarks),
         "### Differences from the paper",
         difference_list(head),
-        note.read_text() if note.is_file() else "",
+        f"### Notes\n\n{note.read_text()}" if note.is_file() else "",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -50,22 +51,31 @@ def _link(match: re.Match[str]) -> str:
     return f"[github {match['repo']}](https://github.com/{match['repo']})"
 
 
+# What Markdown would read as more than itself; those that it takes no backslash before are named.
+_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", "$": "&#36;"}
+
+
 def escaped(text: str) -> str:
-    return re.sub(r"([\\*_<>\[\]|$^~])", r"\\\1", text)
+    return re.sub(r"([\\*_\[\]])|([&<>|$])", lambda m: f"\\{m[1]}" if m[1] else _ENTITIES[m[2]], text)
 
 
 def code(text: str) -> str:
     """A piece of code within a line, also one that has a backtick or a bar of a table's column."""
     text = " ".join(text.split())
     if "|" in text:  # a backslash in a table's code would be shown
-        entities = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;"}
-        return f"<code>{''.join(entities.get(sign, sign) for sign in text)}</code>"
+        return f"<code>{''.join(_ENTITIES.get(sign, sign) for sign in text)}</code>"
     return f"`` {text} ``" if "`" in text else f"`{text}`"
 
 
 def fenced(text: str, language: str = "text", title: str = "") -> str:
     head = f'{language} title="{title}"' if title else language
     return f"```{head}\n{text.rstrip()}\n```\n"
+
+
+def shell(command: str) -> str:
+    """A command as a block, broken over lines where it is long."""
+    lines = textwrap.wrap(command, 84, break_long_words=False, break_on_hyphens=False)
+    return fenced(" \\\n    ".join(lines), "bash")
 
 
 def folded(summary: str, body: str) -> str:

@@ -40,8 +40,8 @@ TRAINING = {
     "train/loss": "mean outer loss of the steps since the last line",
     "train/METRIC": "the headline metric on the tasks of that step",
     "val/METRIC": "the headline metric over `run.val_tasks` held-out tasks; the best decides `run.test_weights=best`",
-    "time/iterations_per_second": "outer steps, from the median duration of a step",
-    "time/train_seconds": "since training began, before a resumption too",
+    "time/iterations_per_second": "outer steps a second, from the median duration of a step",
+    "time/train_seconds": "seconds since training began, those before a resumption included",
 }
 
 

@@ -9,7 +9,7 @@ from functools import cache
 
 from scipy.stats import t as student
 
-from scripts.docs.markdown import escaped, folded, prose, table
+from scripts.docs.markdown import escaped, folded, prose, shell, table
 from scripts.results.records import Record, load
 
 PERCENT = "\u00a0%"
@@ -78,7 +78,7 @@ def result_table(chosen: Sequence[Record], page: str = "") -> str:
         [
             f"[{escaped(record.cell)}]({page}#{anchor(record)})",
             task(record),
-            escaped(record.metric) + (f", {record.step} steps" if record.step is not None else ""),
+            escaped(record.metric) + _steps(record.step),
             measured(record) + (" (transductive)" if record.transductive else ""),
             published(record),
             seeds(record),
@@ -90,6 +90,10 @@ def result_table(chosen: Sequence[Record], page: str = "") -> str:
     return table(head, rows)
 
 
+def _steps(step: int | None) -> str:
+    return "" if step is None else f", {step} step{'' if step == 1 else 's'}"
+
+
 def task(record: Record) -> str:
     """The data set, its partition where it has several, ways and shots."""
     data = (record.config or {}).get("data", {})
@@ -99,7 +103,7 @@ def task(record: Record) -> str:
     if data.get("ways"):
         words.append(f"{data['ways']}-way {data['shots']}-shot")
     elif data.get("shots"):
-        words.append(f"{data['shots']} points")
+        words.append(f"{data['shots']} point{'' if data['shots'] == 1 else 's'}")
     if data.get("classes_per_way", 1) > 1:
         words.append(f"{data['classes_per_way']} classes a way")
     return ", ".join(words)
@@ -133,5 +137,5 @@ def provenance(record: Record) -> str:
     text = f"`make reproduce-{record.target.split('/')[0]}` makes it again, or, with `seed=0, 1, ...`:"
     return f'<span id="{anchor(record)}"></span>\n' + folded(
         f"{record.cell} ({record.target})",
-        "\n\n".join([*facts, text, f"```bash\n{record.command}\n```"]),
+        "\n\n".join([*facts, text, shell(record.command)]),
     )

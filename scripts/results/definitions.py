@@ -472,10 +472,10 @@ README = listed(
         "`maml`, 5-way 5-shot": "omniglot/maml 5-way 5-shot",
         "`protonet`, 5-way 1-shot": "protonet/protonet 5-way 1-shot",
         "`protonet`, 20-way 5-shot": "protonet/protonet 20-way 5-shot",
-        "`protonet`, 1-shot, temperature 64": "miniimagenet20/protonet 5-way 1-shot temperature 64",
+        "`protonet` (tau 64), 1-shot": "miniimagenet20/protonet 5-way 1-shot temperature 64",
         "`r2d2`, 5-way 5-shot": "miniimagenet20/r2d2 5-way 5-shot scale 10",
     },
-    [WHERE, ITERATIONS, Column("measured", _in_short), published(TWO)],
+    [WHERE, ITERATIONS, Column("measured", _in_short), published(ONE)],
     apart={
         "backbone": "networks",
         "run.meta_batch_size": "sizes of training tasks",

@@ -9,10 +9,12 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from metarun.files import write_text
-from scripts.results.configuration import composed_as, recorded
+from scripts.results.configuration import composed
 from scripts.results.definitions import TABLES
 from scripts.results.published import published
 from scripts.results.records import RESULTS, Record, load, write
@@ -38,12 +40,17 @@ def with_tables(text: str, records: Records) -> str:
     return MARKED.sub(rendered, text)
 
 
+@cache
+def paper_of(algo: str, data: str, experiment: str | None) -> list[dict[str, Any]]:
+    """The published figures that conf has for an algorithm on a data set, or for an experiment."""
+    choices = [f"algo={algo}", f"data={data}"] if experiment is None else [f"experiment={experiment}"]
+    return composed(choices).get("paper") or []
+
+
 def with_published(record: Record) -> Record:
-    """A record with what its paper prints, as conf says today; as it is where its command is composed from a folder."""
-    config = composed_as(record)
-    if config is None:
-        return record
-    return dataclasses.replace(record, published=published(config.get("paper"), recorded(config)))
+    """A record with what its paper prints, as conf says today."""
+    paper = paper_of(record.algo, record.data, record.experiment)
+    return dataclasses.replace(record, published=published(paper, record.config or {"data": {}}))
 
 
 def refresh(records: Iterable[Record], folder: Path = RESULTS) -> list[Record]:

@@ -34,6 +34,7 @@ def test_a_record_is_what_its_runs_say(folders, tmp_path):
     assert [(run.seed, run.mean, run.ci95) for run in record.runs] == [
         (r["seed"], r["mean"], r["ci95"]) for r in results
     ]
+    assert [run.seconds for run in record.runs] == [result["train_seconds"] for result in results]
     assert record.mean == pytest.approx((results[0]["mean"] + results[1]["mean"]) / 2, abs=1e-12)
     assert (record.origin, record.step, record.iterations, record.tasks) == ("run", 1, 60, 20)
     assert (record.metric, record.better, record.compiled, record.threads) == ("mse", "lower", False, 1)

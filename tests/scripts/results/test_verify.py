@@ -42,6 +42,15 @@ def test_a_run_of_full_precision_has_to_come_out_to_the_last_digit():
     assert not verify.compare(record, run, other, "a machine").agrees
 
 
+def test_without_a_recorded_interval_the_new_one_counts():
+    run = SeedRun(0, 1.318, None, None)
+    record = dataclasses.replace(RECORD, metric="mse", runs=[run], mean=1.318, measures=[])
+    for mean, agrees in ((1.31803, True), (1.4, True), (1.6, False)):
+        result = {"metric": "mse", "mean": mean, "ci95": 0.2, "compiled": True}
+        assert verify.compare(record, run, result, "another").agrees == agrees
+    assert verify.compare(record, run, {"metric": "mse", "mean": 1.31803}, "another").agrees
+
+
 def test_a_metric_beside_the_headline_is_found():
     record = dataclasses.replace(RECORD, metric="nll")
     assert verify.figure_of({"metric": "accuracy", "mean": 0.5, "metrics": {"nll": {"mean": 2.0}}}, record) == 2.0
