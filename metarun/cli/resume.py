@@ -267,10 +267,10 @@ def _require_choices(lines: Sequence[str], file: Path) -> None:
         group = key_of(override)
         if group not in GROUPS or override.value() is None:
             continue
-        values = [read(f"{group}={choice}").value() for choice in choices_of(override)]
-        for name in (name for value in values for name in (value if isinstance(value, list) else [value])):
-            if find(group, str(name)) is None:
-                raise UsageError(f"{file.parent} has {group}={name}, which is not there{_own_folders(file)}")
+        for choice in choices_of(override):
+            value = read(f"{group}={choice}").value()
+            if any(find(group, str(name)) is None for name in (value if isinstance(value, list) else [value])):
+                raise UsageError(f"{file.parent} has {group}={choice}, which is not there{_own_folders(file)}")
 
 
 def _own_folders(file: Path) -> str:

@@ -235,6 +235,7 @@ def test_a_list_of_one_is_that_one(tmp_path):
     assert trackers_of(tmp_path / "run") == ("tensorboard", ["tensorboard"])
 
 
+@pytest.mark.slow
 def test_a_file_may_choose_several(tmp_path):
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
     file = "# @package _global_\ndefaults:\n  - override /tracker: [wandb, tensorboard]\n"
@@ -257,6 +258,7 @@ def test_from_python(tmp_path):
     assert read_result(done.folder)["incomplete"] == []
 
 
+@pytest.mark.slow
 def test_a_multirun_with_several_and_over_trackers(tmp_path):
     words = [word for word in SMALL if word != "tracker=none"]
     cells = ("-m", "tracker=[tensorboard,jsonl],none", "run.iterations=2", "hydra.sweep.dir=grid")
