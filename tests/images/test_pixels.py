@@ -112,6 +112,15 @@ def saved(image, file_format, **how):
     return buffer.getvalue()
 
 
+def readable(data):
+    """Whether Pillow reads what it wrote itself; before version 13 it did not read a TIFF of YCbCr."""
+    try:
+        Image.open(io.BytesIO(data)).load()
+    except OSError:
+        return False
+    return True
+
+
 def middles(decoded):
     """`[C, H, W]` -> the middle of each patch `[4, C]`."""
     return decoded[:, SIDE // 2, SIDE // 2 :: SIDE].T.astype(float)
@@ -125,6 +134,10 @@ def decode(data, channels=3, background="#fa780a"):
 def test_a_mode_in_a_format_is_what_a_person_sees(file_format, mode):
     image, expected = made(mode)
     data = saved(image, file_format)
+    if not readable(data):
+        with pytest.raises(OSError):
+            decode(data)
+        return
     bound = EXACT.get(file_format, 12)
     assert np.abs(decode(data) - expected).max() <= bound
     luma = expected @ (0.299, 0.587, 0.114)

@@ -9,7 +9,10 @@ import pytest
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
+from metarun.tracking.mlflow import MLflowTracker
+from metarun.tracking.tensorboard import TensorBoardTracker
 from metarun.tracking.tracker import Tracker
+from metarun.tracking.trackio import TrackioTracker
 from metarun.tracking.wandb_settings import wandb_mode
 from metarun.tracking.weights_and_biases import WandbTracker
 
@@ -29,11 +32,16 @@ def test_a_choice_names_every_argument_and_makes_trackers(node):
         assert inspect.signature(getattr(type(tracker), method)) == inspect.signature(getattr(Tracker, method))
 
 
-def test_the_choices_are_wandb_and_two_without_a_service():
+def test_a_choice_is_one_tracker_of_its_name_or_none():
+    services = {"wandb": WandbTracker, "tensorboard": TensorBoardTracker, "mlflow": MLflowTracker}
+    services |= {"trackio": TrackioTracker}
     made = {
         choice: {name: type(instantiate(node)) for name, node in config.items()} for choice, config in CHOICES.items()
     }
-    assert made == {"wandb": {"wandb": WandbTracker}, "jsonl": {}, "none": {}}
+    assert made == {
+        **{name: {name: kind} for name, kind in services.items()},
+        **{"jsonl": {}, "none": {}},
+    }
     assert wandb_mode(CHOICES["wandb"].wandb.mode, {}) == ("offline", "")
 
 
