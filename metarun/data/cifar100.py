@@ -114,11 +114,8 @@ class Cifar100Tasks(ImageTasks):
         members = {name: found.get(name, []) for name in classes}
         if lacking := [name for name in classes if not members[name]]:
             raise DataError(f"{place} must hold the classes of CIFAR-100; got none of {lacking[0]!r}")
-        key = [
-            self.size,
-            [*map(list, members.items())],
-            files_of.fingerprint([m for ms in members.values() for m in ms]),
-        ]
+        names = [name for images in members.values() for name in images]
+        key = [self.size, [*map(list, members.items())], files_of.fingerprint(names)]
         return cached(label, key, lambda: class_contents(files_of, members, decoder))
 
     def _check(self, place: Path, split: Split, images: Images) -> None:

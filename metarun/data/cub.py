@@ -58,11 +58,13 @@ class Cub(ImageTasks):
         places = [root / base / "images.txt" for root in data_roots(self.root) for base in below]
         for place in places:
             if place.exists() and (place.parent / "images").is_dir():
-                classes = chen(listed_images(place), split)
-                files, decoder = Folder(place.parent / "images"), ImageDecoder(3, self.size, self.size)
-                key = [self.size, files.fingerprint([name for names in classes.values() for name in names])]
-                return cached(f"cub-{split}", key, lambda: class_contents(files, classes, decoder))
+                return self._read(Folder(place.parent / "images"), chen(listed_images(place), split), split)
         raise missing("CUB-200-2011, images.txt and the folder images beside it,", places, COMMAND)
+
+    def _read(self, files: Folder, classes: dict[str, list[str]], split: Split) -> Images:
+        decoder = ImageDecoder(3, self.size, self.size)
+        key = [self.size, files.fingerprint([name for names in classes.values() for name in names])]
+        return cached(f"cub-{split}", key, lambda: class_contents(files, classes, decoder))
 
 
 def chen(classes: dict[str, list[str]], split: Split) -> dict[str, list[str]]:

@@ -30,7 +30,8 @@ class FC100(Cifar100Tasks):
     Source: the GitHub repository ServiceNow/TADAM, which makes it from CIFAR-100. Licence: CIFAR-100's page states
     none. Layout: folder `root` holds one of these, directly or in `fc100/` (also `FC100/`, `cifar100/`):
         cifar-100-python/: files train, test and meta, as torchvision and CIFAR-100's own archive leave them;
-        few-shot-{train,val,test}.npz: `features [n, 32, 32, 3]` and `targets`, fine labels, as TADAM's script makes them;
+        few-shot-{train,val,test}.npz: `features [n, 32, 32, 3]` and `targets` (fine labels), as TADAM's script
+            makes them;
         FC100_{train,val,test}.pickle: `data [n, 32, 32, 3]` and `labels`, as MetaOptNet and learn2learn have them.
 
     Args:
