@@ -16,6 +16,7 @@ from PIL import Image
 from metarun.data.cifar100 import CLASSES, SUPERCLASSES
 
 PER_CLASS = 3  # two in CIFAR-100's file train, one in test
+BIRDS = [f"{i:03d}.Bird_{i}" for i in range(1, 9)]
 COARSE = {name: i for i, names in enumerate(SUPERCLASSES.values()) for name in names}
 
 
@@ -115,3 +116,29 @@ def write_tadam_npz(path: Path, classes: tuple[str, ...]) -> None:
     images, names = shuffled(classes)
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez(path, features=images, targets=np.array([CLASSES.index(name) for name in names]))
+
+
+def write_cub(root: Path) -> None:
+    """CUB_200_2011: images.txt, images/CLASS/IMAGE and classes.txt; classes of 4 or 6 oblong photographs of one grey."""
+    number, lines = 0, []
+    for i, name in enumerate(BIRDS):
+        (root / "images" / name).mkdir(parents=True)
+        for k in range(4 + 2 * (i % 2)):
+            number += 1
+            file = f"{name}/Bird_{i}_{k:04d}_{1000 + k}.jpg"
+            Image.new("RGB", (50, 37), (30 * i, 30 * i, 30 * i)).save(root / "images" / file)
+            lines.append(f"{number} {file}\n")
+    (root / "images.txt").write_text("".join(lines))
+    (root / "classes.txt").write_text("".join(f"{i} {name}\n" for i, name in enumerate(BIRDS, 1)))
+
+
+def write_little_omniglot(root: Path, halves: Mapping[str, int], drawings: int) -> None:
+    """omniglot/HALF/Alpha/characterNN/DRAWING, one-bit, as Omniglot's zips have them."""
+    for half, characters in halves.items():
+        for c in range(1, characters + 1):
+            folder = root / "omniglot" / half / "Alpha" / f"character{c:02d}"
+            folder.mkdir(parents=True)
+            for d in range(drawings):
+                ink = np.ones((105, 105), bool)
+                ink[: 2 * c, : 9 + d] = False
+                Image.fromarray(ink).save(folder / f"{c:04d}_{d:02d}.png")
