@@ -119,7 +119,7 @@ def write_tadam_npz(path: Path, classes: tuple[str, ...]) -> None:
 
 
 def write_cub(root: Path) -> None:
-    """CUB_200_2011: images.txt, images/CLASS/IMAGE and classes.txt; classes of 4 or 6 oblong photographs of one grey."""
+    """CUB_200_2011: images.txt, images/CLASS/IMAGE and classes.txt; 4 or 6 oblong photographs a class, of one grey."""
     number, lines = 0, []
     for i, name in enumerate(BIRDS):
         (root / "images" / name).mkdir(parents=True)
