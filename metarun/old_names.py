@@ -124,12 +124,26 @@ def new_config(config: dict[str, Any]) -> dict[str, Any]:
         node = config.get(group)
         if group not in ("tracker", "hydra") and isinstance(node, dict) and key in node:
             config[group] = {new.partition(".")[2] if k == key else k: value for k, value in node.items()}
+    if isinstance(config.get("paper"), list):
+        config["paper"] = [new_figure(entry) for entry in config["paper"]]
     return config
+
+
+def new_figure(figure: Any) -> Any:
+    """A published figure, which had a `status` for the text that it was read in and did not name its table."""
+    if not isinstance(figure, Mapping) or "source" not in figure or {"table", "read"} <= set(figure):
+        return figure
+    kept = {key: value for key, value in figure.items() if key != "status"}
+    return {"table": "", "read": figure.get("status") or "a text that is not named", **kept}
 
 
 def new_result(result: dict[str, Any]) -> dict[str, Any]:
     """`result.json` of an earlier version by its new names."""
-    if not isinstance(result, dict) or "format" in result or not result:
+    if not isinstance(result, dict) or not result:
+        return result
+    if isinstance(result.get("paper"), Mapping) and "status" in result["paper"]:
+        result = {**result, "paper": new_figure(result["paper"])}
+    if "format" in result:
         return result
     result = {RESULT_FIELDS.get(key, key): value for key, value in result.items()}
     named = {key: str(result[key]) for key in ("algo", "data", "backbone") if result.get(key)}

@@ -136,13 +136,14 @@ FIELDS: Mapping[str, Check] = {
     "status": (lambda value: value in STATUSES, f"one of {', '.join(STATUSES)}"),
     **dict.fromkeys(("error", "algo", "data", "backbone", "metric", "episodes", "partition"), TEXT),
     **dict.fromkeys(("mean", "median", "step"), NUMBER),
-    **dict.fromkeys(("ci95", "tasks", "iteration", "iterations", "train_seconds", "iterations_per_second"), SIZE),
+    **dict.fromkeys(("ci95", "tasks", "iteration", "iterations"), SIZE),
+    **dict.fromkeys(("train_seconds", "test_seconds", "iterations_per_second"), SIZE),
     **dict.fromkeys(("ways", "shots", "queries", "pairs", "parameters", "peak_memory_mb"), SIZE),
     "seed": (_is_scalar, "a number, text or null"),
     "higher_is_better": (lambda value: isinstance(value, bool | None), "true, false or null"),
     "steps": (_are_steps, "a list of {step, mean, ci95, median}"),
     "metrics": (_are_metrics, "a mapping of metrics to {mean, ci95, median}"),
-    "paper": (_is_paper, "{source, value, ci95, status} with a number as value, or null"),
+    "paper": (_is_paper, "{source, table, value, ci95, read} with a number as value, or null"),
     "overrides": (_are_texts, "a list of texts"),
 }
 

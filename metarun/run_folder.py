@@ -389,6 +389,7 @@ def is_same_config(saved: dict[str, Any], wanted: dict[str, Any]) -> bool:
     def counted(config: dict[str, Any]) -> dict[str, Any]:
         own = {key: value for key, value in config.items() if key not in ("hydra", "sweep")}
         flat = {key: value for key, value in leaves(own) if key != "run.resume" and not PLACE.fullmatch(key)}
+        flat.setdefault("run.eval_seed", 0)  # earlier versions had no other stream
         if flat.get("run.val_tasks", 0) is None:  # earlier versions wrote the number
             flat["run.val_tasks"] = default_val_tasks(flat["run.eval_tasks"])
         return flat

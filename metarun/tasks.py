@@ -123,6 +123,7 @@ class TaskSet(ABC):
         evaluation_stream: the stream that learners are validated and tested on, unless they have their own.
         fusable_args: constructor arguments that change values but no shapes. Fused runs may differ in them.
         device: where training batches are sampled, and what is sampled from lies.
+        eval_seed: the stream of the test's tasks, `run.eval_seed`.
     """
 
     kind: ClassVar[Kind]
@@ -131,6 +132,7 @@ class TaskSet(ABC):
     fusable_args: ClassVar[tuple[str, ...]] = ()
 
     device: torch.device
+    eval_seed: int = 0
 
     @abstractmethod
     def in_shape(self, stream: str = "episodes") -> tuple[int, ...]:
@@ -190,9 +192,13 @@ class TaskSet(ABC):
 
         A block has `BLOCK` tasks and its own seed, so that the first 100 of 600 tasks are the same as the first 100 of
         100. Streams share the seed, so that the oracle is tested on the tasks that MAML is tested on. They are sampled
-        on the CPU, and stay there: a GPU's generator would draw others from the same seed.
+        on the CPU, and stay there: a GPU's generator would draw others from the same seed. `eval_seed` draws other
+        test tasks; validation's stay.
         """
-        return self.sample(split, stream, BLOCK, stream_generator("cpu", "held-out", split, block))
+        names = ("held-out", split, block)
+        if self.eval_seed and split == "test":
+            names = ("held-out", split, block, self.eval_seed)
+        return self.sample(split, stream, BLOCK, stream_generator("cpu", *names))
 
     def groups(self, tasks: int) -> tuple[str, ...]:
         """The group that each of the first `tasks` held-out tasks belongs to, such as the data set it is drawn from.

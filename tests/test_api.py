@@ -49,6 +49,7 @@ def ours_of(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if name.startswith(("WANDB", "HYDRA", "METARUN"))}
 
 
+@pytest.mark.slow
 def test_it_is_quiet_about_hydra_and_leaves_the_program_as_it_was(tmp_path):
     torch.use_deterministic_algorithms(False)  # as another test may have left it
     before = (torch.get_rng_state(), torch.get_num_threads(), ours_of(os.environ), Path.cwd())
@@ -102,6 +103,7 @@ def test_a_run_that_diverges_is_returned_one_that_fails_is_raised(monkeypatch):
         package.train("tracker=none", run=TINY)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):
     validated = Experiment.record_validation
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from functools import partial
 from inspect import Parameter, signature
 from pathlib import Path
@@ -240,7 +241,13 @@ def test_a_setting_is_of_an_existing_pair_and_changes_existing_keys(path: Path):
     assert algo in ALGOS
     assert fits(algo, data)
     content = yaml.safe_load(path.read_text())
-    assert path.read_text().startswith("# @package _global_"), "a setting reaches data, algo and run"
+    package, against, *_ = path.read_text().splitlines()
+    assert package == "# @package _global_", "a setting reaches data, algo and run"
+    assert against.startswith("# Against the paper: "), "its first line says what it shortens"
+    if base := re.search(r"as setting/([\w/]+)", against):
+        assert (CONF / "setting" / f"{base[1]}.yaml").exists()
+    for named in re.findall(r"experiment=([\w/]+)", against):
+        assert (CONF / "experiment" / named).is_dir() or named in names("experiment")
     assert set(content) <= {"defaults", "run", "data", "backbone", "algo", "optimizer", "paper"}
     cfg = composed(f"data={data}", f"algo={algo}")[0]
     for key in keys_of({group: content.get(group, {}) for group in ("run", "data", "backbone", "algo", "optimizer")}):
@@ -248,7 +255,17 @@ def test_a_setting_is_of_an_existing_pair_and_changes_existing_keys(path: Path):
     for key, arguments in (("algo", class_of("algo", algo)), ("data", class_of("data", data))):
         assert set(content.get(key, {})) <= arguments_of(arguments)
     for published in cfg.paper:
-        assert {"source", "value"} <= set(published) <= {"source", "ways", "shots", "value", "ci95", "status"}
+        assert {"source", "table", "value", "read"} <= set(published)
+
+
+@pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONF)))
+def test_a_published_figure_says_who_published_it_where_and_in_which_text_it_was_read(path):
+    """And none is from memory: what could not be read in a text that is named is not there."""
+    for figure in (yaml.safe_load(path.read_text()) or {}).get("paper") or ():
+        texts = [figure[key] for key in ("source", "table", "read")]
+        assert all(texts) and not re.search(r"\b(memory|verified|unknown)\b", " ".join(texts)), figure
+        assert re.search(r"(19|20)\d\d", figure["source"]), "the year of its publication"
+        assert 0 <= figure.get("ci95", 0) < figure["value"]
 
 
 @pytest.mark.parametrize("name", names("experiment"))
@@ -261,6 +278,10 @@ def test_an_experiment_composes_is_built_and_starts_with_its_command(name):
 
 # The inner rate that a paper's official code has for an experiment: a step on the gradient of `official_loss`.
 OFFICIAL_RATES = {
+    **{f"{algo}/omniglot/5way{shots}shot": 0.4 for algo in ("maml", "fomaml") for shots in (1, 5)},
+    **{f"maml/omniglot/no_conv_5way{shots}shot": 0.4 for shots in (1, 5)},
+    **{f"{algo}/omniglot/20way{shots}shot": 0.1 for algo in ("maml", "fomaml", "anil") for shots in (1, 5)},
+    **{f"{algo}/miniimagenet/5way{shots}shot": 0.01 for algo in ("maml", "fomaml", "anil") for shots in (1, 5)},
     "mtnet/omniglot/mtnet_5way1shot": 0.4,
     "mtnet/omniglot/mtnet_20way1shot": 0.1,
     "mtnet/omniglot/tnet_20way1shot": 0.1,
@@ -284,7 +305,8 @@ def test_an_experiments_inner_step_is_the_official_codes(name):
     torch.manual_seed(0)
     x, query = torch.randn(ways * shots, d).double(), torch.randn(4, d).double()
     support = Examples(x, torch.arange(ways * shots) % ways)
-    algo = cfg.algo if "mtnet" in cfg.algo["_target_"] else {**describe("algo", "maml"), "inner_lr": cfg.algo.inner_lr}
+    own = any(kind in cfg.algo["_target_"] for kind in (".mtnet.", ".maml."))
+    algo = cfg.algo if own else {**describe("algo", "maml"), "inner_lr": cfg.algo.inner_lr}
     backbone = partial(Linear, in_shape=(d,), bias=True)
     learner = instantiate(algo, backbone=backbone, outputs=ways, loss=F.cross_entropy, eval_steps=1).double()
     learner.inner_lr.fill_(cfg.algo.inner_lr)  # not rounded to float32
@@ -302,6 +324,51 @@ def test_an_experiments_inner_step_is_the_official_codes(name):
     torch.testing.assert_close(predicted, query @ weight.T + bias, rtol=1e-9, atol=1e-12)
 
 
+# Those whose official code has a mean over the support set too: the inner rate is the paper's as it is.
+MEAN_RATES = {
+    **{f"imaml/omniglot/{ways}way{shots}shot": 0.1 for ways in (5, 20) for shots in (1, 5)},
+    **{f"maml_pp/omniglot/{ways}way{shots}shot": 0.1 for ways in (5, 20) for shots in (1, 5)},
+    **{f"maml_pp/miniimagenet/5way{shots}shot": 0.01 for shots in (1, 5)},
+}
+
+
+@pytest.mark.parametrize("name", MEAN_RATES)
+def test_an_inner_step_is_the_official_codes_where_that_takes_the_mean(name):
+    cfg, _ = composed(f"experiment={name}")
+    ways, shots, d = cfg.data.ways, cfg.data.shots, 3
+    torch.manual_seed(0)
+    support = Examples(torch.randn(ways * shots, d).double(), torch.arange(ways * shots) % ways)
+    learner = instantiate(
+        cfg.algo, backbone=partial(Linear, in_shape=(d,), bias=True), outputs=ways, loss=F.cross_entropy, eval_steps=1
+    ).double()
+    weight, bias = (p.detach().clone().requires_grad_() for p in learner.net.parameters())
+    scores = support.x @ weight.T + bias
+    mean = (scores.exp().sum(1).log() - scores[torch.arange(len(scores)), support.y]).mean()
+    steps = torch.autograd.grad(mean, (weight, bias))
+    weight, bias = (p - MEAN_RATES[name] * g for p, g in zip((weight, bias), steps, strict=True))
+    query = torch.randn(4, d).double()
+    predicted = learner.eval().adapt(support)(query)
+    torch.testing.assert_close(predicted, query @ weight.T + bias, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", [name for name in names("experiment") if name.startswith("reptile/")])
+def test_reptiles_inner_step_is_the_papers_whatever_the_losss_unit(name):
+    """Adam without momentum: the first step is the rate times the gradient's sign, of a mean and of a sum alike."""
+    cfg, _ = composed(f"experiment={name}")
+    ways, shots, d = cfg.data.ways, cfg.data.shots, 3
+    torch.manual_seed(0)
+    support = Examples(torch.randn(ways * shots, d).double(), torch.arange(ways * shots) % ways)
+    learner = instantiate(
+        cfg.algo, backbone=partial(Linear, in_shape=(d,), bias=True), outputs=ways, loss=F.cross_entropy, eval_steps=1
+    ).double()
+    weight, bias = (p.detach().clone().requires_grad_() for p in learner.net.parameters())
+    steps = torch.autograd.grad(official_loss(support.x @ weight.T + bias, support.y, shots), (weight, bias))
+    rate = {5: 0.001, 20: 0.0005}[ways]
+    weight, bias = (p - rate * g.sign() for p, g in zip((weight, bias), steps, strict=True))
+    query = torch.randn(4, d).double()
+    torch.testing.assert_close(learner.eval().adapt(support)(query), query @ weight.T + bias, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", [name for name in OFFICIAL_RATES if "miniimagenet" in name])
 def test_an_experiments_meta_gradient_is_clipped_where_the_official_code_clips_it(name):
     """To 10, entry by entry, of the gradient of the official loss on the queries."""
@@ -316,6 +383,29 @@ def test_an_experiments_meta_gradient_is_clipped_where_the_official_code_clips_i
     (gradient,) = torch.autograd.grad(ours, scores)
     unit = (official / gradient).mean()
     assert float(cfg.optimizer.max_grad_value * unit) == pytest.approx(10, rel=1e-4)
+
+
+SEEDS = {
+    "maml/omniglot": 6, "maml/miniimagenet": 2, "maml/sinusoid": 4, "fomaml/omniglot": 4, "fomaml/miniimagenet": 2,
+    "reptile/omniglot": 4, "reptile/miniimagenet": 2, "anil/omniglot": 2, "anil/miniimagenet": 2,
+    "meta_sgd/omniglot": 4, "meta_sgd/miniimagenet": 2, "meta_sgd/sinusoid": 3, "cavia/miniimagenet": 6,
+    "cavia/sinusoid": 1, "imaml/omniglot": 4, "maml_pp/omniglot": 4, "maml_pp/miniimagenet": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("folder", SEEDS)
+def test_a_seed_papers_experiments_have_its_cells_and_their_own_figures(folder):
+    algo, data = folder.split("/")
+    cells = [name for name in names("experiment") if name.startswith(f"{folder}/")]
+    assert len(cells) == SEEDS[folder]
+    for name in cells:
+        cfg, choices = composed(f"experiment={name}")
+        assert (choices["data"].partition("_")[0], cfg.run.iterations >= 20000) == (data, True)
+        own = yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text()).get("paper", [])
+        assert len(own) <= 1 and all(figure["value"] for figure in own)
+        if own and data != "sinusoid":
+            assert (own[0]["ways"], own[0]["shots"]) == (cfg.data.ways, cfg.data.shots)
+            assert f"{cfg.data.ways}way{cfg.data.shots}shot" in name
 
 
 @pytest.mark.parametrize("name", [name for name in OFFICIAL_RATES if name.startswith("mtnet/")])

@@ -193,6 +193,7 @@ def test_there_are_forty_kinds_of_harm():
     assert len(HARMS) >= 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", HARMS)
 def test_a_harmed_folder_runs_nothing_and_crashes_nothing(kind, whole, tmp_path, monkeypatch, capsys):
     ran = tmp_path / "ran"

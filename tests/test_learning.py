@@ -16,6 +16,7 @@ def test_maml_learns_the_sinusoid(first_order):
     assert after < 1.3  # the best answer that does not adapt costs 3.1
 
 
+@pytest.mark.slow
 def test_stages_and_flat_batches_learn_to_classify():
     torch.manual_seed(0)
     data = toy.Blobs()

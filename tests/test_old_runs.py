@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from commands import metarun
 
 import metarun as package
 from metarun.algos.mtnet import MTNet
 from metarun.experiment.build import saved_config
+from metarun.report.numbers import origin
 from metarun.run_folder import read_result, read_run, read_runs
 from metarun.tasks import Examples
 from metarun.tracking.jsonl import read_metrics
@@ -63,6 +65,28 @@ def test_it_is_tested_again(old):
     assert result["mean"] == pytest.approx(EXPECTED["completed"]["mean"], rel=1e-5)
 
 
+STATUS = "quoted from memory, not verified"  # of a published figure, before its text was named
+OLD_FIGURE = {"source": "A paper 2018", "ways": None, "shots": 10, "value": 0.49, "ci95": 0.05, "status": STATUS}
+
+
+@pytest.mark.parametrize("format_of_result", [None, 1])
+def test_its_published_figure_with_a_status_is_read_and_shown(format_of_result, old):
+    folder = old / "completed"
+    config = yaml.safe_load((folder / ".hydra" / "config.yaml").read_text())
+    config["paper"] = [OLD_FIGURE]
+    (folder / ".hydra" / "config.yaml").write_text(yaml.safe_dump(config))
+    result = json.loads((folder / "result.json").read_text())
+    result |= {"paper": {key: OLD_FIGURE[key] for key in ("source", "value", "ci95", "status")}}
+    result |= {"format": format_of_result} if format_of_result else {}
+    (folder / "result.json").write_text(json.dumps(result))
+    assert isinstance(package.load(folder).learner, MTNet)
+    figure = read_result(folder)["paper"]
+    assert "status" not in figure and origin(figure) == f"A paper 2018 (read: {STATUS})"
+    outcome = metarun(f"run.evaluate={folder}", "hydra.run.dir=again", folder=old)
+    assert outcome.status == 0, outcome.err
+    assert read_result(old / "again")["paper"] == figure
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["interrupted", "batches"])
 def test_it_is_resumed_with_the_same_tasks_and_random_inputs(name, old):
@@ -90,6 +114,7 @@ def test_a_multirun_is_resumed(old):
         assert run.mean == pytest.approx(EXPECTED[f"sweep/{run.name}"]["mean"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_it_is_reported_beside_a_new_one(old, monkeypatch, capsys):
     from metarun.report.main import main
 

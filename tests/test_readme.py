@@ -1,58 +1,45 @@
-"""The README is true: its commands compose and fit, its choices are the choices there are."""
+"""The README is true: its commands compose and fit, its Python runs, its links lead somewhere."""
 
 from __future__ import annotations
 
 import re
-import shlex
-from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 import toy
-from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from pages import OTHERS, blocks_of, commands_of, compose_and_build, settings_of
 from PIL import Image
 
 from metarun.algos.maml import MAML
 from metarun.data.image_tasks import ImageTasks
-from metarun.experiment.build import build
-from metarun.experiment.choices import CONF, GROUPS, names
 from metarun.report.main import parser
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-LINES = [
-    shlex.split(line, comments=True)
-    for block in re.findall(r"```bash\n(.*?)```", README, re.S)
-    for line in block.splitlines()
-]
-COMMANDS = [words[1:] for words in LINES if words and words[0] == "metarun"]
-REPORTS = [words[1:] for words in LINES if words and words[0] == "metarun-report"]
+LINES = [words for _, words in commands_of(blocks_of(README))]
+COMMANDS = [settings for words in LINES if (settings := settings_of(words)) is not None]
+REPORTS = [words[1:] for words in LINES if words[0] == "metarun-report"]
 
 
 def test_it_is_short():
     assert len(README.splitlines()) <= 200
-    assert len(COMMANDS) >= 6
+    written = README.partition("<!-- table: readme -->")[0] + README.partition("<!-- end -->")[2]
+    assert [line for line in written.splitlines() if len(line) > 120] == []
+    assert len(COMMANDS) >= 15 and len(REPORTS) >= 3
+
+
+def test_it_opens_with_what_the_program_looks_like():
+    """A picture, a command, its output, on the first screen."""
+    opening = "\n".join(README.splitlines()[:40])
+    picture, command, output = (opening.find(words) for words in ("![", "```bash\nmetarun algo=maml", "held-out tasks"))
+    assert -1 < picture < command < output
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_a_command_composes_and_fits(command):
-    overrides = [word for word in command if "=" in word]
-    parsed = OverridesParser.create().parse_overrides(overrides)
-    swept = [
-        [f"{o.key_or_group}={v}" for v in o.sweep_string_iterator()] if o.is_discrete_sweep() else [o.input_line]
-        for o in parsed
-    ]
-    for cell in product(*swept):
-        if any("interval(" in word for word in cell):  # not a value: a range to search in
-            cell = [word for word in cell if "interval(" not in word]
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            cfg = compose("config", list(cell), return_hydra_config=True)
-        choices = {str(k): str(v) for k, v in cfg.hydra.runtime.choices.items()}
-        del cfg.hydra
-        build(cfg, choices)
+    compose_and_build(command)
 
 
 @pytest.mark.parametrize("command", REPORTS, ids=" ".join)
@@ -60,10 +47,21 @@ def test_a_report_command_is_understood(command):
     assert parser().parse_intermixed_args(command).paths
 
 
+def test_every_other_line_is_of_a_program_that_is_known():
+    assert {words[0] for words in LINES if settings_of(words) is None} <= {*OTHERS, "metarun-report"}
+
+
+def test_links_lead_somewhere():
+    links = re.findall(r"\]\(([^)#\s]+)\)", README)
+    assert len(links) > 15
+    assert [link for link in links if not (ROOT / link).is_file()] == []
+
+
 def test_make_targets_exist():
     makefile = (ROOT / "Makefile").read_text()
-    wanted = set(re.findall(r"make ([a-z-]+)`", README)) | set(re.findall(r"^make ([a-z-]+)", README, re.M))
-    assert wanted
+    flat = re.sub(r"`make\s+", "`make ", README)
+    wanted = set(re.findall(r"make ([a-z-]+)`", flat)) | set(re.findall(r"^make ([a-z-]+)", README, re.M))
+    assert len(wanted) >= 7
     measured = {
         f"reproduce-{name}"
         for name in re.findall(r'^    "(\w+)": \[', (ROOT / "scripts/reproduce/cells.py").read_text(), re.M)
@@ -73,11 +71,11 @@ def test_make_targets_exist():
     assert {target for target in wanted if not re.search(rf"^[a-z -]*\b{target}\b.*:", makefile, re.M)} == set()
 
 
-@pytest.mark.parametrize("group", GROUPS)
-def test_the_choices_it_lists_are_the_choices(group):
-    for name in names(group):
-        listed = f"{name.rpartition('/')[0]}/" if group == "experiment" else name  # a table's cells by their folder
-        assert f"`{listed}`" in README, f"README.md does not list {group}={listed}"
+def test_the_table_of_results_is_marked():
+    """For whoever renders it from the records."""
+    (table,) = re.findall(r"<!-- table: readme -->\n(.*?)<!-- end -->", README, re.S)
+    rows = [line for line in table.splitlines() if line.startswith("|")]
+    assert 4 <= len(rows) <= 12
 
 
 def test_the_python_it_shows_runs(tmp_path, monkeypatch, capsys):

@@ -102,6 +102,7 @@ def test_an_unoffered_role_composes_with_any_key_of_a_backbone():
     assert (choices["data"], choices["backbone"], cfg.backbone) == ("sinusoid", UNOFFERED, {"filters": 8})
 
 
+@pytest.mark.slow
 def test_a_multirun_refuses_only_the_cells_without_a_backbone(tmp_path):
     places = ("hydra.sweep.dir=sweep", "hydra.sweep.subdir=${hydra:runtime.choices.algo}")
     outcome = metarun("-m", *SMALL, "algo=relation,protonet", "data=clusters", *places, folder=tmp_path)

@@ -318,6 +318,12 @@ def test_files_that_were_changed_after_the_run_are_told(tmp_path):
     assert run.status == "broken" and run.problem == ".hydra/config.yaml was changed after the run"
 
 
+def test_a_folder_without_an_eval_seed_is_of_the_first_stream():
+    before = {"run": {"eval_tasks": 600}}
+    assert is_same_config(before, {"run": {"eval_tasks": 600, "eval_seed": 0}})
+    assert not is_same_config(before, {"run": {"eval_tasks": 600, "eval_seed": 1}})
+
+
 @pytest.mark.parametrize(("eval_tasks", "saved", "same"), [(600, 200, True), (600, 100, False), (20, 20, True)])
 def test_a_number_of_validation_tasks_that_follows_is_the_one_that_was_written_once(eval_tasks, saved, same):
     before = {"run": {"eval_tasks": eval_tasks, "val_tasks": saved}}

@@ -22,6 +22,20 @@ def test_held_out_blocks_are_fixed_and_different():
     assert len(a.eval_block("test", "episodes", 0).support.x) == BLOCK
 
 
+def test_another_eval_seed_draws_other_test_tasks_and_the_same_validation_tasks():
+    default, other = toy.sinusoid(), toy.sinusoid()
+    other.eval_seed = 1
+
+    def inputs(data, split):
+        return data.eval_block(split, "episodes", 0).query.x
+
+    assert not torch.equal(inputs(default, "test"), inputs(other, "test"))
+    assert torch.equal(inputs(default, "val"), inputs(other, "val"))
+    names = ("held-out", "test", 0)  # of the tasks that every figure before was measured on
+    drawn = default.sample("test", "episodes", BLOCK, stream_generator("cpu", *names))
+    assert torch.equal(inputs(default, "test"), drawn.query.x)
+
+
 @pytest.mark.parametrize(
     "name",
     [

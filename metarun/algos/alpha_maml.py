@@ -102,7 +102,11 @@ class AlphaMAML(Learner):
         ]
 
     def diagnostics(self) -> dict[str, Tensor]:
-        """Both learning rates."""
+        """Both learning rates.
+
+        alpha: the inner learning rate.
+        beta: the outer learning rate.
+        """
         return {"alpha": self.alpha, "beta": self.beta}
 
 

@@ -151,7 +151,12 @@ class BMAML(Learner):
             yield theta
 
     def diagnostics(self) -> dict[str, Tensor]:
-        """Root mean square distance between particles relative to their norm, and the mean precisions."""
+        """Root mean square distance between particles relative to their norm, and the mean precisions.
+
+        spread: distance between particles relative to their norm; 0: they have fallen together.
+        log_gamma: mean over particles of the precision gamma (not its logarithm); of a regression.
+        log_lambda: mean over particles of the precision lambda (not its logarithm).
+        """
         weights, precisions = self.precisions.split(self.initial_particles())
         norm = torch.cat([p.flatten(1) for p in weights.values()], 1).square().sum(1).mean()
         means = {name: log_precision.exp().mean() for name, log_precision in precisions.items()}

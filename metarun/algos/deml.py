@@ -105,5 +105,9 @@ class DEML(Learner):
         require_base_classes(self.discriminator.out_features, data.outputs("train", "batches"))
 
     def diagnostics(self) -> dict[str, Tensor]:
-        """Mean of alpha over the weights and over the biases of the meta-learner."""
+        """Mean of alpha over the weights and over the biases of the meta-learner.
+
+        rate/weight: mean learned rate of the weights.
+        rate/bias: mean learned rate of the biases.
+        """
         return {"rate/weight": self.rates[0].mean(), "rate/bias": self.rates[1].mean()}

@@ -146,6 +146,10 @@ class MAMLPlusPlus(Learner):
         ]
 
     def diagnostics(self) -> dict[str, Tensor]:
-        """Mean learning rate of each step, and the weight of the last step's loss."""
+        """Mean learning rate of each step, and the weight of the last step's loss.
+
+        rate/stepK: mean over tensors of the learned rate of inner step K.
+        last_step_weight: weight of the last step's loss; it grows from 1 / S to nearly 1.
+        """
         means = {f"rate/step{k + 1}": rate.mean() for k, rate in enumerate(self.rates)}
         return {**means, "last_step_weight": self.step_weights()[-1]}

@@ -15,13 +15,13 @@ Without full context embeddings f and g are the backbone. With them (`fce`), for
     f(x) = h_K,  h_k = LSTM(f'(x), [h_{k-1}, r_{k-1}], c_{k-1}) + f'(x)              (eqs. 3 and 4)
     r_k = sum_i softmax_i( h_k . g(x_i) ) g(x_i)                                     (eqs. 5 and 6)
 
-    symbol     code                 shape / unit
-    f', g'     self.net             the backbone without a last layer, to embeddings [n, d]
-    a          log_attention        [m, n], its logarithm; rows sum to one
-    T          self.temperature     0-dim
-    fwd, bwd   self.forward_lstm, self.backward_lstm     [n, d]
-    h, r       attend               [m, d] each, from zero and from the mean of g
-    K          read_steps           integer
+    symbol     code                         shape / unit
+    f', g'     self.net                     the backbone without a last layer, to embeddings [n, d]
+    a          log_attention                [m, n], its logarithm; rows sum to one
+    T          self.temperature             0-dim
+    fwd, bwd   forward_lstm, backward_lstm  [n, d] each
+    h, r       attend                       [m, d] each, from zero and from the mean of g
+    K          read_steps                   integer
 
 Differences from the paper
     - T is 1 in the paper: cosines lie in [-1, 1], so that no query can be classified with confidence.

@@ -131,7 +131,11 @@ class MetaLSTM(Learner):
         return f.sigmoid() * theta - i.sigmoid() * gradient, State(h, s, f, i)
 
     def diagnostics(self) -> dict[str, Tensor]:
-        """The gates of a weight of 0 in its first step, for LSTM outputs of 0."""
+        """The gates of a weight of 0 in its first step, for LSTM outputs of 0.
+
+        forget_gate: share of a weight that is kept; near 1 is gradient descent without decay.
+        input_gate: the learned learning rate.
+        """
         return {"forget_gate": self.forget.bias.sigmoid().mean(), "input_gate": self.input.bias.sigmoid().mean()}
 
     def _support_loss(self, theta: Tensor, support: Examples) -> Tensor:

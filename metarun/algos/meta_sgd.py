@@ -8,12 +8,12 @@ Inner problem, one step on the support set train(T) of a task T:
 Outer problem, over tasks T with query sets test(T):
     min_{theta, alpha}  E_T L_test(T)(theta')                                                      (eq. 3)
 
-    symbol     code             shape / unit
-    theta      self.net         the backbone's parameters; `theta` by name
-    alpha      self.rates       one tensor of each parameter's shape, any sign; `alpha` by name
-    L_T        self.loss        mean over a set's examples; `L(theta)` on the support set
-    train(T), test(T)           support and query set
-    o          *                element by element
+    symbol             code             shape / unit
+    theta              self.net         the backbone's parameters; `theta` by name
+    alpha              self.rates       one tensor of each parameter's shape, any sign; `alpha` by name
+    L_T                self.loss        mean over a set's examples; `L(theta)` on the support set
+    train(T), test(T)  support, query   `x [n, ...]` and `y`
+    o                  *                element by element
 
 This file has the inner problem. Of eq. 3, a task's term is `Learner.meta_loss` (the query loss after `adapt`).
 
@@ -90,7 +90,11 @@ class MetaSGD(Learner):
             yield f(theta)
 
     def diagnostics(self) -> dict[str, Tensor]:
-        """Mean of alpha for each parameter, and the share of all rates that are negative."""
+        """Mean of alpha for each parameter, and the share of all rates that are negative.
+
+        rate/PARAMETER: mean over the parameter's entries of their learned rate.
+        rate/negative: share of all rates that are below 0, which move a weight uphill.
+        """
         flat = torch.cat([rate.flatten() for rate in self.rates])
         means = {f"rate/{name}": rate.mean() for name, rate in rates_by_name(self.net, self.rates).items()}
         return {**means, "rate/negative": (flat < 0).to(flat.dtype).mean()}

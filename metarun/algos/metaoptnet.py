@@ -124,4 +124,8 @@ class MetaOptNet(Embedding):
         return -(q * F.log_softmax(prediction, -1)).sum(-1).mean()
 
     def diagnostics(self) -> dict[str, Tensor]:
+        """The factor of the scores.
+
+        scale: learned factor s of the class scores; larger is more confident.
+        """
         return {"scale": self.scale.squeeze()}

@@ -153,4 +153,9 @@ class MTL(Pretrained):
         self.failures.update()
 
     def diagnostics(self) -> dict[str, Tensor]:
+        """How far scales and shifts have moved.
+
+        scale: mean distance of the scales from 1.
+        shift: mean distance of the shifts from 0; absent where no convolution has a bias.
+        """
         return self.scale_shift.moved()

@@ -197,7 +197,13 @@ class MTNet(Learner):
         return alpha_M
 
     def diagnostics(self) -> dict[str, Tensor]:
-        """Mean probability that a layer's units move, and the extremes and median of T T^T's spectrum."""
+        """Mean probability that a layer's units move, and the extremes and median of T T^T's spectrum.
+
+        mask/LAYER: mean over the layer's units (or weights) of the probability that an inner step moves them.
+        metric/LAYER/largest: largest eigenvalue of T T^T, the factor on the fastest direction; 1 at the start.
+        metric/LAYER/median: median eigenvalue.
+        metric/LAYER/smallest: smallest eigenvalue.
+        """
         values = {}
         for (name, *_), zeta in zip(self.masked, self.logits, strict=False):
             values[f"mask/{name}"] = zeta.sigmoid().mean()

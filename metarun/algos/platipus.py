@@ -143,7 +143,13 @@ class PLATIPUS(Learner):
         return {name: p - log_gamma.exp() * gradient[name] for name, p in mu.items()}
 
     def diagnostics(self) -> dict[str, Tensor]:
-        """The learned step sizes, and mean standard deviations."""
+        """The learned step sizes, and mean standard deviations.
+
+        gamma/prior: step by which the support set shifts the prior's mean.
+        gamma/posterior: step by which the query set shifts the posterior's mean.
+        std/prior: mean over weights of the prior's standard deviation.
+        std/posterior: mean over weights of the posterior's standard deviation.
+        """
         return {
             "gamma/prior": self.log_gamma_p.exp(),
             "gamma/posterior": self.log_gamma_q.exp(),

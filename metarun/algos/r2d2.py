@@ -97,6 +97,11 @@ class R2D2(Embedding):
         return ridge(X / n**0.5, Y / n**0.5, self.lambda_)
 
     def diagnostics(self) -> dict[str, Tensor]:
+        """The regularisation and the factor of the scores.
+
+        lambda: weight of the penalty; constant unless `algo.learn_lambda` is true.
+        scale: learned factor a of the class scores; larger is more confident.
+        """
         return {"lambda": self.lambda_, "scale": self.scale.squeeze()}
 
 

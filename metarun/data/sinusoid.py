@@ -48,4 +48,6 @@ class Sinusoid(Curves):
 
     def title(self, parameters: list[float]) -> str:
         amplitude, phase, frequency = parameters
-        return f"A {amplitude:.1f}, phase {phase:.1f}, frequency {frequency:.2f}"
+        lowest, highest = self.ranges["frequency"]
+        varied = "" if lowest == highest else f", frequency {frequency:.1f}"
+        return f"amplitude {amplitude:.1f}, phase {phase:.1f}{varied}"

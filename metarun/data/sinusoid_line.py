@@ -65,4 +65,4 @@ class SinusoidLine(Curves):
         kind, amplitude, phase, slope, intercept = parameters
         if kind < self.lines:
             return f"slope {slope:.1f}, intercept {intercept:.1f}"
-        return f"A {amplitude:.1f}, phase {phase:.1f}"
+        return f"amplitude {amplitude:.1f}, phase {phase:.1f}"

@@ -1,4 +1,4 @@
-"""Predictions of a learner on a few curves, before and after adaptation."""
+"""Predictions of a learner on a few curves, after some adaptation steps or, without steps, given the support set."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHOWN_SAMPLES = 10
 
 
 def adapted_curves(learner: Learner, data: TaskSet, tasks: int = 6, points: int = 200) -> list[dict[str, Any]]:
-    """The learner's function on a few curves before and after 1 and 10 steps, for `report.run_figures.adapted_curves`.
+    """The learner's function on a few curves after 0, 1 and 10 steps, for `report.run_figures.adapted_curves`.
 
     Args:
         learner: a learner of the stream `episodes` (the input of the oracle is no line to draw over).
@@ -27,9 +27,9 @@ def adapted_curves(learner: Learner, data: TaskSet, tasks: int = 6, points: int 
         points: points of the grid over x.
 
     Returns:
-        For each curve the support set, the grid with the true function, `predictions` by step, and for a learner that
-        predicts a distribution `samples [S, points]` or `deviation [points]` after the last of these steps; empty where
-        the data are no curves.
+        For each curve the support set, the grid with the true function, `predictions` by step (0 alone for a learner
+        that adapts at once), and for one that predicts a distribution `samples [S, points]` or `deviation [points]`
+        after the last of these steps; empty where the data are no curves.
     """
     generator = stream_generator("cpu", "picture")
     if learner.evaluation_stream_for(data) != "episodes" or (curves := data.curves(tasks, points, generator)) is None:

@@ -61,6 +61,7 @@ def build(cfg: DictConfig, choices: dict[str, str]) -> Components:
         config = RunConfig(**cfg.run)
         device = Device(**cfg.device)
         data = make("data", cfg.data, device=device.torch_device)
+        data.eval_seed = config.eval_seed
         require_offered_role(choices)
         class_at("backbone", cfg.backbone.get("_target_"))
         torch.manual_seed(cfg.seed)

@@ -12,6 +12,7 @@ from metarun.experiment.result import Outcome
 from metarun.report import run_figures
 from metarun.tracking.trackers import Trackers
 
+CALIBRATION_ERRORS = {"ece": "expected calibration error", "calibration_error": "mean calibration error"}
 Lines = dict[str, list[tuple[float, float | None]]]
 
 
@@ -47,14 +48,15 @@ def pictures(result: Outcome, folder: Path, trained: bool) -> Iterator[tuple[str
         yield "roc.png", lambda path: run_figures.roc(details, error, path)
         yield "scores.png", lambda path: run_figures.pair_scores(scores[same == 1], scores[same == 0], threshold, path)
     if (found := result.calibration) is not None:
-        title = f"{found.metric.replace('_', ' ')} {found.error['mean']:.3f}"
+        title = f"{CALIBRATION_ERRORS[found.metric]} {found.error['mean']:.3f}"
         axes = calibration_axes(found.metric)
         yield "reliability.png", lambda path: run_figures.reliability(found.diagram, title, axes, path)
 
 
 def track_result(result: Outcome, folder: Path, tracker: Trackers) -> None:
     """Give trackers the plots and tables of a result, and the PNGs that are drawn."""
-    tracker.curve(result.evaluation.headline, result.curve)
+    if len(result.curve) > 1:
+        tracker.curve(result.evaluation.headline, result.curve)
     if result.verification is not None:
         curve = result.verification.details["roc"]
         points = zip(curve["false_positive_rate"], curve["true_positive_rate"], strict=True)

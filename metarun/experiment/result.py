@@ -239,6 +239,7 @@ def metadata(run: Experiment) -> dict[str, Any]:
         "iterations": run.state.iteration,
         "train_seconds": round(run.train_seconds, 3),
         "compile_seconds": round(run.compile_seconds, 3),
+        "test_seconds": None if run.test_seconds is None else round(run.test_seconds, 3),
         "iterations_per_second": 1 / median if median else None,
         "peak_memory_mb": round(peak_memory_mb(run.device.torch_device), 1),
         "parameters": sum(p.numel() for p in run.learner.parameters()),
@@ -265,7 +266,7 @@ def published(run: Experiment) -> dict[str, Any] | None:
     task = run.data.describe()
     for entry in run.spec.cfg.paper or ():
         if all(entry.get(key, task[key]) == task[key] for key in ("ways", "shots")):
-            return {key: entry[key] for key in ("source", "value", "ci95", "status") if key in entry}
+            return {key: entry[key] for key in ("source", "table", "value", "ci95", "read") if key in entry}
     return None
 
 

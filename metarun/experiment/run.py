@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -50,9 +51,12 @@ def run(spec: RunSpec) -> dict[str, Any]:
 
 def test(experiment: Experiment) -> Evaluation:
     """Evaluate a trained run on the test tasks."""
+    began = time.perf_counter()
     experiment.load_test_weights()
     config = experiment.config
-    return experiment.evaluate("test", config.eval_tasks, config.curve_steps, "test")
+    evaluation = experiment.evaluate("test", config.eval_tasks, config.curve_steps, "test")
+    experiment.test_seconds = time.perf_counter() - began
+    return evaluation
 
 
 def finish(experiment: Experiment, outcome: Outcome) -> dict[str, Any]:

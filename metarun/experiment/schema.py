@@ -77,6 +77,7 @@ class RunConfig:
     resume: str | None
     init_from: str | None
     evaluate: str | None
+    eval_seed: Seed = 0
 
     def __post_init__(self) -> None:
         if self.val_tasks is None:
@@ -94,14 +95,24 @@ class SweepConfig:
 
 @dataclass
 class PublishedFigure:
-    """An entry of `paper`."""
+    """An entry of `paper`: a figure that was read in a text which is named.
+
+    Attributes:
+        source: who published it, e.g. `Finn et al. 2017`.
+        table: where in that publication.
+        value: in the unit of the metric; an accuracy is a fraction.
+        read: the text that it was read in: the paper itself, the authors' repository, or a text that quotes it.
+        ways, shots: of the test tasks; None: of any.
+        ci95: the half-width that is printed beside it.
+    """
 
     source: str
+    table: str
     value: float
+    read: str
     ways: int | None = None
     shots: int | None = None
     ci95: float | None = None
-    status: str | None = None
 
 
 class Key(NamedTuple):
@@ -238,7 +249,7 @@ def _published(entries: Any) -> Iterator[Problem]:
         for number, entry in enumerate(entries):
             yield from group_problems(f"paper[{number}]", entry, PublishedFigure)
     elif entries is not None:
-        yield Problem("paper", _must_be("paper", "a list of published figures, {source, ways, shots, value}", entries))
+        yield Problem("paper", _must_be("paper", "a list of published figures, {source, table, value, read}", entries))
 
 
 def _has_no_target(node: Any) -> bool:
@@ -337,11 +348,11 @@ def _select(node: Any, key: str) -> Any:
 def described() -> Iterator[Key]:
     """Every key of the configuration, group by group and choice by choice."""
     config: Any = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"))
-    comments = _comments(CONF / "config.yaml")
+    comments = _comments(CONF / "config.yaml", dotted=True)
     yield Key(None, "seed", words(Seed), config["seed"], comments["seed"])
     for group, kind in (("run", RunConfig), ("sweep", SweepConfig)):
         for name, hint in get_type_hints(kind, include_extras=True).items():
-            yield Key(None, f"{group}.{name}", words(hint), config[group][name], comments.get(name, ""))
+            yield Key(None, f"{group}.{name}", words(hint), config[group][name], comments.get(f"{group}.{name}", ""))
     for group in ("device", "data", "algo", "backbone", "optimizer", "scheduler", "tracker"):
         for name in names(group):
             comments = {key: text for path in files_of(group, name) for key, text in _comments(path).items()}
@@ -363,10 +374,21 @@ def _described_node(prefix: str, node: Mapping[str, Any]) -> Iterator[tuple[str,
             yield f"{prefix}.{name}", hints[name], value
 
 
-def _comments(path: Path) -> dict[str, str]:
-    """What a file of conf/ says of each key, behind its value."""
-    lines = (re.match(r" *(\w+):[^#]*#\s*(.*)", line) for line in path.read_text().splitlines())
-    return {match[1]: match[2] for match in lines if match}
+def _comments(path: Path, dotted: bool = False) -> dict[str, str]:
+    """What a file of conf/ says of each key, behind its value.
+
+    Args:
+        path: the file.
+        dotted: name a key below another `GROUP.KEY`; else by itself.
+    """
+    comments, group = {}, ""
+    for line in path.read_text().splitlines():
+        if match := re.match(r"( *)(\w+):(?:[^#]*#\s*(.*))?", line):
+            indent, name, text = match.groups()
+            group = group if indent else f"{name}."
+            if text:
+                comments[f"{group if indent and dotted else ''}{name}"] = text
+    return comments
 
 
 # --------------------------------------------------------------------------------------------------------- types

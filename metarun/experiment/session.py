@@ -81,6 +81,7 @@ class Experiment:
         self.validation: float | None = None
         self.train_seconds = 0.0
         self.compile_seconds = 0.0
+        self.test_seconds: float | None = None  # None: not tested
         try:
             self.compiled = self.device.compiles(self.learner, self.iterations, fixed_shapes=self.data.fixed_shapes)
         except ValueError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -38,7 +39,7 @@ class Program:
 
     Attributes:
         results: of the runs that have ended, by their place, with their exit status.
-        validation: the median of the runs' last validations.
+        validation: the median of the runs' last validations, to show beside the median of their losses.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class Program:
         )
         for run in runs.values():
             run.received_signals, run.compiled, run.replicas = received_signals, self.compiled, len(group)
-        self.validation = median_validation(runs.values())
+        self.validation = median(run.validation for run in runs.values())
         self._train_seconds = first.train_seconds
 
     @property
@@ -154,9 +155,12 @@ class Program:
         self._each(lambda run, _: run.load_test_weights())
         if not self.active:
             return
+        began = time.perf_counter()
         evaluations = self.evaluate("test", "test", self.config.eval_tasks, self.config.curve_steps)
+        seconds = time.perf_counter() - began  # of all together, as the time of training
 
         def report(run: Experiment, r: int) -> None:
+            run.test_seconds = seconds
             self.results[r] = finish(run, compute_result(run, evaluations[r]))
 
         self._each(report)
@@ -219,10 +223,10 @@ class Program:
         evaluations = self.evaluate("val", "validation", self.config.val_tasks, self.first.learner.eval_steps)
         self.replicas.scatter_optimizer_state()
         self._each(lambda run, r: run.record_validation(iteration, evaluations[r].estimate()))
-        self.validation = median_validation([self.runs[r] for r in self.active])
+        self.validation = median(self.runs[r].validation for r in self.active)
 
     def loss(self, step: Steps) -> float | None:
-        return step.loss(self.active[0]) if self.active else None
+        return median(step.loss(r) for r in self.active)
 
     def save(self) -> None:
         self.replicas.scatter_optimizer_state()
@@ -252,7 +256,7 @@ class Program:
             self.results[r] = {"exit_status": 2, "mean": None, "refusal": str(refusal)}
 
 
-def median_validation(runs: Iterable[Experiment]) -> float | None:
-    """The middle one of the runs' last validations, of those that are finite; None: there is none."""
-    values = sorted(run.validation for run in runs if run.validation is not None and math.isfinite(run.validation))
-    return values[len(values) // 2] if values else None
+def median(values: Iterable[float | None]) -> float | None:
+    """The middle one of the runs' values, of those that are finite, to show; None: there is none."""
+    finite = sorted(value for value in values if value is not None and math.isfinite(value))
+    return finite[len(finite) // 2] if finite else None

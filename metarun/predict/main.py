@@ -107,12 +107,15 @@ def run(options: argparse.Namespace) -> bool:
 
     labelled, asked = support(options.support), queries(options.query)
     from metarun.experiment.trained import load
+    from metarun.images.notices import progress_bar
     from metarun.predict.session import predict, said_of
 
     trained = load(options.run)
     console = PlainConsole(soft_wrap=False)
     console.print(f"{_named(trained)}; pictures: {said_of(trained.preparation())}", style="dim", soft_wrap=True)
-    session = predict(trained, labelled.pictures, asked.pictures, options.reject)
+    with progress_bar() as bar:
+        reading = bar.add_task("pictures", total=len(labelled.pictures) + len(asked.pictures))
+        session = predict(trained, labelled.pictures, asked.pictures, options.reject, lambda: bar.advance(reading))
     for note in [*labelled.notes, *asked.notes, *session.notes]:
         print(f"metarun-predict: {one_line(note)}", file=sys.stderr)
     skipped = [*session.support.skipped, *session.queries.skipped]

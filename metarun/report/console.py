@@ -18,7 +18,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from metarun.plain_text import visible
-from metarun.report.numbers import duration, estimate, is_percent
+from metarun.report.numbers import duration, estimate, is_percent, origin
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class Progress:
     Args:
         total: outer steps at the end.
         title: what is running, short.
-        metric: name of the validation metric.
+        metric: name of the validation metric, which is shown as `val mse 0.51`.
         start: outer steps that a resumed run has done before; they do not count as speed.
         console: where to show it; None: the standard output.
     """
@@ -149,7 +149,7 @@ class Progress:
         numbers = [self._note] if self._note else []
         numbers += [] if loss is None else [f"loss {float(loss):.4g}"]
         if self._value is not None:
-            numbers.append(f"{self.metric} {shown(self.metric, float(self._value))}")
+            numbers.append(f"val {self.metric} {shown(self.metric, float(self._value))}")
         return numbers
 
     def _paint(self) -> None:
@@ -188,15 +188,14 @@ def print_result(result: Mapping[str, Any], folder: Path | None = None, console:
     for table in (curve_table(result, console), metrics_table(result, console)):
         if table.row_count:
             console.print(table, highlight=False)
-    words = costs(result)
-    if words:
+    for words in filter(None, (durations(result), costs(result))):
         console.print(Text((" · " if is_unicode(console) else " | ").join(words), style="dim"))
     if folder is not None:
         console.print(Text(str(folder)), soft_wrap=True, highlight=False)
 
 
 def print_line(result: Mapping[str, Any], folder: Path, console: Console | None = None) -> None:
-    """Print a result in one line, for a run of a multirun: `completed  maml_seed=0  mse 0.524 ± 0.032  1:09`."""
+    """Print a result of a multirun in one line: `completed  maml_seed=0  mse 0.524 ± 0.032  training 1:09`."""
     console = console or PlainConsole()
     status, metric = result.get("status", "completed"), result.get("metric")
     words = [Text(status, "green" if status == "completed" else "bold red"), Text(folder.name, "bold")]
@@ -205,7 +204,7 @@ def print_line(result: Mapping[str, Any], folder: Path, console: Console | None 
     if result.get("error"):
         words.append(Text(str(result["error"])))
     if result.get("train_seconds") is not None:
-        words.append(Text(duration(result["train_seconds"]), "dim"))
+        words.append(Text(f"training {duration(result['train_seconds'])}{together(result)}", "dim"))
     console.print(Text("  ").join(words), soft_wrap=True, highlight=False)
 
 
@@ -227,7 +226,7 @@ def headline(result: Mapping[str, Any], console: Console) -> Table:
         table.add_row(metric, Text.assemble((value, "bold green"), (tasks, "dim")))
         paper = result.get("paper")
         if paper:
-            source = "".join(f"   {paper[key]}" for key in ("source", "status") if paper.get(key))
+            source = f"   {words}" if (words := origin(paper)) else ""
             table.add_row(
                 "published",
                 Text.assemble(interval(metric, {"mean": paper["value"], **paper}, console), (source, "dim")),
@@ -248,9 +247,14 @@ def setting(result: Mapping[str, Any]) -> str:
 
 
 def curve_table(result: Mapping[str, Any], console: Console) -> Table:
-    """The headline metric after each number of adaptation steps; after a few of them if the curve is long."""
+    """The headline metric after each number of adaptation steps; after a few of them if the curve is long.
+
+    Empty for a learner that adapts at once, without steps: `metrics_table` has its headline.
+    """
     table = estimates_table("adaptation steps", result.get("metric") or "")
     rows = result.get("steps") or []
+    if len(rows) < 2:
+        return table
     few = FEW_STEPS | {result.get("step"), len(rows) - 1}
     for row in rows:
         if len(rows) <= MOST_ROWS or row["step"] in few:
@@ -259,8 +263,10 @@ def curve_table(result: Mapping[str, Any], console: Console) -> Table:
 
 
 def metrics_table(result: Mapping[str, Any], console: Console) -> Table:
-    """Every metric but the headline."""
+    """Every metric but a headline that `curve_table` has."""
     table = estimates_table("metric", "mean")
+    if len(rows := result.get("steps") or []) == 1:
+        add_estimate(table, result["metric"], result["metric"], rows[0], console)
     for metric, row in (result.get("metrics") or {}).items():
         add_estimate(table, metric, metric, row, console)
     return table
@@ -288,13 +294,27 @@ def interval(metric: str, row: Mapping[str, Any], console: Console) -> str:
     return text if is_unicode(console) else text.replace("±", "+/-")
 
 
-def costs(result: Mapping[str, Any]) -> list[str]:
-    """Iterations, time, speed, memory and size, without those that the result does not have."""
+def durations(result: Mapping[str, Any]) -> list[str]:
+    """Iterations, and how long training and the test took, without those that the result does not have."""
     forms = (
         ("iterations", lambda value: f"{value:,} iterations"),
-        ("train_seconds", duration),
+        ("train_seconds", lambda value: f"training {duration(value)}, with validation"),
+        ("test_seconds", lambda value: f"test {duration(value)}{together(result)}"),
+    )
+    return [form(result[key]) for key, form in forms if result.get(key) is not None]
+
+
+def together(result: Mapping[str, Any]) -> str:
+    """How many fused runs a time is of; nothing for a run alone."""
+    replicas = result.get("replicas") or 1
+    return f" ({replicas:,} runs together)" if replicas > 1 else ""
+
+
+def costs(result: Mapping[str, Any]) -> list[str]:
+    """Speed of the outer steps alone, memory and size, without those that the result does not have."""
+    forms = (
         ("iterations_per_second", lambda value: f"{value:.3g} it/s" if value < 100 else f"{value:.0f} it/s"),
-        ("peak_memory_mb", lambda value: f"{value:,.0f} MB"),
+        ("peak_memory_mb", lambda value: f"peak memory {value:,.0f} MB"),
         ("parameters", lambda value: f"{value:,} parameters"),
     )
     return [form(result[key]) for key, form in forms if result.get(key) is not None]

@@ -16,12 +16,14 @@ from rich.table import Table
 from rich.text import Text
 
 from metarun.plain_text import one_line
-from metarun.report import tables
+from metarun.report import rows, tables
 from metarun.report.compare import METHOD, Paired, over_rates, paired, tabulate
 from metarun.report.console import PlainConsole
 from metarun.report.numbers import estimate
+from metarun.report.widths import fit
 from metarun.run_folder import STATUSES, Run, read_runs
 
+MOST_COLUMNS = 4  # runs beside each other
 ABOUT = """\
 Compares runs: a table of learners by settings (mean over seeds), robustness to the inner learning rate where it was
 varied, and runs that are missing or broken. PATH is the folder of a run or of a multirun, or any folder above them.
@@ -30,6 +32,8 @@ EXAMPLES = """\
 examples:
   metarun-report outputs/sweeps/2026-11-21_10-00-00-123456
   metarun-report outputs --html report.html
+  metarun-report outputs --where 'algo=maml data.shots=1' --csv runs.csv
+  metarun-report outputs --minutes-to 0.95 --differences
   metarun-report outputs --compare maml_seed=0 mtnet_seed=0    # a paired test on the held-out tasks that both share
 """
 
@@ -48,6 +52,19 @@ def parser() -> argparse.ArgumentParser:
         "its end, or another part of it that no other name has",
     )
     arguments.add_argument("--html", type=Path, metavar="FILE", help="write one page that opens without a network")
+    arguments.add_argument(
+        "--where",
+        action="append",
+        metavar="'KEY=VALUE ...'",
+        help="only runs with these settings: algo, data, backbone, seed, status or a key of the configuration, as "
+        "data.shots=1; != for other ones; * and ? for letters",
+    )
+    arguments.add_argument("--json", type=Path, metavar="FILE", help="write every run with its result and settings")
+    arguments.add_argument("--csv", type=Path, metavar="FILE", help="write the same as a table")
+    arguments.add_argument(
+        "--minutes-to", type=float, metavar="TARGET", help="minutes of training until the validation metric is there"
+    )
+    arguments.add_argument("--differences", action="store_true", help="show the settings in which the runs differ")
     arguments.add_argument("--list", action="store_true", help="list every run, including those that completed")
     return arguments
 
@@ -56,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Entry point of the console script. Exit status 0, or 2 if there is nothing to report or a name is unknown."""
     options = parser().parse_intermixed_args(arguments)
     try:
-        report(options.paths, options.compare or [], options.html, options.list)
+        report(options)
     except (OSError, LookupError, ValueError, ImportError) as error:
         why = error.args[0] if isinstance(error, LookupError) else error
         print(f"metarun-report: {one_line(str(why))}", file=sys.stderr)
@@ -64,39 +81,68 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     sys.exit(0)
 
 
-def report(paths: Sequence[Path], compared: Sequence[str], page: Path | None, everything: bool) -> None:
-    """Print the comparison; write the page.
+def report(options: argparse.Namespace) -> None:
+    """Print the comparison; write the files that are asked for.
 
     Args:
-        paths: folders of runs.
-        compared: names of the runs to test against the first of them; none: no test.
-        page: the page to write; None: no page.
-        everything: whether to list runs that completed, too.
+        options: of `parser`.
 
     Raises:
-        OSError: a path holds no run, or the page cannot be written.
-        LookupError: a name to compare is that of no run, or of several.
-        ValueError: there is a single run to compare.
+        OSError: a path holds no run, or a file cannot be written.
+        LookupError: a name to compare is that of no run, or of several; or no run fits `--where`.
+        ValueError: there is a single run to compare, or a condition cannot be read.
     """
-    runs = read_runs(paths)
-    chosen = [find(name, runs) for name in compared]
+    runs = read_runs(options.paths)
+    if options.where:
+        runs = rows.select(runs, options.where)
+    chosen = [find(name, runs) for name in options.compare or []]
     if len(chosen) == 1:
         raise ValueError("--compare needs at least two runs")
     console = PlainConsole(soft_wrap=False)
     table = tabulate(runs)
     if table.entries:
         tables.print_comparison(table, over_rates(table), console)
-    listed = runs if everything or not table.entries else [run for run in runs if run.status != "completed"]
+    everything = options.list or options.minutes_to is not None or not table.entries
+    listed = runs if everything else [run for run in runs if run.status != "completed"]
     if listed:
-        console.print(list_of(listed))
+        console.print(list_of(listed, console, options.minutes_to))
+    if options.differences:
+        show_differences(console, runs)
     if chosen:
         show_comparison(console, chosen)
     console.print(f"{len(runs)} runs: {statuses(runs)}", highlight=False)
-    if page is not None:
+    write_files(options, runs)
+    for path in filter(None, (options.html, options.json, options.csv)):
+        console.print(Text(str(path)), soft_wrap=True, highlight=False)
+
+
+def write_files(options: argparse.Namespace, runs: Sequence[Run]) -> None:
+    """Write the page, and the runs as data.
+
+    Raises:
+        OSError: one cannot be written.
+    """
+    if options.html is not None:
         from metarun.report.page.build import write_page
 
-        write_page(runs, page)
-        console.print(Text(str(page)), soft_wrap=True, highlight=False)
+        write_page(runs, options.html)
+    if options.json is not None:
+        rows.write_runs_json(runs, options.json, options.minutes_to)
+    if options.csv is not None:
+        rows.write_runs_csv(runs, options.csv, options.minutes_to)
+
+
+def show_differences(console: Console, runs: Sequence[Run]) -> None:
+    """The settings in which runs differ, a row each, a column for every run; too many columns: the values in one."""
+    found = rows.differences(runs)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    wide = len(runs) <= MOST_COLUMNS
+    for head in ("setting", *((run.name for run in runs) if wide else ("values",))):
+        table.add_column(Text(one_line(head)), overflow="fold")
+    for key, values in found.items():
+        shown = values if wide else [", ".join(dict.fromkeys(value or "(none)" for value in values))]
+        table.add_row(Text(key), *(Text(one_line(value)) for value in shown))
+    console.print(table if found else f"{len(runs)} runs, no setting differs")
 
 
 def find(name: str, runs: Sequence[Run]) -> Run:
@@ -136,16 +182,25 @@ def statuses(runs: Sequence[Run]) -> str:
     return ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
 
 
-def list_of(runs: Sequence[Run]) -> Table:
-    """One line a run: its result, or why it has none."""
+def list_of(runs: Sequence[Run], console: Console, target: float | None = None) -> Table:
+    """One line a run: its result, or why it has none; the minutes to a target, where there is one."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for head in ("run", "learner", "data", "seed", "status", "result"):
+    problems = any(run.mean is None for run in runs)
+    timed = [] if target is None else [f"minutes to {target:g}"]
+    for head in ("run", "learner", "data", "seed", "status", "result", *timed, *(["problem"] if problems else [])):
         table.add_column(head, overflow="fold")
     for run in runs:
-        value = estimate(run.metric, run.mean, run.result.get("ci95")) if run.mean is not None else run.why
+        has_mean = run.mean is not None
+        value = f"{run.metric} {estimate(run.metric, run.mean, run.result.get('ci95'))}" if has_mean else ""
         style = "" if run.status == "completed" else "red"
         words = (run.name, run.algo, run.data, "" if run.seed is None else str(run.seed))
-        table.add_row(*map(Text, words), Text(run.status, style), Text(f"{run.metric} {value}".strip()))
+        cells = [Text(run.status, style), Text(tables.printable(value, console))]
+        if target is not None:
+            minutes = rows.minutes_to(run, target)
+            cells.append(Text("never" if minutes is None else f"{minutes:.1f}"))
+        cells += [Text("" if has_mean else run.why)] if problems else []
+        table.add_row(*map(Text, words), *cells)
+    fit(table, console, (3, 4, 5))
     return table
 
 
@@ -159,6 +214,6 @@ def show_comparison(console: Console, chosen: Sequence[Run]) -> None:
             results.append((run, str(error)))
     console.print(tables.paired_table(chosen[0], results, console))
     about = f"difference: run minus {chosen[0].name}, ± half the 95 % interval; {METHOD}"
-    console.print(Text(tables.printable(about, console), "dim"))
+    tables.print_note(about, console)
     if len(results) > 1:
-        console.print(Text("p is not corrected for the number of comparisons", "dim"))
+        tables.print_note("p is not corrected for the number of comparisons", console)

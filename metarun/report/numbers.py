@@ -1,8 +1,10 @@
-"""How metrics, their intervals and durations are written in a terminal, Markdown and LaTeX."""
+"""How metrics, their intervals, durations and published figures are written in a terminal, Markdown and LaTeX."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 
 def is_percent(metric: str) -> bool:
@@ -48,3 +50,9 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def origin(paper: Mapping[str, Any]) -> str:
+    """Where a published figure is from, as far as it says so: `Finn et al. 2017, table 1 (read: the paper)`."""
+    where = ", ".join(str(paper[key]) for key in ("source", "table") if paper.get(key))
+    return where + (f" (read: {paper['read']})" if paper.get("read") else "")

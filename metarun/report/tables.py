@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,10 +15,13 @@ from rich.text import Text
 from metarun.plain_text import one_line
 from metarun.report.compare import Entry, Paired, Rates, Setting, Table
 from metarun.report.console import is_unicode
-from metarun.report.numbers import estimate
+from metarun.report.numbers import estimate, origin
+from metarun.report.widths import fit
 from metarun.run_folder import Run
 
 Panels = Mapping[Setting, Sequence[Rates]]
+Lines = list[tuple[str, list[Entry | None]]]  # name and entries of each row
+Layout = tuple[str, list[str], Lines]
 
 TIE, BAD = "~", "†"
 MOST_COLUMNS = 6
@@ -48,16 +52,18 @@ def setting_value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def cell(entry: Entry | None) -> str:
-    """The text of an entry, without its typeface."""
+def cell(entry: Entry | None, named: bool = False, between: str = " ") -> str:
+    """The text of an entry, without its typeface.
+
+    Args:
+        named: with the metric, where a table has several.
+        between: its result and the number of runs that have none.
+    """
     if entry is None:
         return ""
-    words = [estimate(entry.metric, entry.mean, entry.ci95)] if entry.mean is not None else []
-    if entry.tie:
-        words.append(TIE)
-    if entry.bad:
-        words.append(f"{BAD} {bad(entry)}")
-    return " ".join(words)
+    metric = f"{entry.metric} " if named and entry.metric else ""
+    words = [metric + estimate(entry.metric, entry.mean, entry.ci95) + (f" {TIE}" if entry.tie else "")]
+    return between.join([*(words if entry.mean is not None else []), *([f"{BAD} {bad(entry)}"] if entry.bad else [])])
 
 
 def legend(table: Table) -> list[str]:
@@ -76,14 +82,13 @@ def legend(table: Table) -> list[str]:
     if any(entry.bad for entry in entries):
         lines.append(f"{BAD}: some runs did not complete; the mean is over the others, and is not compared")
     papers = [entry.paper for entry in entries if entry.paper]
-    for words in dict.fromkeys(tuple(paper[k] for k in ("source", "status") if paper.get(k)) for paper in papers):
-        lines.append(f"published: {', '.join(words)}")
+    lines += [f"published: {words}" for words in dict.fromkeys(map(origin, papers)) if words]
     if table.left_out:
         lines.append(f"{table.left_out} runs are left out: newer ones of the same configuration and seed count")
     return lines
 
 
-def rows(table: Table) -> tuple[str, list[str], list[tuple[str, list[Entry | None]]]]:
+def rows(table: Table) -> Layout:
     """Heading of the first column, headings of the others, and the rows.
 
     Rows are learners and columns settings. It is turned if there are more settings than learners, so that the table
@@ -96,11 +101,17 @@ def rows(table: Table) -> tuple[str, list[str], list[tuple[str, list[Entry | Non
     if len(table.algos) <= MOST_COLUMNS:
         columns = [table.row(algo) for algo in table.algos]
         return "setting", table.algos, [(name, [column[at] for column in columns]) for at, name in enumerate(names)]
+    return one_by_one(table)
+
+
+def one_by_one(table: Table) -> Layout:
+    """`rows` of a learner at a setting each: the narrowest."""
     entries: list[tuple[str, list[Entry | None]]] = []
+    names = setting_names(table.settings)
     for setting, name in zip(table.settings, names, strict=True):
         for algo in table.algos:
             if entry := table.entries.get((algo, setting)):
-                entries.append((f"{algo}, {name}", [entry]))
+                entries.append((f"{algo}, {name}" if name else algo, [entry]))
     return "learner", [metric_of(table) or "result"], entries
 
 
@@ -118,40 +129,52 @@ def printable(text: str, console: Console) -> str:
 
 
 def rich_table(table: Table, console: Console) -> RichTable:
-    """The table for a terminal: the best in bold, the published figure below in grey."""
-    first, heads, lines = rows(table)
-    output = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
-    short = max((len(name) for name, _ in lines), default=0) <= SHORT
-    output.add_column(first, style="bold", overflow="fold", no_wrap=short)
-    for head in heads:
-        output.add_column(Text(head), justify="right", overflow="fold")
-    for name, entries in lines:
-        output.add_row(Text(printable(name, console)), *(rich_cell(entry, console) for entry in entries))
+    """The table for a terminal: the best in bold, the published figure below in grey.
+
+    A row is a learner at a setting if the table of `rows` would be too wide.
+    """
+    for layout in (rows(table), one_by_one(table)):
+        output = rich_layout(*layout, not metric_of(table), console)
+        short = max((len(name) for name, _ in layout[2]), default=0) <= SHORT
+        if fit(output, console, range(0 if short else 1, len(output.columns))):
+            break
     return output
 
 
-def rich_cell(entry: Entry | None, console: Console) -> Text:
+def rich_layout(first: str, heads: Sequence[str], lines: Lines, named: bool, console: Console) -> RichTable:
+    """A layout for a terminal; `named`: each result with its metric."""
+    output = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
+    output.add_column(first, style="bold", overflow="fold")
+    for head in heads:
+        output.add_column(Text(printable(head, console).replace(", ", "\n")), justify="right", overflow="fold")
+    for name, entries in lines:
+        output.add_row(Text(printable(name, console)), *(rich_cell(entry, named, console) for entry in entries))
+    return output
+
+
+def rich_cell(entry: Entry | None, named: bool, console: Console) -> Text:
     """An entry for a terminal."""
     if entry is None:
         return Text("")
     style = "bold green" if entry.best else "red" if entry.bad else ""
-    text = Text(printable(cell(entry), console), style)
+    text = Text(printable(cell(entry, named, "\n"), console), style)
     if figure := published(entry):
         text.append(printable(f"\npublished {figure}", console), "dim not bold")
     return text
 
 
-ROBUSTNESS = ("learner", "decades within 10 % of the best", "best rate", "rates")
+ROBUSTNESS = ("learner", "decades within 10% of the best", "best rate", "rates")
 
 
-def robustness_table(panels: Panels) -> RichTable:
+def robustness_table(panels: Panels, console: Console) -> RichTable:
     """Robustness of each learner at each setting, for a terminal."""
     table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, title="robustness to the inner learning rate")
     table.title_justify = "left"
     for head in ROBUSTNESS:
-        table.add_column(head, justify="left" if head == "learner" else "right")
+        table.add_column(head, justify="left" if head == "learner" else "right", overflow="fold")
     for label, *words in robustness_rows(panels):
         table.add_row(Text(label), *words)
+    fit(table, console, (1, 2, 3))
     return table
 
 
@@ -183,24 +206,33 @@ def print_comparison(table: Table, panels: Panels, console: Console) -> None:
     """Print the table, the meaning of its signs, and robustness."""
     console.print(rich_table(table, console))
     for line in legend(table):
-        console.print(Text(printable(line, console), "dim"))
+        print_note(line, console)
     if panels:
-        console.print(robustness_table(panels))
+        console.print(robustness_table(panels, console))
 
 
 def paired_table(first: Run, others: Sequence[tuple[Run, Paired | str]], console: Console) -> RichTable:
     """Each run against the first, for a terminal: the difference with its interval, or why there is none."""
     table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, title=Text(f"against {first.name}", "bold"))
     table.title_justify = "left"
-    for head in ("run", "difference", "p", "tasks"):
-        table.add_column(head, justify="left" if head == "run" else "right")
+    refused = any(isinstance(result, str) for _, result in others)
+    for head in ("run", "difference", "p", "tasks", *(["not compared"] if refused else [])):
+        table.add_column(head, justify="left" if head in ("run", "not compared") else "right", overflow="fold")
     for run, result in others:
         if isinstance(result, str):
-            table.add_row(Text(run.name), Text(result, "red"), "", "")
+            table.add_row(Text(run.name), "", "", "", Text(result, "red"))
         else:
-            difference = estimate(first.metric, result.difference, result.ci95)
-            table.add_row(Text(run.name), printable(difference, console), f"{result.p:.2g}", f"{result.tasks:,}")
+            difference = printable(estimate(first.metric, result.difference, result.ci95), console)
+            table.add_row(Text(run.name), difference, f"{result.p:.2g}", f"{result.tasks:,}")
+    fit(table, console, (1, 2, 3))
     return table
+
+
+def print_note(text: str, console: Console) -> None:
+    """Print a sentence in grey, in which no number is parted from its `±` or its `%`."""
+    glued = re.sub(r" %", "\u00a0%", re.sub(r"± ", "±\u00a0", text))  # textwrap breaks no line there
+    lines = textwrap.wrap(glued, console.width, break_on_hyphens=False)
+    console.print(Text(printable("\n".join(lines).replace("\u00a0", " "), console), "dim"), soft_wrap=True)
 
 
 # ------------------------------------------------------------------------------------------ Markdown and LaTeX
@@ -210,7 +242,10 @@ def markdown(table: Table, panels: Panels) -> str:
     """The content of `table.md`: the table, the meaning of its signs, and robustness."""
     first, heads, lines = rows(table)
     text = [row_of([first, *map(escaped_markdown, heads)]), row_of(["---", *["---:"] * len(heads)])]
-    text += [row_of([escaped_markdown(name), *map(markdown_cell, entries)]) for name, entries in lines]
+    named = not metric_of(table)
+    text += [
+        row_of([escaped_markdown(name), *(markdown_cell(entry, named) for entry in entries)]) for name, entries in lines
+    ]
     text += ["", *(f"- {escaped_markdown(line)}" for line in legend(table))]
     if panels:
         text += ["", row_of(ROBUSTNESS), row_of(["---", "---:", "---:", "---:"])]
@@ -231,11 +266,11 @@ def escaped_markdown(text: str) -> str:
     return "".join(f"\\{letter}" if letter in MARKDOWN else letter for letter in one_line(text))
 
 
-def markdown_cell(entry: Entry | None) -> str:
+def markdown_cell(entry: Entry | None, named: bool) -> str:
     """An entry in Markdown."""
     if entry is None:
         return ""
-    text = escaped_markdown(cell(entry)).replace(f"\\{TIE}", TIE)
+    text = escaped_markdown(cell(entry, named)).replace(f"\\{TIE}", TIE)
     if entry.best:
         text = f"**{text}**"
     return f"{text} (published {escaped_markdown(published(entry))})" if entry.paper else text
@@ -264,8 +299,10 @@ def latex(table: Table) -> str:
     first, heads, lines = rows(table)
     text = ["% \\usepackage{booktabs}", "\\begin{tabular}{l" + "r" * len(heads) + "}", "\\toprule"]
     text += [latex_row([first, *heads]), "\\midrule"]
+    named = not metric_of(table)
     for name, entries in lines:
-        text.append(" & ".join([escaped_latex(name), *map(latex_cell, entries)]) + r" \\")
+        cells = (latex_cell(entry, named) for entry in entries)
+        text.append(" & ".join([escaped_latex(name), *cells]) + r" \\")
     return (
         "\n".join([*text, "\\bottomrule", "\\end{tabular}", *(f"% {one_line(line)}" for line in legend(table))]) + "\n"
     )
@@ -281,11 +318,11 @@ def escaped_latex(text: str) -> str:
     return re.sub("-(?=-)", "-{}", "".join(LATEX.get(letter, letter) for letter in one_line(text)))
 
 
-def latex_cell(entry: Entry | None) -> str:
+def latex_cell(entry: Entry | None, named: bool) -> str:
     """An entry in LaTeX."""
     if entry is None:
         return ""
-    text = escaped_latex(cell(entry)).replace(escaped_latex(TIE), r"$\sim$")
+    text = escaped_latex(cell(entry, named)).replace(escaped_latex(TIE), r"$\sim$")
     if entry.best:
         text = f"\\textbf{{{text}}}"
     return f"{text} ({escaped_latex(published(entry))})" if entry.paper else text

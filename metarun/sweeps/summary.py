@@ -178,7 +178,7 @@ def show(folder: Path, runs: Sequence[Run], table: Table, panels: Panels, second
         if run.status != "completed":
             console.print(Text.assemble((run.status, "bold red"), f" {run.name}: {run.why}"), soft_wrap=True)
     done = sum(run.status == "completed" for run in runs)
-    console.print(f"{done} of {len(runs)} cells completed, {seconds:.0f} s", highlight=False)
+    console.print(f"{done} of {len(runs)} cells completed, {seconds:.0f} s in all", highlight=False)
     console.print(Text(str(folder)), soft_wrap=True, highlight=False)
 
 

@@ -6,15 +6,28 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
-REPRODUCED = ROOT / "outputs" / "reproduce"
+PLACE = "outputs/reproduce"  # below ROOT, where the commands run
+REPRODUCED = ROOT / PLACE
 
 
 class Cell(NamedTuple):
-    """One learner in one setting: the overrides of its command, and the seeds it is run with."""
+    """One learner in one setting: the overrides of its command, and the seeds it is run with.
+
+    `{seed}` in an override stands for the seed: in the folder of a run that is tested again, or started from.
+    """
 
     name: str
     overrides: list[str]
     seeds: list[int]
+
+    def command(self, seed: int) -> list[str]:
+        """The overrides of one seed's run."""
+        return [*(word.replace("{seed}", str(seed)) for word in self.overrides), f"seed={seed}"]
+
+
+def saved(target: str, cell: str) -> str:
+    """The folder of another cell's run of the same seed, as an override names it."""
+    return f"{PLACE}/{target}/{cell.replace(' ', '_')}_seed{{seed}}"
 
 
 def run_folder(target: Path, cell: str, seed: int) -> Path:
@@ -22,8 +35,10 @@ def run_folder(target: Path, cell: str, seed: int) -> Path:
     return target / f"{cell.replace(' ', '_')}_seed{seed}"
 
 
-SINUSOID = ["data=sinusoid", "run.iterations=12000", "run.meta_batch_size=25", "device.threads=1"]
-OMNIGLOT = ["data=omniglot", "algo=maml"]
+SINUSOID = ["data=sinusoid", "run.iterations=15000", "run.meta_batch_size=25", "device.threads=1"]
+OMNIGLOT = ["data=omniglot", "algo=maml", "device.threads=1"]
+# One inner step in training and at test, a tenth of an hour or more on one thread.
+ONE_STEP = ["data=omniglot", "run.iterations=2500", "run.validate_every=250", "algo.eval_steps=1", "device.threads=1"]
 # A small Omniglot whose test alphabets are not seen in training; conv4 with 32 filters, 200 held-out tasks.
 SMALL = [
     "data=omniglot",
@@ -59,6 +74,28 @@ MINI = [
 CLUSTERS = ["data=clusters", "run.eval_tasks=600", "device.threads=1"]
 FEW_VALIDATIONS = ["run.val_tasks=100", "run.validate_every=500", "device.threads=1"]
 SHARED = ["run.iterations=3000", "algo.pretrain_share=0.6666"]  # a thousand outer steps on tasks
+# MAML's setting, but 64 filters and as many queries in training as in the test.
+SMALL_64 = [
+    "data=omniglot",
+    "data.partition=small",
+    "data.train_queries=15",
+    "run.iterations=800",
+    "run.meta_batch_size=4",
+    "run.eval_tasks=200",
+    "device.threads=1",
+]
+PROTONET = ["data=omniglot", "algo=protonet", "scheduler=cosine", "run.iterations=8000", "device.threads=2"]
+PROTONET_RUN = saved("protonet", "protonet 5-way 1-shot")
+ALPACA_RUN = saved("alpaca", "alpaca 10-shot")
+WRONG_RATES = ["algo.inner_lr=1e-4", "optimizer.lr=1e-5"]  # which Alpha MAML is to find its way from
+PAIRS = [
+    "data=omniglot_pairs",
+    "data.partition=small",
+    "backbone.filters=32",
+    "run.eval_tasks=400",
+    "device.threads=1",
+]
+SEEDS = [0, 1, 2]
 ANY_WAYS = ["data.train_ways=20", "data.train_queries=5"]  # for learners whose weights do not depend on the ways
 
 
@@ -106,9 +143,10 @@ def optimizing(problem: str) -> list[Cell]:
     """The learned optimizer on a problem, and tuned ones at eight or ten rates each."""
     overrides, optimizers = PROBLEMS[problem]
     learned = [*overrides, "algo=l2l_optimizer", "device.threads=1"]
+    if problem == "digits":
+        learned += ["run.iterations=300", "run.validate_every=50"]  # the best are the first that are validated
     if (source := problem.partition("-")[0]) != problem:
-        trained = run_folder(REPRODUCED / "optimizers", f"{source} learned", 0)
-        learned = [f"run.evaluate={trained}", *overrides[1:]]
+        learned = [f"run.evaluate={saved('optimizers', f'{source} learned')}", *overrides[1:]]
     cells = [Cell(f"{problem} learned", learned, [0])]
     for optimizer in optimizers:
         tuned = [*overrides, "algo=tuned_optimizer", f"algo.inner_optimizer={optimizer}", "device.threads=1"]
@@ -196,7 +234,7 @@ TARGETS: dict[str, list[Cell]] = {
                 "data=sinusoid_line",
                 "algo=platipus",
                 "device.threads=1",
-                f"run.init_from={run_folder(REPRODUCED / 'ambiguous', 'maml', 0)}",
+                f"run.init_from={saved('ambiguous', 'maml')}",
             ],
             [0],
         ),
@@ -229,6 +267,45 @@ TARGETS: dict[str, list[Cell]] = {
         Cell("maml 5-way 1-shot", OMNIGLOT, [0]),
         Cell("maml 5-way 5-shot", [*OMNIGLOT, "data.shots=5", "run.iterations=1200"], [0]),
         Cell("nearest_centroid 5-way 1-shot", ["data=omniglot", "algo=nearest_centroid"], [0]),
+        *[Cell(f"{algo} one step", [f"algo={algo}", *ONE_STEP], [0]) for algo in ("maml", "meta_sgd")],
+    ],
+    # one model, trained 60-way 1-shot, on the paper's four tasks
+    "protonet": [
+        Cell("protonet 5-way 1-shot", PROTONET, [0]),
+        *[
+            Cell(f"protonet {ways}-way {shots}-shot", [f"run.evaluate={PROTONET_RUN}", *sizes], [0])
+            for ways, shots, sizes in (
+                (5, 5, ["data.shots=5"]),
+                (20, 1, ["data.ways=20"]),
+                (20, 5, ["data.ways=20", "data.shots=5", "data.queries=10"]),
+            )
+        ],
+    ],
+    # learners of an initialisation on MAML's sinusoid, each its setting's length; ANIL and MAML on the small Omniglot
+    "gradient": [
+        Cell("meta_sgd", [*SINUSOID, "algo=meta_sgd"], [0, 1, 2]),
+        *[Cell(algo, ["data=sinusoid", f"algo={algo}", "device.threads=1"], [0]) for algo in ("cavia", "maml_pp")],
+        Cell("reptile", ["data=sinusoid", "algo=reptile", "device.threads=1"], [0]),
+        Cell("alpha_maml", ["data=sinusoid", "algo=alpha_maml", *WRONG_RATES, "device.threads=1"], [0, 1, 2]),
+        Cell("imaml", ["data=sinusoid", "algo=imaml", "device.threads=1"], [0, 1, 2]),
+        *[Cell(f"{algo} small", [f"algo={algo}", *SMALL_64], [0]) for algo in ("anil", "maml")],
+    ],
+    # regression with fewer points than it was trained with
+    "alpaca": [
+        Cell("alpaca 10-shot", ["data=sinusoid", "algo=alpaca", "device.threads=1"], [0, 1, 2]),
+        *[
+            Cell(
+                f"alpaca {shots}-shot",
+                [f"run.evaluate={saved('alpaca', 'alpaca 10-shot')}", f"data.shots={shots}"],
+                SEEDS,
+            )
+            for shots in (1, 2, 3, 5)
+        ],
+    ],
+    # the same character or not, 400 sets of pairs
+    "verification": [
+        Cell("siamese", ["algo=siamese", *PAIRS, "data.pair_batch_size=64", "run.iterations=1500"], [0]),
+        Cell("nearest_centroid", ["algo=nearest_centroid", *PAIRS], [0]),
     ],
     "miniimagenet20": [
         mini("protonet", 20, 1, 780),

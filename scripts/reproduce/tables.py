@@ -1,19 +1,12 @@
-"""The tables of a target, from the results of its runs."""
+"""The table that a target prints when its runs have ended."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from metarun.run_folder import result_or_empty
-from scripts.reproduce.cells import PROBLEMS, RATES, Cell, run_folder
-
-Curve = dict[int, float]  # loss after each step
-SHOWN_STEPS = (10, 20, 50, 100)
+from scripts.reproduce.cells import Cell
 
 
 def table(cells: Sequence[tuple[Cell, list[dict[str, Any]]]]) -> str:
@@ -47,45 +40,3 @@ def at_step(step: int, results: list[dict[str, Any]]) -> str:
         return f"step {step}: not finite"
     seeds = ", ".join(f"{s['mean']:.3f} ± {s['ci95']:.3f}" for s in estimates)
     return f"step {step}: **{statistics.mean(s['mean'] for s in estimates):.3f}** ({seeds})"
-
-
-def optimizer_table(curves: dict[str, tuple[dict[str, Curve], dict[str, Curve]]]) -> str:
-    """The learned optimizer beside tuned ones, from the `optimizer_curves` of each problem.
-
-    In brackets the best of all rates of a tuned optimizer at that very step, which no single rate need reach.
-    """
-    lines = ["| problem | optimizer | step 10 | 20 | 50 | 100 |", "|---|---|---|---|---|---|"]
-    for problem, (shown, best) in curves.items():
-        for name, curve in shown.items():
-            losses = [f"{curve[s]:.3f}" for s in SHOWN_STEPS]
-            if name in best:
-                losses = [f"{loss} ({best[name][s]:.3f})" for loss, s in zip(losses, SHOWN_STEPS, strict=True)]
-            lines.append(f"| {problem} | {name} | " + " | ".join(losses) + " |")
-    return "\n".join(lines)
-
-
-def optimizer_curves(problem: str, folder: Path) -> tuple[dict[str, Curve], dict[str, Curve]]:
-    """Curves of a problem's optimizers by name, and of each tuned one the best of all rates, step by step.
-
-    An optimizer is tuned as the paper does, by the loss that it ends with.
-    """
-    shown = {"learned": read_curve(run_folder(folder, f"{problem} learned", 0))}
-    best: dict[str, Curve] = {}
-    for optimizer in PROBLEMS[problem][1]:
-        curves = {r: read_curve(run_folder(folder, f"{problem} {optimizer} {r}", 0)) for r in RATES[optimizer]}
-        curves = {rate: curve for rate, curve in curves.items() if curve and np.isfinite(curve[max(curve)])}
-        tuned = min(curves, key=lambda rate: curves[rate][max(curves[rate])])
-        name = f"{optimizer}, {tuned}"
-        shown[name] = curves[tuned]
-        best[name] = {step: min(curve[step] for curve in curves.values()) for step in curves[tuned]}
-    return shown, best
-
-
-def read_curve(folder: Path) -> Curve:
-    """The mean loss (the headline, or beside an accuracy the NLL) of test tasks after each step; empty: no result."""
-    result = result_or_empty(folder)
-    if result.get("status") != "completed":
-        return {}
-    with np.load(folder / "episodes.npz") as values:
-        name = "nll" if result["metric"] == "accuracy" else result["metric"]
-        return dict(enumerate(values[name].mean(0).tolist()))

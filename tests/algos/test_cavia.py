@@ -106,6 +106,7 @@ def test_vmap_equals_a_loop(kind, make, draw, loss_and_gradient):
     torch.testing.assert_close(loss_and_gradient(learner, batch), vectorized, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_compiled_equals_eager(make, draw, loss_and_gradient, compiled_loss_and_gradient):
     learner, batch = make(CAVIA, "mlp", **arguments(2)), draw("mlp")
     eager = loss_and_gradient(learner, batch)

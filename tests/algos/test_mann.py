@@ -234,6 +234,7 @@ def test_it_learns_and_untrained_it_fails(trained):
     assert after["instance_2"] > 0.80 and after["instance_6"] > 0.85
 
 
+@pytest.mark.slow
 def test_an_unseen_class_is_guessed_by_elimination_at_best(trained):
     ceiling = (1 + 1 / 2) / 2  # (1/N) sum_k 1/k; higher only if labels are available too early
     assert 0.65 < trained[1]["instance_1"] < ceiling + 0.04

@@ -218,6 +218,7 @@ def test_it_learns(trained):
     assert accuracy(ours, data) > 0.9
 
 
+@pytest.mark.slow
 def test_with_shuffled_keys_it_guesses(trained, monkeypatch):
     ours, data, _ = trained
     attention, generator = ours.attention, torch.Generator().manual_seed(0)

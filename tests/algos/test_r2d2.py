@@ -109,6 +109,7 @@ def test_vmap_equals_a_loop(learn_lambda, loss_and_gradient):
     torch.testing.assert_close(loss_and_gradient(ours, batch), vectorized, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_it_compiles_as_a_full_graph(loss_and_gradient):
     ours, batch = learner(learn_lambda=True), tasks()
     eager = loss_and_gradient(ours, batch)

@@ -236,6 +236,7 @@ def test_real_partitions(real_root, sizes, partition, classes, different):
     assert all(len(set(data.classes(split))) == len(data.classes(split)) for split in SPLITS)
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_the_real_split_of_seed_0_never_changes(real_root, sizes):
     data = open_omniglot(real_root, sizes, "maml")
@@ -243,6 +244,7 @@ def test_the_real_split_of_seed_0_never_changes(real_root, sizes):
     assert digests == ["b625a7f7079a02b7", "df7b1b4be891d517", "09e48b791c8d5583"]
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_real_pixels(real_root, sizes):
     """Against the file itself, resized by Pillow here."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import torch
@@ -72,4 +73,9 @@ def test_curves_are_noise_free_lines_through_the_tasks_and_titles_say_which():
         torch.testing.assert_close(waves(x) @ weights, y, rtol=0, atol=1e-4)
     for (a, b), title in zip(weights[..., 0].tolist(), titles, strict=True):
         amplitude, phase = (a * a + b * b) ** 0.5, math.atan2(-b, a)
-        assert title == f"A {amplitude:.1f}, phase {phase:.1f}, frequency 1.00"
+        assert title == f"amplitude {amplitude:.1f}, phase {phase:.1f}"  # the frequency of all is 1
+
+
+def test_the_title_of_a_curve_says_its_frequency_where_that_varies():
+    _, titles = toy.sinusoid(frequency=(0.8, 1.2)).curves(4, 50, torch.Generator().manual_seed(0))
+    assert all(re.fullmatch(r"amplitude \d\.\d, phase \d\.\d, frequency (0\.[89]|1\.[0-2])", title) for title in titles)

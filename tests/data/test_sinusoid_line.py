@@ -67,7 +67,7 @@ def test_shapes_and_streams():
 def test_titles_say_which_curve_it_is():
     task, titles = mixture().curves(40, 50, torch.Generator().manual_seed(0))
     for line, title in zip(straight(task).tolist(), titles, strict=True):
-        assert title.startswith("slope " if line else "A ")
+        assert title.startswith("slope " if line else "amplitude ")
 
 
 @pytest.mark.parametrize(("change", "named"), [

@@ -204,6 +204,7 @@ def test_a_run_on_pairs_reports_the_metrics_of_verification(verified):
     assert result["metrics"]["accuracy"]["mean"] == pytest.approx(accuracy.mean())
 
 
+@pytest.mark.slow
 def test_the_threshold_is_that_of_validation_pairs_under_the_tested_weights(verified):
     cfg, choices = saved_config(verified)
     data, learner = build(cfg, choices).data, load_components(verified)[0].learner

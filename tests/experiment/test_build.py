@@ -60,6 +60,7 @@ def test_a_learner_is_loaded_where_its_data_is_not(tmp_path, monkeypatch):
     assert learner.adapt(support)(torch.rand(3, 1, 16, 16)).shape == (3, 5)
 
 
+@pytest.mark.slow
 def test_evaluate_tests_a_finished_run_again_in_a_folder_of_its_own(finished, tmp_path):
     before = sorted((path.name, path.stat().st_mtime_ns) for path in finished.rglob("*"))
     again = small(f"run.evaluate={finished}", folder=tmp_path)
@@ -120,3 +121,10 @@ def test_a_number_of_tasks_that_is_none_is_refused_as_such():
         config = compose("config", ["run.eval_tasks=many"])
     with pytest.raises(ConfigError, match=r"^run\.eval_tasks must be an integer of at least 1; got 'many'$"):
         checked(config)
+
+
+def test_the_test_tasks_are_of_the_stream_that_run_eval_seed_says():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", ["run.eval_seed=3"], return_hydra_config=True)
+    choices = {str(group): str(name) for group, name in cfg.hydra.runtime.choices.items()}
+    assert build(cfg, choices).data.eval_seed == 3

@@ -74,6 +74,7 @@ def test_the_headline_is_the_mean_over_the_recorded_episodes(finished):
     assert result["ci95"] == pytest.approx(1.96 * values.std(ddof=1) / math.sqrt(20), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_the_one_of_the_best_validation(unbroken):
     scores = {row["iteration"]: row["val/mse"] for row in numbers(unbroken) if "val/mse" in row}
     best = min(scores, key=lambda iteration: scores[iteration])

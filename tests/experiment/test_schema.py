@@ -113,8 +113,11 @@ def test_the_other_keys():
     cfg, _ = composed()
     for key, bad in (("seed", -1), ("seed", 2**63), ("seed", True), ("paper", 3), ("paper", {}), ("scheduler", "x")):
         assert refusal(changed(cfg, key, bad)).startswith(f"{key} must be ")
-    for entry in (3, {"source": "x"}, {"source": "x", "value": "y"}, {"source": 1, "value": 0.5}):
-        assert refusal(changed(cfg, "paper", [entry])).startswith("paper[0]")
+    figure = {"source": "A 2017", "table": "table 1", "value": 0.5, "read": "the paper"}
+    assert refusal(changed(cfg, "paper", [figure, figure | {"ways": 5, "shots": 1, "ci95": 0.01}])) is None
+    bad = [3, *({key: figure[key] for key in figure if key != missing} for missing in figure)]
+    for entry in (*bad, figure | {"value": "y"}, figure | {"source": 1}, figure | {"status": "verified"}):
+        assert refusal(changed(cfg, "paper", [entry])).startswith(("paper[0]", "there is no setting paper[0].status"))
     for group in ("seed", "run", "device", "data", "algo", "backbone", "optimizer", "tracker"):
         assert refusal(OmegaConf.masked_copy(cfg, [key for key in cfg if key != group])).startswith(f"{group} must be ")
     assert refusal(changed(cfg, "paper", None)) is None

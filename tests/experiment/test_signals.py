@@ -81,6 +81,7 @@ def interrupt(_: object) -> None:
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_an_interrupt_that_python_drops_comes_again_and_prints_nothing(capfd):
     thing = Thing()
     reference = weakref.ref(thing, interrupt)

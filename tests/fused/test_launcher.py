@@ -29,6 +29,7 @@ def test_a_cell_leaves_what_it_leaves_alone(number, fused, alone):
     assert f"seed={CELLS[number][0]}" in saved and f"algo.inner_lr={CELLS[number][1]}" in saved
 
 
+@pytest.mark.slow
 def test_the_cells_are_different_runs(fused):
     assert len({result["mean"] for result in results(fused)}) == 4
 

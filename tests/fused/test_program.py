@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import time
-from types import SimpleNamespace
 
 import pytest
 from commands import SMALL, metarun, small, start
@@ -19,7 +18,8 @@ from fused_sweeps import (
     sweep,
 )
 
-from metarun.fused.program import median_validation
+from metarun.fused.loop import Steps
+from metarun.fused.program import Program, median
 from metarun.run_folder import read_result
 from metarun.training import checkpoint
 from metarun.training.checkpoint import load
@@ -54,10 +54,18 @@ def test_one_whose_predictions_are_not_finite_is_counted_and_the_others_are_not_
     assert not checkpoint.exists(tmp_path / "sweep" / "1" / "checkpoint", "best")
 
 
-def test_the_median_validation_is_of_those_that_are_finite():
-    runs = [SimpleNamespace(validation=value) for value in (math.nan, 3.0, 1.0, None, 2.0, math.inf)]
-    assert median_validation(runs) == 2.0  # type: ignore[arg-type]
-    assert median_validation(runs[:1]) is None  # type: ignore[arg-type]
+def test_the_median_to_show_is_of_those_that_are_finite():
+    assert median([math.nan, 3.0, 1.0, None, 2.0, math.inf]) == 2.0
+    assert median([math.nan]) is None
+
+
+def test_the_bar_shows_the_median_of_the_losses_beside_that_of_the_validations():
+    program = object.__new__(Program)
+    program.runs, program.results = dict.fromkeys(range(3)), {}
+    step = Steps(1, {"all": [5.0, 1.0, 2.0]}, None, None, {}, 0.0)
+    assert program.loss(step) == 2.0
+    program.results = dict.fromkeys(range(3), {})
+    assert program.loss(step) is None
 
 
 @pytest.mark.slow

@@ -34,6 +34,7 @@ from metarun.fused.replicas import Replicas, fusion_blocker, stacked
 from metarun.training.loop import DivergenceError, TrainState, fit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algo", names("algo"))
 def test_every_algorithm_is_the_same_fused_or_says_why_not(algo):
     components = [copy.deepcopy(components_of(algo, seed)) for seed in (0, 1)]
@@ -53,6 +54,7 @@ def test_every_algorithm_is_the_same_fused_or_says_why_not(algo):
         assert not all(torch.equal(a, b) for a, b in zip(own.learner.parameters(), expected_start(algo), strict=False))
 
 
+@pytest.mark.slow
 def test_each_ones_outer_rate_is_its_own():
     rates = [1e-3, 1e-2, 5e-3]
     hows = [meta_optimizer(lr=rate, max_grad_norm=1.0) for rate in rates]
@@ -70,6 +72,7 @@ def test_each_ones_outer_rate_is_its_own():
         )
 
 
+@pytest.mark.slow
 def test_a_stopped_training_goes_on_alone_or_together():
     """Optimizer states are handed out and taken in again; generators stand where they would."""
     how = meta_optimizer(max_grad_norm=1.0)

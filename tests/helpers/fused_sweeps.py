@@ -37,6 +37,7 @@ TIMES = (
     "iterations_per_second",
     "peak_memory_mb",
     "compile_seconds",
+    "test_seconds",
     "replicas",
     "overrides",
     "commit",

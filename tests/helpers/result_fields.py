@@ -5,7 +5,15 @@ FIELDS = {
     *("algo", "data", "backbone", "ways", "shots", "queries", "partition", "seed"),
     *("metric", "higher_is_better", "mean", "ci95", "median", "tasks", "not_finite"),
     *("step", "steps", "metrics", "episodes", "validation"),
-    *("iterations", "train_seconds", "compile_seconds", "iterations_per_second", "peak_memory_mb", "parameters"),
+    *(
+        "iterations",
+        "train_seconds",
+        "compile_seconds",
+        "test_seconds",
+        "iterations_per_second",
+        "peak_memory_mb",
+        "parameters",
+    ),
     *(
         "paper",
         "overrides",

@@ -39,8 +39,8 @@ def assert_same_run(a: Path, b: Path) -> None:
     assert_same_weights(a, b)
     assert_same_weights(a, b, "best")
     assert numbers(a) == numbers(b)
-    timed = {"train_seconds", "compile_seconds", "iterations_per_second", "peak_memory_mb", "overrides", "commit"}
-    timed |= {"sha256"}  # of the configuration too, which may differ in what changes no number
+    timed = {"train_seconds", "compile_seconds", "test_seconds", "iterations_per_second", "peak_memory_mb"}
+    timed |= {"overrides", "commit", "sha256"}  # of the configuration too, which may differ in what changes no number
     first, second = (
         {key: value for key, value in read_result(folder).items() if key not in timed} for folder in (a, b)
     )

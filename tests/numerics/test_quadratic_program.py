@@ -57,6 +57,7 @@ HARD = [(n, ways, scale, C, ridge) for n, ways in ((5, 5), (24, 3), (40, 20)) fo
         for C in (1e-3, 0.1, 10.0) for ridge in (0.0, 1.0)]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_constraints_hold_and_the_optimum_cannot_be_improved(dtype):
     """Over nine powers of ten: feasible, and no example can move more weight to its class.
@@ -138,6 +139,7 @@ def test_more_iterations_change_nothing(monkeypatch):
             torch.testing.assert_close(crammer_singer(K, Y, 0.1), before, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_twenty_iterations_are_enough(monkeypatch):
     """Without Mehrotra's corrector it takes thirty."""
     steps = []

@@ -82,6 +82,7 @@ def test_vmap_is_a_loop():
             torch.testing.assert_close(batched[name][t], move, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_it_finds_a_normal_distribution():
     mean, std = torch.tensor([1.0, -2.0]).double(), torch.tensor([0.5, 2.0]).double()
     theta = {"x": torch.randn(40, 2, generator=torch.Generator().manual_seed(0)).double() * 0.1}

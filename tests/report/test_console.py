@@ -29,6 +29,7 @@ RESULT = {
     "metrics": {"nll": {"mean": 0.22341, "ci95": 0.0123, "median": None}},
     "iterations": 5000,
     "train_seconds": 2512.3,
+    "test_seconds": 65.2,
     "iterations_per_second": 5.123,
     "peak_memory_mb": 1823.2,
     "parameters": 112005,
@@ -60,8 +61,8 @@ def test_without_a_terminal_lines_go_to_the_log_now_and_then(monkeypatch, caplog
             progress.update(iteration, 1.0, 0.5, milestone=iteration in (10, 30, 40, 150))
     assert caplog.messages == [
         "maml on sinusoid: 0 of 1,000, compiling",
-        "maml on sinusoid: 30 of 1,000, loss 1, mse 0.5, 2 it/s",  # 10 is too soon after the first, 40 after this one
-        "maml on sinusoid: 150 of 1,000, loss 1, mse 0.5, 2 it/s",  # a minute; and 150 is a milestone all the same
+        "maml on sinusoid: 30 of 1,000, loss 1, val mse 0.5, 2 it/s",  # 10 is too soon after the first
+        "maml on sinusoid: 150 of 1,000, loss 1, val mse 0.5, 2 it/s",  # a minute; 40 was too soon after 30
     ]
     assert text(console) == "" and capsys.readouterr() == ("", "")
 
@@ -82,7 +83,7 @@ def test_progress_shows_loss_metric_count_and_time():
         progress.update(10, loss=torch.tensor(0.75), metric=0.5)
         progress.update(200, loss=0.25)  # the metric stands from before; the last call is always shown
     last = text(console).split("\r")[-1]
-    assert all(word in last for word in ("maml on omniglot", "200/200", "loss 0.25", "accuracy 50.0%", "it/s"))
+    assert all(word in last for word in ("maml on omniglot", "200/200", "loss 0.25", "val accuracy 50.0%", "it/s"))
 
 
 def test_progress_fits_one_line_of_80_columns():
@@ -92,7 +93,7 @@ def test_progress_fits_one_line_of_80_columns():
         time.sleep(0.3)
         progress.update(12400, loss=0.012345)
     frames = [line for line in text(console).replace("\x1b", "\r").split("\r") if "loss" in line]
-    assert frames and all("accuracy 95.1%" in frame and "/60000" in frame for frame in frames)
+    assert frames and all("val accuracy 95.1%" in frame and "/60000" in frame for frame in frames)
     assert "\n" not in frames[-1].strip("\n")
 
 
@@ -137,7 +138,8 @@ def test_result_names_everything_within_80_columns(make):
         "98.70% ± 0.40   Finn et al. 2017, table 1",
         "45.00% ± 0.30",
         "0.223 ± 0.012",
-        "5,000 iterations · 41:52 · 5.12 it/s · 1,823 MB · 112,005 parameters",
+        "5,000 iterations · training 41:52, with validation · test 1:05",
+        "5.12 it/s · peak memory 1,823 MB · 112,005 parameters",
         "outputs/run",
     ):
         assert words in shown
@@ -192,14 +194,32 @@ def test_result_without_paper_interval_or_ways():
     )
 
 
+def test_a_learner_that_adapts_at_once_has_no_table_of_adaptation_steps():
+    console = piped()
+    print_result({**RESULT, "steps": RESULT["steps"][:1]}, None, console)  # type: ignore[index]
+    lines = [line.split() for line in text(console).splitlines()]
+    assert "adaptation" not in text(console)
+    assert ["accuracy", "20.00%", "±", "0.30", "20.00%"] in lines  # with the median, beside the other metrics
+    assert ["nll", "0.223", "±", "0.012", "-"] in lines
+
+
 def test_a_result_of_a_multirun_is_one_line():
     console = piped()
     print_line(RESULT, Path("multirun") / "maml_seed=0", console)
     print_line({**RESULT, "status": "diverged", "mean": None, "error": "the loss is NaN"}, Path("b"), console)
     assert text(console).splitlines() == [
-        "completed  maml_seed=0  accuracy 95.12% ± 0.34  41:52",
-        "diverged  b  the loss is NaN  41:52",
+        "completed  maml_seed=0  accuracy 95.12% ± 0.34  training 41:52",
+        "diverged  b  the loss is NaN  training 41:52",
     ]
+
+
+def test_the_time_of_fused_runs_is_said_to_be_of_all_of_them():
+    console = piped()
+    print_line({**RESULT, "replicas": 6}, Path("a"), console)
+    print_result({**RESULT, "replicas": 6}, None, console)
+    shown = text(console).splitlines()
+    assert shown[0].endswith("training 41:52 (6 runs together)")
+    assert shown[-2] == "5,000 iterations · training 41:52, with validation · test 1:05 (6 runs together)"
 
 
 def test_a_result_on_pairs_names_them_and_their_partition():

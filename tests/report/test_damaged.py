@@ -35,7 +35,7 @@ def reported(folder) -> tuple[Run, str, Content]:
     table = tabulate(runs)
     panels = over_rates(table)
     print_comparison(table, panels, console)
-    console.print(main.list_of(runs))
+    console.print(main.list_of(runs, console))
     by_name = {run.name: run for run in runs}
     main.show_comparison(console, [by_name["whole"], by_name["harmed"], by_name["other"]])
     markdown(table, panels), latex(table)

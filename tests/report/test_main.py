@@ -135,8 +135,9 @@ def test_names_of_folders_act_on_nothing(tmp_path, capsys):
 
 def test_without_a_page_it_needs_none_of_the_large_packages(runs):
     script = (
-        "import sys; from metarun.report.main import report; from pathlib import Path;"
-        "report([Path(sys.argv[1])], ['maml_seed=0', 'mtnet_seed=0'], None, True);"
+        "import sys; from metarun.report.main import parser, report;"
+        "words = [sys.argv[1], '--compare', 'maml_seed=0', 'mtnet_seed=0', '--list', '--differences'];"
+        "report(parser().parse_intermixed_args(words));"
         "large = {'torch', 'hydra', 'wandb', 'matplotlib', 'plotly', 'itables', 'scipy.stats'};"
         "print(sorted(large & set(sys.modules)))"
     )

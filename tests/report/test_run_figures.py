@@ -57,6 +57,8 @@ def test_learning_curve_takes_each_part_where_it_was_logged(tmp_path, drawn):
     np.testing.assert_array_equal(train.get_xdata(), [100, 200, 300, 400, 500])
     np.testing.assert_array_equal(train.get_ydata(), [2, 2, np.nan, 2, 2])
     np.testing.assert_array_equal(val.get_xydata(), [[500, 1.5]])
+    names = [entry.get_text() for entry in drawn[0].axes[0].get_legend().get_texts()]
+    assert names == ["training: one meta-batch", "validation: all its tasks"]
 
 
 def test_learning_curve_of_a_run_without_the_metric(tmp_path):
@@ -77,7 +79,14 @@ def test_samples_are_thin_lines_and_a_normal_distribution_a_band(tmp_path, drawn
     heights = band.get_paths()[0].vertices[:, 1]
     assert heights.max() == pytest.approx(np.max(second["predictions"][10]) + 0.98, abs=1e-6)
     names = {text.get_text() for text in drawn[0].legends[0].get_texts()}
-    assert "samples" in names
+    assert "sampled functions" in names
+
+
+def test_a_learner_that_adapts_at_once_has_nothing_before_adapting(tmp_path, drawn):
+    examples = [example | {"predictions": {0: example["y"]}} for example in tasks(3)]
+    adapted_curves(examples, tmp_path / "curves.png")
+    names = [entry.get_text() for entry in drawn[0].legends[0].get_texts()]
+    assert names == ["truth", "given the support set", "support points"]
 
 
 @pytest.mark.parametrize("count", [1, 4, 6])
@@ -88,9 +97,9 @@ def test_curves_one_panel_a_task_and_one_legend(tmp_path, drawn, count):
     assert [axes.get_title() for axes in figure.axes] == [f"task {task}" for task in range(count)]
     (legend,) = figure.legends
     names = [entry.get_text() for entry in legend.get_texts()]
-    assert names == ["truth", "before adapting", "after 1 step", "after 10 steps", "support points"]
+    assert names == ["truth", "after 0 steps", "after 1 step", "after 10 steps", "support points"]
     lines = {line.get_label(): line for line in figure.axes[-1].lines}
-    np.testing.assert_allclose(lines["before adapting"].get_ydata(), 0)
+    np.testing.assert_allclose(lines["after 0 steps"].get_ydata(), 0)
     np.testing.assert_allclose(lines["after 10 steps"].get_ydata(), lines["truth"].get_ydata())
     assert len({lines[name].get_color() for name in names}) == 5
 
@@ -128,7 +137,7 @@ def test_roc_with_the_point_of_equal_error_and_the_diagonal(tmp_path, drawn):
     np.testing.assert_array_equal(chance.get_xydata(), [[0, 0], [1, 1]])
     np.testing.assert_allclose(point.get_xydata(), [[0.3, 0.7]])  # on the curve
     names = [text.get_text() for text in drawn[0].axes[0].get_legend().get_texts()]
-    assert names == ["chance", "AUC 0.904", "equal error rate 0.300"]
+    assert names == ["chance", "ROC curve, area 0.904", "equal error rate 0.300"]
 
 
 @pytest.mark.parametrize("spread", [1.0, 0.0], ids=["spread", "all equal"])
@@ -139,13 +148,14 @@ def test_scores_of_both_kinds_with_the_threshold(tmp_path, drawn, spread):
     assert is_png(tmp_path / "scores.png")
     (axes,) = drawn[0].axes
     np.testing.assert_array_equal(axes.lines[0].get_xdata(), [0.8, 0.8])
-    names = {text.get_text() for text in axes.get_legend().get_texts()}
-    assert names == {"same", "different", "threshold (validation)"}
-    for kind in axes.containers:  # same bins, and both add up to one however many pairs there are
-        assert sum(bar.get_height() * bar.get_width() for bar in kind) == pytest.approx(1)
-    if spread:
-        first, second = ([bar.get_x() for bar in kind] for kind in axes.containers)
-        assert first == second
+    names = {text.get_text() for text in drawn[0].legends[0].get_texts()}
+    assert names == {"pairs of two classes", "of one class", "threshold (validation)"}
+    first, second = (kind.get_xy() for kind in axes.patches)
+    for outline in (first, second):  # same bins, and both add up to one however many pairs there are
+        x, y = outline[:101].T  # up and down along the tops, then back along the axis
+        assert np.sum(y[1:-1:2] * np.diff(x)[1::2]) == pytest.approx(1)
+    np.testing.assert_array_equal(first[:101, 0], second[:101, 0])
+    assert len({kind.get_hatch() for kind in axes.patches}) == 2  # not by colour alone
 
 
 def test_scores_of_one_kind_are_refused(tmp_path):
@@ -164,6 +174,8 @@ def test_reliability_beside_who_is_as_right_as_claimed(tmp_path, drawn):
     sizes = axes.collections[0].get_sizes()
     assert sizes[0] < sizes[1] < sizes[2]  # as their share
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("confidence", "accuracy")
+    names = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert names == ["as claimed", "ece 0.130", "area: share of queries"]
 
 
 def test_instances_in_percent_above_chance(tmp_path, drawn):

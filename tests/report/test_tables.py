@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import re
 
+import pytest
 from runs import write_run
 
 from metarun.report import tables
-from metarun.report.compare import over_rates, tabulate
+from metarun.report.compare import Paired, over_rates, tabulate
 from metarun.report.console import PlainConsole
 from metarun.run_folder import read_runs
 
@@ -19,7 +20,7 @@ def table_of(folder, *cells):
     return tabulate(read_runs([folder]))
 
 
-PAPER = {"source": "table 1", "value": 0.7, "ci95": 0.1, "status": "unverified"}
+PAPER = {"source": "A 2017", "table": "table 1", "value": 0.7, "ci95": 0.1, "read": "the PDF"}
 
 
 def two_by_two(folder):
@@ -42,7 +43,12 @@ def test_markdown_has_best_ties_failures_published_figures_and_says_what_they_me
         "| c\\|d | 0.510 ± 0.020 ~ | † 1 of 1 diverged |",
     ]
     text = "\n".join(lines)
-    for word in ("overlaps the best's", "published: table 1, unverified", "decades within 10 %", "| a\\_b | 0 | 0.1 |"):
+    for word in (
+        "overlaps the best's",
+        "published: A 2017, table 1 (read: the PDF)",
+        "decades within 10%",
+        "| a\\_b | 0 | 0.1 |",
+    ):
         assert word in text
 
 
@@ -51,6 +57,13 @@ def test_latex_is_a_tabular_with_everything_escaped(tmp_path):
     assert r"a\_b & \textbf{0.500 $\pm$ 0.020} (0.70 $\pm$ 0.10) & \textbf{0.600 $\pm$ 0.020} \\" in text
     assert r"c\textbar{}d & 0.510 $\pm$ 0.020 $\sim$ & $\dagger$ 1 of 1 diverged \\" in text
     assert text.count("\\begin{tabular}{lrr}") == text.count("\\end{tabular}") == 1
+
+
+def test_results_of_several_metrics_are_named(tmp_path):
+    table = table_of(tmp_path, {"algo": "a"}, {"algo": "b", "data": "omniglot", "metric": "accuracy", "mean": 0.9})
+    assert "mse 0.500 ± 0.020" in printed(table, "utf-8") and "accuracy 90.00% ± 2.00" in printed(table, "utf-8")
+    assert "**accuracy 90.00% ± 2.00**" in tables.markdown(table, {}) and "accuracy 90.00\\%" in tables.latex(table)
+    assert "mse 0." not in printed(two_by_two(tmp_path / "one"), "utf-8")  # one metric needs no name
 
 
 def test_it_is_turned_where_there_are_more_settings_than_learners(tmp_path):
@@ -88,12 +101,57 @@ def test_the_terminal_table_in_unicode_and_in_ascii(tmp_path):
     assert "0.510 +/- 0.020 ~" in printed(table, "ascii") and "! 1 of 1 diverged" in printed(table, "ascii")
 
 
+@pytest.mark.parametrize("width", [40, 60, 80, 100])
+@pytest.mark.parametrize("learners", [2, 5, 8])
+def test_no_sign_is_parted_from_its_number_however_narrow_the_terminal_is(width, learners, tmp_path):
+    """Many learners at two rates on data of a long name: too wide for 80 columns, however it is laid out."""
+    learner = {"data": "mini_imagenet_of_long_name", "ci95": 0.1, "paper": PAPER}
+    cells = [
+        learner | {"algo": f"learner_{number}", "inner_lr": rate, "seed": seed, "mean": 0.5 + rate / 100 + seed / 10}
+        for number in range(learners)
+        for rate in (0.1, 1.0)
+        for seed in (0, 1)
+    ]
+    table = table_of(tmp_path, *cells[:-1], cells[-1] | {"mean": None, "status": "diverged"}, {"data": "sinusoid"})
+    console = PlainConsole(file=io.StringIO(), width=width)
+    tables.print_comparison(table, over_rates(table), console)
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    for line in lines[: next(at for at, line in enumerate(lines) if line.startswith("± is half"))]:
+        assert line.count("±") == len(re.findall(r"\d\.\d+ ± \d", line)), line
+        assert line.count("~") == len(re.findall(r" ± \d\.\d+ ~", line)), line
+    assert sum(line.count("~") for line in lines) == 2 * (
+        learners - 1
+    )  # all but the best, one that diverged, and one in the legend
+
+
+def test_differences_keep_their_interval_in_one_line_beside_a_long_reason(tmp_path):
+    first, second = read_runs([write_run(tmp_path / "first"), write_run(tmp_path / f"second{'_long' * 8}")])
+    why = "they were tested on different tasks, " * 5
+    console = PlainConsole(file=io.StringIO(), width=80)
+    results = [(second, Paired(0.1234, 0.0123, 0.01, 600)), (first, why)]
+    console.print(tables.paired_table(first, results, console))
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert "0.123 ± 0.012" in text and max(map(len, text.splitlines())) <= 80 and text.count("different") == 5
+
+
+def test_a_note_keeps_a_number_and_its_sign_in_one_line():
+    for width in range(12, 40):
+        console = PlainConsole(file=io.StringIO(), width=width)
+        tables.print_note("difference: run minus maml, ± half the 95 % interval of the mean", console)
+        assert isinstance(console.file, io.StringIO)
+        text = console.file.getvalue()
+        assert "± half" in text and "95 %" in text and max(map(len, text.splitlines())) <= width
+
+
 def test_names_that_look_like_rich_markup_are_text(tmp_path):
     assert "[red]x[/red]" in printed(table_of(tmp_path, {"algo": "[red]x[/red]"}), "utf-8")
 
 
 EVIL = "a|b\n| c\\$x$ [1] *b* <i>&lt; ~~s~~ `d` -- \x1b[2J%#{}^"
-SOURCE = {"source": "p. 1\n\\input{x}|<b>\x1b]0;t\x07", "value": 0.7, "ci95": 0.1, "status": "_s_"}
+SOURCE = {"source": "p. 1\n\\input{x}|<b>\x1b]0;t\x07", "table": "_t_", "value": 0.7, "ci95": 0.1, "read": "_s_"}
 
 
 def test_every_field_of_table_md_is_one_cell_of_plain_text(tmp_path):

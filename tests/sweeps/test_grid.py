@@ -28,6 +28,7 @@ def test_lr_sensitivity_sets_each_learner_s_own_rate(tmp_path):
     assert [read_run(cell.parent).inner_lr for cell in cells] == [0.01, 0.1, 0.01, 0.1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algo", ["oracle", "maml,oracle"])
 def test_a_learner_without_an_inner_rate_is_refused_by_name_before_anything_runs(algo, tmp_path):
     outcome = sweep("sweep=lr_sensitivity", f"algo={algo}", folder=tmp_path)

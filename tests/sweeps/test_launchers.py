@@ -176,11 +176,13 @@ def test_results_do_not_depend_on_the_launcher(launched, basic):
     assert table(launched.folder, 0.01, 1e20) == table(basic, 0.01, 1e20)
 
 
+@pytest.mark.slow
 def test_a_failed_cell_makes_the_command_fail_at_its_end(launched):
     assert launched.status == 1, launched.err
     assert f"2 of {len(cells(launched.folder))} cells completed" in launched.out
 
 
+@pytest.mark.slow
 def test_an_error_in_a_worker_is_in_the_cells_result_and_log(launched):
     result = read_result(launched.folder / "mtnet_inner_lr=1e+20")
     assert result["error"] == "RuntimeError: this batch is cursed, in mtnet/1e+20/0"
@@ -190,10 +192,12 @@ def test_an_error_in_a_worker_is_in_the_cells_result_and_log(launched):
     assert f"failed mtnet_inner_lr=1e+20: {result['error']}" in launched.out
 
 
+@pytest.mark.slow
 def test_nothing_is_left_running(launched):
     assert launched.left == []
 
 
+@pytest.mark.slow
 def test_a_cell_refused_in_a_worker_says_why_and_what_it_was(joblib):
     result = read_result(joblib.folder / "mtnet_inner_lr=0.5")
     assert (result["status"], result["error"]) == ("failed", "data.cell=mtnet/0.5/0 makes no sense")
@@ -203,6 +207,7 @@ def test_a_cell_refused_in_a_worker_says_why_and_what_it_was(joblib):
 # ------------------------------------------------------------------------------------------ a worker that dies
 
 
+@pytest.mark.slow
 def test_when_a_process_of_joblib_dies_the_other_cells_complete(joblib):
     """joblib ends all of its processes then."""
     found = {name: result.get("status") for name, result in cells(joblib.folder).items()}
@@ -258,6 +263,7 @@ def test_an_interrupted_sweep_ends_soon_and_says_how_to_go_on(interrupted):
     assert "Traceback" not in interrupted.err
 
 
+@pytest.mark.slow
 def test_it_goes_on_with_what_is_missing_by_another_launcher(interrupted, tmp_path, monkeypatch):
     folder = interrupted.folder
     done = {name: written(folder / name) for name in DIVERGED | completed(folder)}
@@ -313,6 +319,7 @@ def test_the_batch_script_says_what_was_configured(slurm):
     assert "submitit" in command
 
 
+@pytest.mark.slow
 def test_results_by_slurm_are_those_of_one_process(slurm, basic):
     wanted = {name.partition("_")[0]: own for name, own in numbers(basic).items() if "inner_lr=0.01" in name}
     assert numbers(slurm.folder) == wanted, slurm.err
@@ -320,6 +327,7 @@ def test_results_by_slurm_are_those_of_one_process(slurm, basic):
     assert "2 of 2 cells completed" in slurm.out
 
 
+@pytest.mark.slow
 def test_a_preempted_cell_goes_on_from_its_checkpoint_when_slurm_starts_it_again(slurm):
     assert fake_slurm.starts(slurm.folder.parent / "slurm") == {"101_0": 2, "101_1": 1}
     counts = [int(path.read_text()) for path in (slurm.folder.parent / "counts").glob("maml*")]

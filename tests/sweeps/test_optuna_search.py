@@ -111,6 +111,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "wanted"), REFUSED.values(), ids=REFUSED)
 def test_what_makes_no_sense_is_refused(arguments, wanted, tmp_path):
     outcome = search(*arguments, folder=tmp_path)
@@ -120,6 +121,7 @@ def test_what_makes_no_sense_is_refused(arguments, wanted, tmp_path):
     assert "Traceback" not in outcome.err and not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -146,6 +148,7 @@ def test_what_cannot_be_searched_is_refused_in_one_line(arguments, words, tmp_pa
     assert not list(tmp_path.rglob("trial_*"))
 
 
+@pytest.mark.slow
 def test_without_optuna_it_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr("metarun.sweeps.optuna_search.find_spec", lambda _: None)
     outcome = search(RATE, folder=tmp_path)
@@ -153,6 +156,7 @@ def test_without_optuna_it_is_one_line(tmp_path, monkeypatch):
     assert outcome.err == "metarun: hydra/sweeper=optuna needs Optuna, which is not installed: pip install optuna\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -51,6 +51,7 @@ def test_stopped_and_resumed_only_what_is_missing_runs(tmp_path, monkeypatch, un
     assert config["run"]["resume"] is None  # it is the run that was started, not one that resumes another
 
 
+@pytest.mark.slow
 def test_a_multirun_that_is_done_runs_nothing_and_shows_its_table(unbroken, monkeypatch):
     monkeypatch.setattr(run.Experiment, "prepare_folder", lambda self: pytest.fail("a cell began"))
     outcome = metarun(f"sweep.resume={unbroken}", folder=unbroken.parent)
@@ -58,6 +59,7 @@ def test_a_multirun_that_is_done_runs_nothing_and_shows_its_table(unbroken, monk
     assert "3 of 3 cells completed" in outcome.out
 
 
+@pytest.mark.slow
 def test_another_launcher_may_go_on_but_nothing_else_may_change(unbroken):
     assert metarun(f"sweep.resume={unbroken}", "hydra/launcher=fused", folder=unbroken.parent).status == 0
     outcome = metarun(f"sweep.resume={unbroken}", "seed=0,1,2,3", folder=unbroken.parent)

@@ -151,12 +151,14 @@ def test_nothing_but_the_result_is_printed_and_no_error_report_sent(finished):
     assert {path.split("/")[1] for _, path, *_ in finished.server.requests} == {"graphql", "files", "upload"}
 
 
+@pytest.mark.slow
 def test_the_run_lies_under_the_given_project_and_entity(finished):
     assert (finished.received.entity, finished.received.project) == ("our-team", "warm-up")
     assert {request.key for request in finished.server.requests if request.method == "POST"} == {KEY}
     assert not finished.server.unknown, "this wandb asks what the test's server has no answer for"
 
 
+@pytest.mark.slow
 def test_name_group_tags_and_config_are_sent(finished):
     about = finished.received.about
     assert about["displayName"] == "sinusoid/maml/a run"
@@ -167,6 +169,7 @@ def test_name_group_tags_and_config_are_sent(finished):
     assert (config["run"]["iterations"], config["seed"], config["choices"]["algo"]) == (60, 0, "maml")
 
 
+@pytest.mark.slow
 def test_the_history_is_metrics_jsonl_against_iteration(finished):
     rows = finished.received.history
     assert [of_user(row) for row in rows] == logged(finished.folder)
@@ -176,6 +179,7 @@ def test_the_history_is_metrics_jsonl_against_iteration(finished):
     assert any(metric.get("1") == "iteration" for metric in own["m"])  # the x axis is defined
 
 
+@pytest.mark.slow
 def test_the_summary_is_the_result(finished):
     result, summary = read_result(finished.folder), finished.received.summary
     assert (summary["test/mse"], summary["test/mse_ci95"]) == (result["mean"], result["ci95"])
@@ -183,6 +187,7 @@ def test_the_summary_is_the_result(finished):
     assert json.loads(finished.received.files["wandb-summary.json"])["test/mse"] == result["mean"]
 
 
+@pytest.mark.slow
 def test_the_curve_and_the_figures_are_uploaded(finished):
     last, files = finished.received.history[-1], finished.received.files
     table = json.loads(files[last["curve/mse_table"]["path"]])
@@ -194,6 +199,7 @@ def test_the_curve_and_the_figures_are_uploaded(finished):
     assert {"figures/step_curve", "figures/learning_curve", "figures/adapted_curves"} <= set(last)
 
 
+@pytest.mark.slow
 def test_the_checkpoint_is_uploaded_where_it_is_asked_for(finished):
     (model,) = [artifact for artifact in finished.received.artifacts if artifact.type == "model"]
     assert model.name == f"checkpoint-{finished.received.id}" and model.committed
@@ -202,6 +208,7 @@ def test_the_checkpoint_is_uploaded_where_it_is_asked_for(finished):
     assert model.files == {path.name: path.read_bytes() for path in (finished.folder / "checkpoint").iterdir()}
 
 
+@pytest.mark.slow
 def test_the_run_is_closed_with_its_exit_status(finished):
     assert finished.received.exit_codes == [0]
     assert read_tracker_ids(finished.folder / "checkpoint" / "tracker.json") == {"wandb": finished.received.id}
@@ -218,6 +225,7 @@ AGENT = {
 TINY = (*SMALL[:2], "run.iterations=3", *SMALL[3:], "tracker=wandb")
 
 
+@pytest.mark.slow
 def test_a_run_of_wandb_s_own_sweep_is_online_under_the_agent_s_id(tmp_path, account):
     with WandbServer() as server:
         account(server.url, **AGENT)
@@ -244,6 +252,7 @@ def test_each_cell_of_a_multirun_has_an_id_of_its_own_there(tmp_path, account):
     }
 
 
+@pytest.mark.slow
 def test_what_is_said_by_the_environment_is_named_where_it_cannot_be(tmp_path, account):
     with WandbServer(refusal=401) as server:
         account(server.url, WANDB_MODE="online")
@@ -310,6 +319,7 @@ def test_a_killed_run_records_again_what_was_not_uploaded(tmp_path, account):
     assert only_run(server).entity == ACCOUNT  # tracker.wandb.entity=null
 
 
+@pytest.mark.slow
 def test_a_run_resumed_below_what_was_uploaded_loses_no_row(tmp_path, account):
     """Killed after an upload and before the next checkpoint: W&B drops rows whose own step is not above its last."""
     with WandbServer() as server:
@@ -347,6 +357,7 @@ def assert_refused(outcome: Outcome, folder: Path) -> None:
     assert not (folder / "checkpoint").exists() and not (folder / "result.json").exists()
 
 
+@pytest.mark.slow
 def test_a_server_that_refuses_the_key_is_one_clear_error(tmp_path, account):
     with WandbServer(refusal=401) as server:
         account(server.url)
@@ -357,6 +368,7 @@ def test_a_server_that_refuses_the_key_is_one_clear_error(tmp_path, account):
     assert time.monotonic() - began < 40
 
 
+@pytest.mark.slow
 def test_a_server_that_is_not_there_is_one_clear_error(tmp_path, account, monkeypatch):
     monkeypatch.setattr(weights_and_biases, "START_SECONDS", 1.0)
     WandbServer.close(server := WandbServer())

@@ -125,6 +125,7 @@ def words(name: str, **arguments: str) -> list[str]:
     return [target, *(f"+tracker.{name}.{key}={value}" for key, value in arguments.items())]
 
 
+@pytest.mark.slow
 def test_a_run_gives_both_trackers_everything(tmp_path, recorders):
     arguments = (*SMALL, *words("first", new_id="one"), *words("second", new_id="two"), "hydra.run.dir=run")
     assert metarun(*arguments, folder=tmp_path).status == 0

@@ -133,6 +133,7 @@ def test_config_name_group_and_tags(first):
     assert sorted(run["tags"]) == ["few-shot", "quick"]
 
 
+@pytest.mark.slow
 def test_history_has_the_keys_of_the_design_against_iteration(first):
     rows = [row for row in metrics(first) if "train/loss" in row]
     assert [row["iteration"] for row in rows] == [100, 200, 300, 400, 500]
@@ -303,6 +304,7 @@ def started(tmp_path, monkeypatch):
     return start
 
 
+@pytest.mark.slow
 def test_a_lower_iteration_loses_no_row(started, tmp_path):
     tracker = started()
     for iteration in (10, 5, 5, 10, 20):

@@ -13,6 +13,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from metarun.report import style
 from metarun.report.compare import Rates, Setting, metric_of
 from metarun.report.page import words
 from metarun.report.page.content import Content, steps_of
@@ -37,16 +38,18 @@ MOST_TICKS = 13  # of adaptation steps that are all labelled
 EDGE = 1.1  # by how much the crosses of rates without a mean lie above all values, and above each other
 
 
-def colours(ink: str) -> list[str]:
-    """Okabe and Ito's, with ink in place of their black."""
-    return ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", ink, "#F0E442"]
+COLOURS = {  # Okabe and Ito's without yellow, and with the theme's ink for black; on white the pale ones are darker
+    "light": (style.BLUE, style.ORANGE, style.GREEN, style.PURPLE, style.VERMILION, style.SKY, THEMES["light"][0]),
+    "dark": ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", THEMES["dark"][0]),
+}
 
 
-def template(ink: str, paper: str, line: str) -> dict[str, Any]:
+def template(colours: Sequence[str], ink: str, paper: str, line: str) -> dict[str, Any]:
     """What all figures have in common in a theme.
 
     Args:
-        ink, paper, line: its colours.
+        colours: of groups.
+        ink, paper, line: its other colours.
     """
     axis = {
         "gridcolor": line,
@@ -59,10 +62,10 @@ def template(ink: str, paper: str, line: str) -> dict[str, Any]:
     layout = go.Layout(
         paper_bgcolor=CLEAR,
         plot_bgcolor=CLEAR,
-        colorway=colours(ink),
+        colorway=colours,
         font={"family": FONT, "size": 12, "color": ink},
         margin={"l": 56, "r": 16, "t": 16, "b": 44},
-        legend={"orientation": "h", "x": 0, "y": -0.18, "yanchor": "top", "maxheight": 0.3},
+        legend={"orientation": "h", "x": 0, "y": -0.18, "yanchor": "top", "maxheight": 0.3, "itemwidth": 50},
         hovermode="closest",
         hoverlabel={"bgcolor": paper, "bordercolor": line, "font": {"color": ink}, "namelength": -1},
         dragmode="zoom",
@@ -116,7 +119,7 @@ def figures(content: Content) -> dict[str, Any]:
         (`metrics`) is drawn on; `rates`, a complete figure for each setting.
     """
     return {
-        "templates": {theme: template(*colors) for theme, colors in THEMES.items()},
+        "templates": {theme: template(COLOURS[theme], *colors) for theme, colors in THEMES.items()},
         "config": CONFIG,
         "dashes": DASHES,
         "symbols": SYMBOLS,
@@ -126,10 +129,15 @@ def figures(content: Content) -> dict[str, Any]:
         "curve": curve_trace(),
         "logged": logged_trace(),
         "step": step_trace(),
-        "curves": {key: drawn_on(key, "iteration", tickformat="~s") for key in [*content.curve_keys, ""]},
+        "curves": {key: learning_curve(key) for key in [*content.curve_keys, ""]},
         "metrics": {name: drawn_on(name, "adaptation steps", **step_ticks(content)) for name in [*content.metrics, ""]},
         "rates": [rates_figure(setting, lines, content) for setting, lines in content.rates.items()],
     }
+
+
+def learning_curve(key: str) -> dict[str, Any]:
+    """What a learning curve is drawn on, and what its points are means of."""
+    return drawn_on(key, "iteration", tickformat="~s") | {"note": words.curve_note(key)}
 
 
 def drawn_on(key: str, x_name: str, **xaxis: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from metarun.report.compare import Entry, Rates, Setting, metric_of, plain, published_figure
+from metarun.report.numbers import origin
 from metarun.report.page import words
 from metarun.report.page.content import Content
 from metarun.run_folder import Run
@@ -125,14 +126,14 @@ def parts(content: Content) -> dict[str, str]:
         "statuses": any_of(content.statuses),
         "algos": any_of(content.algos),
         "runs": runs_table(content),
-        "sources": html.escape(sources(content)),
-        "curves": options((key, words.axis_name(key)) for key in content.curve_keys),
+        "runs_note": html.escape(words.glued(runs_note(content))),
+        "curves": options((key, words.curve_name(key)) for key in content.curve_keys),
         "curve_log": checked(not words.in_percent(curve)),
         "metrics": options((name, words.axis_name(name)) for name in content.metrics),
         "metric_log": checked(not words.in_percent(metric)),
         "groupings": options(same(content.group_names), "learner" if len(content.algos) > 1 else "run"),
         "comparison": comparison_table(content),
-        "comparison_note": html.escape(comparison_note(content)),
+        "comparison_note": html.escape(words.glued(comparison_note(content))),
         "no_rates": "" if content.rates else "hidden",
         "rates_settings": options(rates_settings(content), str(sizes.index(max(sizes))) if sizes else None),
         "rates_log": checked(any(not words.in_percent(metric_of(lines)) for lines in content.rates.values())),
@@ -151,12 +152,18 @@ def summary(content: Content) -> str:
     return " · ".join([words.count(len(content.runs), "run"), *statuses])
 
 
+def runs_note(content: Content) -> str:
+    """What the table of runs shows: its metrics, intervals and times, and where the published figures are from."""
+    tested = "± 95 %: half the 95 % interval of the mean over held-out tasks."
+    timed = "Training time: with validations and checkpoints, without the test; of fused runs, that of all together."
+    metrics = words.metrics_note(content.metrics)
+    return " ".join(filter(None, (f"{metrics}." if metrics else "", tested, timed, sources(content))))
+
+
 def sources(content: Content) -> str:
     """Where the published figures are from."""
     papers = filter(None, map(paper_of, content.runs))
-    texts = dict.fromkeys(
-        words.text_of(paper["source"]) + (f" ({paper['status']})" if paper["status"] else "") for paper in papers
-    )
+    texts = dict.fromkeys(origin(paper) or words.NOTHING for paper in papers)
     return f"Published figures: {'; '.join(texts)}." if texts else ""
 
 
@@ -201,23 +208,26 @@ def box(run: Run, selected: bool) -> str:
 
 
 def run_columns(content: Content) -> list[Column]:
-    """The columns after the boxes; metric, problem and published only where they tell runs apart."""
+    """The columns after the boxes: the result is among the few that a phone shows.
+
+    Metric, problem and published are there only where they tell runs apart.
+    """
     metrics = content.metrics
     seeds = are_numbers([plain(run.seed) for run in content.runs])
     headline = metrics[0] if len(metrics) == 1 else "result"
     return [
         Column("run", "", name_cell),
-        Column("learner", "", lambda run: cell(run.algo, run.algo), "learner"),
-        Column("data", "", lambda run: cell(run.data, run.data)),
-        *(setting_column(content, key) for key in content.columns),
-        Column("seed", side(seeds), lambda run: setting_cell(plain(run.seed), seeds)),
-        Column("status", "", status_cell, "status"),
-        *([Column("problem", "wrap", partial(problem_cell, content))] if content.problems else []),
         Column(f"{headline} ± 95 %", "number", result_cell),
         *([Column("metric", "", metric_cell)] if len(metrics) > 1 else []),
         *([Column("published", "number", published_cell)] if any(map(paper_of, content.runs)) else []),
+        Column("learner", "", lambda run: cell(run.algo, run.algo), "learner"),
+        Column("status", "", status_cell, "status"),
+        *([Column("problem", "wrap", partial(problem_cell, content))] if content.problems else []),
+        Column("data", "", lambda run: cell(run.data, run.data)),
+        *(setting_column(content, key) for key in content.columns),
+        Column("seed", side(seeds), lambda run: setting_cell(plain(run.seed), seeds)),
         Column("iterations", "number", iterations_cell),
-        Column("training", "number", seconds_cell),
+        Column("training time", "number", seconds_cell),
     ]
 
 
@@ -263,7 +273,9 @@ def iterations_cell(run: Run) -> str:
 
 def seconds_cell(run: Run) -> str:
     seconds = words.finite(run.result.get("train_seconds"))
-    return number_cell(words.duration(seconds), seconds)
+    replicas = words.finite(run.result.get("replicas")) or 1
+    shared = f" ({words.grouped(replicas)} together)" if seconds is not None and replicas > 1 else ""
+    return number_cell(words.duration(seconds) + shared, seconds)
 
 
 def paper_of(run: Run) -> dict[str, Any] | None:
@@ -276,7 +288,7 @@ def known_paper(paper: dict[str, Any] | None) -> dict[str, Any] | None:
     if paper is None:
         return None
     numbers = {key: words.finite(paper.get(key)) for key in ("value", "ci95")}
-    return numbers | {key: words.beginning(paper.get(key)) for key in ("source", "status")}
+    return numbers | {key: words.beginning(paper.get(key)) for key in ("source", "table", "read")}
 
 
 def published(paper: dict[str, Any], metric: str) -> str:
@@ -330,8 +342,8 @@ def comparison_note(content: Content) -> str:
     if not content.table.settings:
         return "No run names its learner."
     return (
-        "Mean over seeds ± 95 % (one seed: over its tasks). Bold ★: best of the setting; ≈: its interval overlaps the "
-        f"best's.{older}"
+        "Mean over seeds ± half its 95 % interval (one seed: over its held-out tasks). Bold ★: best of the setting; "
+        f"≈: its interval overlaps the best's.{older}"
     )
 
 

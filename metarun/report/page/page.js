@@ -115,7 +115,7 @@ const byFinger = matchMedia("(pointer: coarse)").matches;
 /** Draw traces on a figure's axes, the vertical one on a log scale or cut to a range where that is wanted. */
 function draw(id, figure, traces, isLog, words, range = null) {
   const layout = structuredClone(figure.layout); // plotly writes into it
-  if (isLog) Object.assign(layout.yaxis, { type: "log", dtick: range ? null : decadesOnly(traces) });
+  if (isLog) Object.assign(layout.yaxis, { type: "log", dtick: range ? null : logTicks(traces) });
   if (range) layout.yaxis.range = range;
   layout.template = figures.templates[theme()];
   if (byFinger) layout.dragmode = false; // a finger scrolls the page
@@ -124,11 +124,12 @@ function draw(id, figure, traces, isLog, words, range = null) {
   Plotly.react(id, traces, layout, { ...figures.config, displayModeBar: byFinger ? false : "hover" });
 }
 
-/** The tick distance of a log axis: 1, a label a decade, where it spans some decades; null leaves it to plotly. */
-function decadesOnly(traces) {
+/** Ticks of a log axis: a label a decade where it spans several, at 1, 2 and 5 where two; null leaves it to plotly. */
+function logTicks(traces) {
   const values = traces.flatMap((trace) => trace.y).filter((value) => value > 0);
   const decades = Math.log10(largest(values) / smallest(values));
-  return decades > 2 && decades < 8 ? 1 : null;
+  if (decades > 2) return decades < 8 ? 1 : null;
+  return decades > 1 ? "D2" : null;
 }
 
 /** A trace in the look of a group, by the group's place. */
@@ -136,7 +137,7 @@ function dressed(trace, place) {
   const { dashes, symbols, templates } = figures;
   const { colorway } = templates[theme()].layout;
   const color = colorway[place % colorway.length];
-  const turn = place + Math.floor(place / colorway.length);
+  const turn = place + 2 * Math.floor(place / colorway.length); // then a colour comes again with another dash
   const symbol = trace.marker?.symbol ?? symbols[turn % symbols.length];
   return {
     ...trace,
@@ -205,9 +206,10 @@ function drawLearning() {
   );
   const words = `Learning curves: ${figure.name} against the iteration, ${count(drawn.length, "run")}`;
   draw("learning-plot", figure, [...faint, ...lines], at("learning-log").checked, words);
-  at("smoothing-value").textContent = weight.toFixed(2);
+  at("smoothing-value").textContent = weight ? weight.toFixed(2) : "off";
   const without = chosen.length - drawn.length;
   at("learning-note").textContent = [
+    drawn.length ? figure.note : "",
     isFaint ? "Faint: as logged, thinned." : "",
     weight > 0 && !isFaint ? `Above ${MOST_RAW} runs only smoothed values are drawn.` : "",
     without ? `${count(without, "selected run")} logged no ${key || "curve"}.` : "",
@@ -243,10 +245,13 @@ function drawSteps() {
   const range = beyond ? rangeBelow(limit, drawn, isLog) : null;
   const words = `Step curves: ${figure.name} after each adaptation step, ${count(drawn.length, "run")}`;
   draw("steps-plot", figure, withLegend(traces), isLog, words, range);
-  const without = chosen.length - drawn.length;
+  const atOnce = chosen.filter((run) => runs[run].metric === metric && runs[run].steps.length === 1).length;
+  const without = chosen.length - drawn.length - atOnce;
+  const noIntervals = `Above ${MOST_INTERVALS} runs no intervals are drawn.`;
   at("steps-note").textContent = [
-    hasIntervals ? "Bars: 95 % over held-out tasks." : `Above ${MOST_INTERVALS} runs no intervals are drawn.`,
+    !drawn.length ? "" : hasIntervals ? "Bars: 95\u00a0% interval of the mean over held-out tasks." : noIntervals,
     beyond ? `${count(beyond, "run")} blew up at later steps, beyond the axis.` : "",
+    atOnce ? `${count(atOnce, "selected run")} of a learner that adapts at once, without steps: see the table.` : "",
     without ? `${count(without, "selected run")} measured no ${metric || "metric"} by steps.` : "",
   ]
     .filter(Boolean)

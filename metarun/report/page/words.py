@@ -16,6 +16,19 @@ from typing import Any
 from metarun.report.numbers import is_percent
 
 NOTHING = "–"
+SAMPLES = {  # what a curve of metrics.jsonl is the mean of: short, and in a sentence
+    "train/loss": (
+        ", all steps",
+        "mean over the meta-batches of all steps since the last point",
+    ),
+    "train": (", one meta-batch", "mean over the tasks of one meta-batch, that of the iteration, after adaptation"),
+    "val": (", all tasks", "mean over all validation tasks, after adaptation"),
+}
+METRICS = {
+    "mse": "mean squared error",
+    "nll": "negative log-likelihood",
+    "auc": "area under the ROC curve, of telling pairs of one class from pairs of two",
+}
 LONGEST_TEXT = 300  # letters of an error or a source that are shown
 EXACT = Context(prec=1000, rounding=ROUND_HALF_UP)  # more digits than a float has before and after its point
 THOUSANDTH = Decimal("0.001")
@@ -36,9 +49,34 @@ def axis_name(key: str) -> str:
     return f"{key} (%)" if in_percent(key) else key
 
 
+def curve_name(key: str) -> str:
+    """A learning curve with what it is the mean of: `train/mse, one meta-batch`."""
+    return f"{axis_name(key)}{SAMPLES[sample_of(key)][0]}" if key else key
+
+
+def curve_note(key: str) -> str:
+    """A sentence on what the points of a learning curve are means of."""
+    return f"{key}: {SAMPLES[sample_of(key)][1]}." if key else ""
+
+
+def sample_of(key: str) -> str:
+    """What a learning curve's points are means of, as a key of `SAMPLES`."""
+    return key if key == "train/loss" else key.partition("/")[0]
+
+
+def metrics_note(metrics: Iterable[str]) -> str:
+    """What the abbreviations of some metrics stand for; empty where there are none."""
+    return "; ".join(f"{name}: {METRICS[name]}" for name in metrics if name in METRICS)
+
+
 def escaped(text: str) -> str:
     """Text for plotly, which reads tags and entities in it."""
     return html.escape(text, quote=False)
+
+
+def glued(text: str) -> str:
+    """A sentence in which no line ends between a number and its `±` or its `%`."""
+    return text.replace("± ", "±\u00a0").replace(" %", "\u00a0%")
 
 
 def is_number(value: Any) -> bool:
@@ -139,7 +177,7 @@ def bad(statuses: dict[str, int], runs: int) -> str:
 
 def decades(width: float | None) -> str:
     """A robustness."""
-    return NOTHING if width is None else f"{short(width)} decades"
+    return NOTHING if width is None else f"{short(width)} decade{'' if width == 1 else 's'}"
 
 
 class ShortKeys:

@@ -16,8 +16,9 @@ from scripts.reproduce.mtnet.sweeps import ALPHAS, FEW_ALPHAS, INITS, LABELS, OR
 def draw(results: Results, subspaces: Mapping[str, Sequence[Subspace]], folder: Path) -> None:
     """Draw all figures that there are results for into `folder`."""
     copy_curves(results, folder)
-    panel = "hollow: published, from memory"
-    rates = {panel: lines(results, "learning_rate", ALPHAS, {}, published=True)}
+    drawn_rates = lines(results, "learning_rate", ALPHAS, {}, published=True)
+    any_published = any(value is not None for line in drawn_rates for value in line.published)
+    rates = {"hollow: published" if any_published else "": drawn_rates}
     inits = {
         label: lines(results, "init", FEW_ALPHAS, {"backbone.init": init}, published=False)
         for init, label in INITS.items()

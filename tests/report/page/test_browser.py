@@ -142,6 +142,7 @@ def test_the_page_says_how_many_runs_there_are_by_status(still):
     assert still.locator("#trouble").is_hidden()
 
 
+@pytest.mark.slow
 def test_broken_runs_are_listed_with_what_is_wrong(still):
     assert "result.json cannot be read" in still.locator("#runs-table tbody tr", has_text="broken").text_content()
     assert "it is running" in still.locator("#runs-table tbody tr", has_text="going").text_content()
@@ -233,6 +234,8 @@ def test_a_run_that_is_unselected_leaves_the_plots_and_comes_back(open_page):
 def test_smoothing_changes_the_curve_and_no_smoothing_gives_it_as_logged(open_page):
     page = open_page()
     slider = page.get_by_label("Smoothing")
+    first = next(trace["y"] for trace in traces(page, "learning-plot") if trace["meta"] == "maml_0.01")
+    assert (slider.input_value(), page.locator("#smoothing-value").text_content()) == ("0", "off")
 
     def values(weight: str) -> list[float]:
         slider.fill(weight)
@@ -246,7 +249,7 @@ def test_smoothing_changes_the_curve_and_no_smoothing_gives_it_as_logged(open_pa
         "document.getElementById('learning-plot').data"
         ".find((trace) => trace.meta === 'maml_0.01' && trace.hoverinfo === 'skip').y"
     )
-    assert len(logged) == 20
+    assert len(logged) == 20 and first == logged  # it is off until someone wants it
     assert little[0] == pytest.approx(logged[0])
     assert little[1] == pytest.approx((0.25 * logged[0] + 0.5 * logged[1]) / 0.75)
     assert roughness(much) < roughness(little) < roughness(logged)
@@ -270,6 +273,22 @@ def test_another_curve_and_a_linear_axis_can_be_chosen(open_page):
 def test_step_curves_hold_the_metric_after_each_step(still):
     (curve,) = [trace for trace in traces(still, "steps-plot") if trace["meta"] == "maml_0.01"]
     assert (curve["x"], curve["y"]) == ([0, 1, 2, 3], [2, 0.5, 0.45, 0.4])
+
+
+@pytest.mark.slow
+def test_a_learner_that_adapts_at_once_has_no_curve_over_steps_and_the_page_says_so(browser, tmp_path):
+    write_run(tmp_path / "maml")
+    once = [{"step": 0, "mean": 0.4, "ci95": 0.1}]
+    write_run(tmp_path / "protonet", "protonet", 0, 0.01, 0.4, steps=once)
+    write_page(read_runs([tmp_path]), tmp_path / "page.html")
+    with windows(browser, tmp_path / "page.html") as open_it:
+        page = open_it()
+        note = page.locator("#steps-note").text_content()
+        assert "1 selected run of a learner that adapts at once" in note and "measured no" not in note
+        assert drawn(page, "steps-plot") == {"maml"}
+        assert "train/mse: mean over the tasks of one meta-batch" in page.locator("#learning-note").text_content()
+        page.get_by_label("Curve", exact=True).select_option("val/mse")
+        assert "val/mse: mean over all validation tasks" in page.locator("#learning-note").text_content()
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ def test_long_curves_are_thinned_to_their_end(tmp_path):
     assert curves.by_run[0]["val/mse"][1] == [1.5]
 
 
+@pytest.mark.slow
 def test_the_more_runs_the_fewer_points_but_a_third_at_least(tmp_path):
     (run,) = read_runs([write_run(tmp_path / "a", history=[{"iteration": at, "train/mse": 1.0} for at in range(1000)])])
     few, many = (Curves([run] * number) for number in (ALL_POINTS // 250, 2 * ALL_POINTS // POINTS + 1))

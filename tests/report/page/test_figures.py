@@ -12,7 +12,7 @@ from runs import write_run
 
 from metarun.report.page import figures as module
 from metarun.report.page.content import Content
-from metarun.report.page.figures import DASHES, MOST_TICKS, SYMBOLS, THEMES, colours, figures
+from metarun.report.page.figures import COLOURS, DASHES, MOST_TICKS, SYMBOLS, THEMES, figures
 from metarun.run_folder import read_runs
 
 
@@ -67,6 +67,15 @@ def test_nothing_is_drawn_of_a_single_rate(tmp_path):
     assert figures(content_of(tmp_path, {}, {"algo": "tnet"}))["rates"] == []
 
 
+def test_a_curve_says_what_its_points_are_means_of(tmp_path):
+    write_run(tmp_path / "a")
+    made = figures(Content(read_runs([tmp_path])))
+    notes = {key: made["curves"][key]["note"] for key in ("train/loss", "train/mse", "val/mse", "")}
+    assert "all steps since the last point" in notes["train/loss"]
+    assert "one meta-batch" in notes["train/mse"] and "all validation tasks" in notes["val/mse"]
+    assert notes[""] == ""
+
+
 def test_curves_and_metrics_have_a_name_a_factor_and_axes(tmp_path):
     made = figures(content_of(tmp_path, {}, {"metric": "accuracy", "data": "omniglot"}))
     assert set(made["curves"]) == {"train/mse", "val/mse", "train/accuracy", "val/accuracy", "train/loss", ""}
@@ -98,7 +107,7 @@ def test_templates_are_plotlys_and_hold_the_colours_of_the_theme(tmp_path):
     made = figures(content_of(tmp_path, {}))
     for theme, (ink, paper, line) in THEMES.items():
         layout = go.layout.Template(made["templates"][theme]).layout
-        assert list(layout.colorway) == colours(ink)
+        assert tuple(layout.colorway) == COLOURS[theme]
         assert (layout.font.color, layout.hoverlabel.bgcolor, layout.xaxis.gridcolor) == (ink, paper, line)
 
 
@@ -108,7 +117,9 @@ def test_the_patterns_are_traces_of_plotly_and_looks_are_too(tmp_path):
         assert go.Scatter(made[name]).type == "scatter"
     for dash, symbol in zip(DASHES, SYMBOLS, strict=False):
         go.Scatter(line={"dash": dash}, marker={"symbol": symbol})
-    assert len({(place % 8, (place + place // 8) % 6, (place + place // 8) % 8) for place in range(24)}) == 24
+    turns = [(place, place + 2 * (place // 7)) for place in range(42)]  # as page.js has them
+    assert len({(place % 7, turn % 6, turn % 8) for place, turn in turns}) == 42
+    assert {len(COLOURS["light"]), len(COLOURS["dark"])} == {7} and (len(DASHES), len(SYMBOLS)) == (6, 8)
 
 
 def test_no_button_uploads_a_plot(tmp_path):

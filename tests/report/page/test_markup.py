@@ -11,7 +11,7 @@ from metarun.report.page.markup import comparison_note, comparison_table, elemen
 from metarun.run_folder import read_runs
 
 HOSTILE = "</td></table><script>alert(1)</script>\"'&amp;"
-PAPER = {"source": "A paper, table 1", "value": 0.45, "ci95": 0.01, "status": "unverified"}
+PAPER = {"source": "A paper, table 1", "value": 0.45, "ci95": 0.01, "read": "the PDF"}
 
 
 def content_of(folder, **cells) -> Content:
@@ -42,8 +42,8 @@ def test_the_table_of_runs_shows_numbers_and_is_sorted_by_their_values(tmp_path)
     )
     table = Tables(runs_table(content))
     assert table.rows[0] == [
-        *("selected", "run", "learner", "data", "inner_lr", "seed", "status", "problem"),
-        *("mse ± 95 %", "published", "iterations", "training"),
+        *("selected", "run", "mse ± 95 %", "published", "learner", "status", "problem"),
+        *("data", "inner_lr", "seed", "iterations", "training time"),
     ]
     assert table.column("run") == ["a", "b", "c"]
     assert table.column("mse ± 95 %") == ["0.500 ± 0.020", "1235", "–"]
@@ -51,7 +51,7 @@ def test_the_table_of_runs_shows_numbers_and_is_sorted_by_their_values(tmp_path)
     assert table.column("published") == ["0.450 ± 0.010", "–", "–"]
     assert table.orders("published") == ["0.45", "", ""]
     assert table.column("iterations") == ["60,000", "1,000", "1,000"]
-    assert (table.column("training")[0], table.orders("training")[0]) == ("2 h 3 min", "7385.2")
+    assert (table.column("training time")[0], table.orders("training time")[0]) == ("2 h 3 min", "7385.2")
     assert table.column("problem") == ["", "", "the loss is NaN"]
     assert (table.column("seed"), table.orders("seed")) == (["0", "1", "–"], ["0", "1", ""])
     assert table.orders("inner_lr") == ["0.1", "0.01", "0.01"]
@@ -164,13 +164,23 @@ def test_no_run_makes_all_parts():
 def test_the_summary_and_the_sources(tmp_path):
     made = parts(content_of(tmp_path, a={"paper": PAPER}, b={"mean": None, "status": "diverged"}))
     assert made["summary"] == "2 runs · 1 completed · 1 diverged"
-    assert made["sources"] == "Published figures: A paper, table 1 (unverified)."
+    assert made["runs_note"].replace("\u00a0", " ") == (
+        "mse: mean squared error. ± 95 %: half the 95 % interval of the mean over held-out tasks. "
+        "Training time: with validations and checkpoints, without the test; of fused runs, that of all together. "
+        "Published figures: A paper, table 1 (read: the PDF)."
+    )
+    assert "± " not in made["runs_note"] and " %" not in made["runs_note"]  # no line ends there
 
 
-@pytest.mark.parametrize("name", ["runs", "comparison", "sources", "algos", "curves", "metrics", "rates"])
+def test_the_time_of_fused_runs_is_that_of_all_of_them(tmp_path):
+    table = Tables(runs_table(content_of(tmp_path, a={"train_seconds": 12.5, "replicas": 6}, b={"replicas": 1})))
+    assert table.column("training time") == ["12.5 s (6 together)", "12.5 s"]
+
+
+@pytest.mark.parametrize("name", ["runs", "comparison", "runs_note", "algos", "curves", "metrics", "rates"])
 def test_texts_of_runs_are_no_markup(name, tmp_path):
     algo = metric = HOSTILE.replace("/", "\\")
-    paper = {"source": HOSTILE, "value": 1, "status": HOSTILE}
+    paper = {"source": HOSTILE, "table": HOSTILE, "value": 1, "read": HOSTILE}
     cell = {"data": HOSTILE, "metric": metric, "paper": paper}
     write_run(tmp_path / "0", algo, HOSTILE, 0.01, **cell)
     write_run(tmp_path / "1", algo, HOSTILE, 0.1, **cell)

@@ -87,6 +87,23 @@ def test_counts_are_grouped(value, text):
     assert words.grouped(value) == text
 
 
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("train/loss", "train/loss, all steps"),
+        ("train/accuracy", "train/accuracy (%), one meta-batch"),
+        ("val/mse", "val/mse, all tasks"),
+    ],
+)
+def test_a_curve_is_named_with_what_it_is_the_mean_of(key, name):
+    assert words.curve_name(key) == name
+
+
+def test_metrics_are_spelt_out_where_they_are_abbreviations():
+    assert words.metrics_note(["accuracy"]) == ""
+    assert words.metrics_note(["mse", "accuracy", "nll"]) == "mse: mean squared error; nll: negative log-likelihood"
+
+
 def test_a_count_has_a_plural():
     assert [words.count(number, "run") for number in (0, 1, 2, 1500)] == ["0 runs", "1 run", "2 runs", "1,500 runs"]
 

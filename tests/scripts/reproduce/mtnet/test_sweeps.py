@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import json
-from itertools import product
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from metarun.experiment.choices import CONF
-from scripts.reproduce.mtnet.sweeps import Sweep, is_done, sweeps
+from scripts.reproduce.mtnet.sweeps import COMMON, Sweep, is_done, sweeps, why_other_sweep
+from scripts.results.configuration import composed
 
 
 @pytest.mark.parametrize("sweep", sweeps(), ids=lambda sweep: sweep.name)
 def test_a_command_has_the_cells_it_counts_and_they_compose(sweep):
-    parsed = OverridesParser.create().parse_overrides(list(sweep.overrides))
-    values = [
-        [f"{o.key_or_group}={v}" for v in o.sweep_string_iterator()] if o.is_sweep_override() else [o.input_line]
-        for o in parsed
-    ]
-    cells = list(product(*values))
-    assert len(cells) == sweep.cells
+    cells = sweep.expanded()
+    assert len(cells) == len(set(map(tuple, cells))) == sweep.cells
     for cell in (cells[0], cells[-1]):
         with initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = compose("config", list(cell))
         assert cfg.run.meta_batch_size == 4 and cfg.algo.inner_steps == 1
-        assert cfg.run.iterations == (20000 if sweep.name.startswith("init") else 60000)
+        assert cfg.run.iterations == (20000 if sweep.name.startswith(("init", "sensitivity")) else 60000)
 
 
 def write(folder: Path, status: str) -> None:
@@ -44,3 +39,18 @@ def test_a_sweep_is_done_when_every_cell_has_ended_by_itself(tmp_path):
     assert not is_done(sweep, tmp_path)
     write(tmp_path / "2", "completed")
     assert is_done(sweep, tmp_path)
+
+
+def test_a_sweep_of_another_configuration_is_another(tmp_path):
+    sweep = Sweep("one", ("algo=maml", "data=sinusoid", "seed=0,1"), 2)
+    assert sweep.expanded() == [["algo=maml", "data=sinusoid", "seed=0"], ["algo=maml", "data=sinusoid", "seed=1"]]
+    assert why_other_sweep(sweep, tmp_path) is None
+    write(tmp_path / "0", "completed")
+    (tmp_path / "0" / ".hydra").mkdir()
+    config = composed(["algo=maml", "data=sinusoid", "seed=1", *COMMON[:2]])  # cells may lie in any order
+    (tmp_path / "0" / ".hydra" / "config.yaml").write_text(yaml.safe_dump(config))
+    assert why_other_sweep(sweep, tmp_path) is None
+    longer = Sweep("one", (*sweep.overrides, "run.iterations=7"), 2)
+    assert why_other_sweep(longer, tmp_path) == "the configuration of cell 0 is another"
+    (tmp_path / "0" / "result.json").write_text(json.dumps({"status": "completed"}))
+    assert why_other_sweep(sweep, tmp_path) == "the result of cell 0 has format 0, not 1"

@@ -1,0 +1,1 @@
+"""The documentation site: pages that are generated while mkdocs builds, and the pictures that are committed."""
