@@ -93,10 +93,13 @@ class ImageFolder(ImageTasks):
         return images
 
     def describe(self) -> dict[str, Any]:
-        described = super().describe()
-        if self.partition == "seeded":
-            described |= {"split_seed": self.split_seed, "split_classes": dict(self._names)}
-        return described
+        return super().describe() | self.division()
+
+    def division(self) -> dict[str, Any]:
+        """What a result says of partition `seeded`; nothing of the other."""
+        if self.partition != "seeded":
+            return {}
+        return {"split_seed": self.split_seed, "split_classes": dict(self._names)}
 
     def _of_split(self, split: Split, folder: Folder, classes: dict[str, list[str]]) -> dict[str, list[str]]:
         """The classes of a split, of all in the folder.

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from metarun.data.imagefolder import ImageFolder, seeded
+from metarun.data.pairs import ImageFolderPairs
 from metarun.tasks import DataError
 
 COUNTS = {"cat": 4, "dog": 9, "owl": 5}
@@ -355,3 +356,12 @@ def test_what_is_skipped_is_said_once_for_all_splits(plain, sizes, capsys):
     same = data.classes("train"), data.classes("val"), data.classes("test")
     apart = not any({"c0", "c1"} <= set(names) for names in same)
     assert any(line.startswith("warning: splits ") and f"of {plain} have 1 image" in line for line in lines) == apart
+
+
+def test_pairs_are_divided_alike(plain, sizes):
+    few = {"pairs": 4, "pair_batch_size": 4, "device": "cpu", "size": 12, "channels": 3}
+    data = ImageFolderPairs(root=plain, partition="seeded", split_seed=0, **few)
+    assert list(data.classes("val")) == DIVIDED["val"]
+    described = data.describe()
+    assert (described["pairs"], described["split_classes"]) == (4, {"val": DIVIDED["val"]})
+    assert "split_seed" not in ImageFolderPairs(root=plain, partition="folders", **few).describe()
