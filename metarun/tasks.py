@@ -195,7 +195,7 @@ class TaskSet(ABC):
         on the CPU, and stay there: a GPU's generator would draw others from the same seed. `eval_seed` draws other
         test tasks; validation's stay.
         """
-        names = ("held-out", split, block)
+        names: tuple[object, ...] = ("held-out", split, block)
         if self.eval_seed and split == "test":
             names = ("held-out", split, block, self.eval_seed)
         return self.sample(split, stream, BLOCK, stream_generator("cpu", *names))

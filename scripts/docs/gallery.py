@@ -24,7 +24,7 @@ from metarun.experiment.choices import names
 from metarun.tasks import DataError
 from scripts.docs.draw import draw_predictions, draw_tasks, shrink
 from scripts.docs.heads import ROOT
-from scripts.docs.markdown import escaped, fenced, paragraphs, prose
+from scripts.docs.markdown import escaped, paragraphs, prose, shell
 from scripts.docs.records import with_interval
 from scripts.docs.sources import SOURCES
 
@@ -161,16 +161,22 @@ def page() -> str:
         "blindness. [Data sets](/data/index.md) shows tasks of each.",
     ]
     for name, entry in ENTRIES.items():
-        parts += [f"## {entry.title}", prose(entry.text), _picture(name, entry), fenced(_command(entry), "bash")]
+        if not picture_of(name).is_file():
+            continue  # not made yet
+        parts += [
+            f"## {entry.title}",
+            prose(entry.text),
+            f"![{escaped(entry.title)}](/images/gallery/{name}.png){{ loading=lazy }}",
+            shell(_command(entry)),
+        ]
         if name in made:
             parts.append(_caption(made[name]))
     return paragraphs(*parts)
 
 
-def _picture(name: str, entry: Entry) -> str:
-    if (IMAGES / "gallery" / f"{name}.png").is_file():
-        return f"![{escaped(entry.title)}](/images/gallery/{name}.png){{ loading=lazy }}"
-    return f"`make gallery` draws it into `docs/images/gallery/{name}.png`."
+def picture_of(name: str) -> Path:
+    """Where a picture of the gallery lies."""
+    return IMAGES / "gallery" / f"{name}.png"
 
 
 def _command(entry: Entry) -> str:
@@ -211,7 +217,7 @@ def make(name: str, entry: Entry) -> None:
     if not SOURCES[entry.data].public:
         raise ValueError(f"{name} shows {entry.data}, of which no picture may be published")
     folder = run(entry)
-    target = IMAGES / "gallery" / f"{name}.png"
+    target = picture_of(name)
     target.parent.mkdir(parents=True, exist_ok=True)
     if entry.draw is not None:
         entry.draw(folder, target)
@@ -258,7 +264,7 @@ def main() -> None:
     for name in wanted:
         if name in ENTRIES:
             make(name, ENTRIES[name])
-            print((IMAGES / "gallery" / f"{name}.png").relative_to(ROOT))
+            print(picture_of(name).relative_to(ROOT))
         else:
             for data in names("data") if name == "data" else [name]:
                 make_data(data)

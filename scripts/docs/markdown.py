@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -69,6 +70,12 @@ def code(text: str) -> str:
 def fenced(text: str, language: str = "text", title: str = "") -> str:
     head = f'{language} title="{title}"' if title else language
     return f"```{head}\n{text.rstrip()}\n```\n"
+
+
+def shell(command: str) -> str:
+    """A command as a block, broken over lines where it is long."""
+    lines = textwrap.wrap(command, 84, break_long_words=False, break_on_hyphens=False)
+    return fenced(" \\\n    ".join(lines), "bash")
 
 
 def folded(summary: str, body: str) -> str:

@@ -9,7 +9,7 @@ from functools import cache
 
 from scipy.stats import t as student
 
-from scripts.docs.markdown import escaped, folded, prose, table
+from scripts.docs.markdown import escaped, folded, prose, shell, table
 from scripts.results.records import Record, load
 
 PERCENT = "\u00a0%"
@@ -103,7 +103,7 @@ def task(record: Record) -> str:
     if data.get("ways"):
         words.append(f"{data['ways']}-way {data['shots']}-shot")
     elif data.get("shots"):
-        words.append(f"{data['shots']} points")
+        words.append(f"{data['shots']} point{'' if data['shots'] == 1 else 's'}")
     if data.get("classes_per_way", 1) > 1:
         words.append(f"{data['classes_per_way']} classes a way")
     return ", ".join(words)
@@ -137,5 +137,5 @@ def provenance(record: Record) -> str:
     text = f"`make reproduce-{record.target.split('/')[0]}` makes it again, or, with `seed=0, 1, ...`:"
     return f'<span id="{anchor(record)}"></span>\n' + folded(
         f"{record.cell} ({record.target})",
-        "\n\n".join([*facts, text, f"```bash\n{record.command}\n```"]),
+        "\n\n".join([*facts, text, shell(record.command)]),
     )

@@ -253,7 +253,7 @@ def _parse_value(hint: Any, value: Any, key: str) -> Any:
     if origin is list:
         require(key, value, isinstance(value, list), "a list")
         return [_parse_value(options[0], entry, f"{key}[{index}]") for index, entry in enumerate(value)]
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return _parse_fields(hint, value, key)
     kind = origin or hint
     kinds = (int, float) if kind is float else (kind,)

@@ -78,7 +78,7 @@ def render(table: Table, records: Records) -> str:
     Raises:
         KeyError: there is no record of that name; the message says which.
     """
-    lines = [table.head, ["---"] * len(table.head)]
+    lines = [list(table.head), ["---"] * len(table.head)]
     for row in table.rows:
         lines.append([cell if isinstance(cell, str) else cell.column.show(_record(cell, records)) for cell in row])
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -154,7 +154,13 @@ def _compared(record: Record) -> dict[str, object]:
     config = {
         key: value for key, value in leaves(record.config or {}) if key.startswith(("data.", "backbone.", "run."))
     }
-    dropped = ("data._target_", "backbone._target_", "run.validate_every", "run.val_tasks", "run.log_every")
+    dropped: tuple[str, ...] = (
+        "data._target_",
+        "backbone._target_",
+        "run.validate_every",
+        "run.val_tasks",
+        "run.log_every",
+    )
     dropped += ("run.checkpoint_seconds", "run.curve_steps", "run.evaluate", "run.init_from", "data.instances")
     dropped += ("data.batch_size", "data.pair_batch_size")  # of streams that the others do not have
     config = {key: value for key, value in config.items() if key not in dropped}
@@ -294,7 +300,9 @@ def listed(name: str, caption: str, rows: Mapping[str, str], columns: Sequence[C
         columns: what is said of each.
         first: head of the titles.
     """
-    lines = [[title, *(Entry(record, column) for column in columns)] for title, record in rows.items()]
+    lines: list[list[str | Entry]] = [
+        [title, *(Entry(record, column) for column in columns)] for title, record in rows.items()
+    ]
     return Table(name, caption, [first, *(column.title for column in columns)], lines, apart or {})
 
 
@@ -310,5 +318,7 @@ def crossed(name: str, caption: str, rows: Mapping[str, str], columns: Mapping[s
         column: how it is shown.
         first: head of the rows' titles.
     """
-    lines = [[title, *(Entry(record(row, key), column) for key in columns.values())] for title, row in rows.items()]
+    lines: list[list[str | Entry]] = [
+        [title, *(Entry(record(row, key), column) for key in columns.values())] for title, row in rows.items()
+    ]
     return Table(name, caption, [first, *columns], lines, apart or {})

@@ -125,7 +125,7 @@ def line(check: Check) -> str:
     now = "none" if check.mean is None else f"{check.mean:.6g}"
     recorded = "none" if run.mean is None else f"{run.mean:.6g}"
     how = "exact" if check.exact else "within the interval"
-    verdict = "agrees" if check.agrees else "DIFFERS"
+    verdict = "agrees" if check.agrees else "DIFFERS" if check.mean is not None else "DIFFERS: no result"
     return f"| {record.target}/{record.cell}, seed {run.seed} | {recorded}{interval} | {now} | {how} | {verdict} |"
 
 

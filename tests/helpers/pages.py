@@ -15,7 +15,7 @@ import linecache
 import os
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,11 +30,13 @@ from metarun.cli.command import Command
 from metarun.experiment.build import build
 from metarun.experiment.choices import CONF, names
 from metarun.experiment.overrides import key_of, lines_of, read
+from metarun.predict import main as predict
 from metarun.report import main as report
 
 FENCE = re.compile(r"(?:^<!-- test: (\w+) -->\n)?^```(\w*)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # Other programs: their lines are for the reader.
 OTHERS = ("pip", "uv", "make", "source", "cd", "git", "wandb", "optuna-dashboard", "metarun-download", "nvidia-smi")
+TOOLS: dict[str, Callable[[list[str]], object]] = {"metarun-report": report.main, "metarun-predict": predict.main}
 DATA = {"omniglot": "synthetic", "miniimagenet": "synthetic", "omniglot_pairs": "synthetic_pairs"}
 GONE = ("data.root", "data.partition", "data.split_seed", "backbone")  # with the data, whose they are
 LENGTHS = ("run.iterations", "run.eval_tasks", "run.val_tasks", "hydra.sweeper.n_trials")
@@ -208,8 +210,8 @@ def _command(block: Block, words: list[str], following: Block | None, variables:
     elif settings is not None:
         outcome = metarun(*shortened(settings), folder=Path.cwd())
         assert outcome.status == 0, f"{where}\n{outcome.out}{outcome.err}"
-    elif words[0] == "metarun-report":
-        assert _report(words[1:]) == 0, where
+    elif words[0] in TOOLS:
+        assert _ended(TOOLS[words[0]], words[1:]) == 0, where
     elif words[0] == "python":
         exec(compile(Path(words[1]).read_text(), words[1], "exec"), dict(variables, __name__="__main__"))
     else:
@@ -226,10 +228,11 @@ def _known_target(words: list[str]) -> None:
             assert re.search(rf"^{rule}:", makefile, re.MULTILINE), f"there is no make {target}"
 
 
-def _report(arguments: list[str]) -> int:
+def _ended(main: Callable[[list[str]], object], arguments: list[str]) -> int:
+    """The exit status of a tool in this process; what it printed is shown where that is not 0."""
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(out):
         try:
-            report.main(arguments)
+            main(arguments)
         except SystemExit as stopped:
             if stopped.code:
                 print(out.getvalue())

@@ -10,7 +10,7 @@ import pytest
 
 from scripts.docs.heads import difference_list, read_head, rendered, symbol_table
 from scripts.docs.hooks import on_page_content
-from scripts.docs.markdown import code, greek, prose, relative
+from scripts.docs.markdown import code, greek, prose, relative, shell
 
 
 @pytest.mark.parametrize(
@@ -44,6 +44,13 @@ def test_prose_links_papers_and_repositories():
 def test_code_with_a_bar_does_not_end_a_column_of_a_table():
     assert code("a | b") == "<code>a &#124; b</code>"
     assert code("a`b") == "`` a`b ``"
+
+
+def test_a_long_command_is_broken_between_words():
+    block = shell("metarun " + " ".join(f"data.key{number}=value" for number in range(9)))
+    command = block.removeprefix("```bash\n").removesuffix("\n```\n")
+    assert len(command.splitlines()) > 1 and all(len(line) < 92 for line in command.splitlines())
+    assert command.replace(" \\\n    ", " ").split()[-1] == "data.key8=value"
 
 
 def test_links_from_the_root_are_relative_to_the_page():

@@ -107,6 +107,8 @@ def test_a_run_of_the_gallery_composes(name):
 
 
 def test_the_gallery_shows_each_run_with_its_command():
-    text = gallery.page()
-    for entry in gallery.ENTRIES.values():
+    text = gallery.page().replace(" \\\n    ", " ")
+    shown = {name: entry for name, entry in gallery.ENTRIES.items() if gallery.picture_of(name).is_file()}
+    assert shown
+    for entry in shown.values():
         assert f"## {entry.title}" in text and f"metarun {' '.join(entry.command)}" in text
