@@ -210,9 +210,10 @@ def _download(remote: Remote, target: Path) -> None:
         except (requests.RequestException, ValueError) as error:  # ValueError: a wrong hash, or a DataError of `check`
             failures.append(f"{url}: {error}")
     reasons = "\n".join(f"    {failure}" for failure in failures or ["no address serves it to a program"])
+    resumed = "Run this again if the connection broke off: it is resumed. " if failures else ""
     raise DataError(
         f"{target.name} could not be downloaded:\n{reasons}\n"
-        f"Run this again if the connection broke off: it is resumed. By hand: {remote.by_hand}; put it at\n"
+        f"{resumed}By hand: {remote.by_hand}; put it at\n"
         f"    {target}\nand run this again, which will check it."
     )
 
