@@ -16,12 +16,14 @@ from few_shot_files import (
 from metarun.data import cifar100
 from metarun.data.cifar100 import CLASSES
 from metarun.data.cifar_fs import SPLITS, CifarFS
+from metarun.experiment.choices import describe
 from metarun.tasks import DataError
 
 
 @pytest.fixture(autouse=True)
-def little(monkeypatch):
-    monkeypatch.setattr(cifar100, "PER_CLASS", 3)
+def little(request, monkeypatch):
+    if not request.node.get_closest_marker("data"):
+        monkeypatch.setattr(cifar100, "PER_CLASS", 3)
 
 
 def opened(root, sizes, size=32):
@@ -134,3 +136,17 @@ def test_a_malicious_pickle_is_refused_and_not_run(tmp_path, sizes):
     with pytest.raises(DataError, match="it asks for posix.system"):
         opened(tmp_path, sizes).load("val")
     assert not mark.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_real_data_have_the_statistics_of_the_configuration(real_root, sizes):
+    if not any((real_root / name).exists() for name in ("cifar-100-python", "cifar_fs", "cifar100")):
+        pytest.skip("no CIFAR-100 among the real data")
+    stated = describe("data", "cifar_fs")
+    x = opened(real_root, sizes).load("train").pixels.double() / 255
+    mean = x.mean((0, 2, 3))
+    spread = (x - mean.view(3, 1, 1)).square().mean((0, 2, 3)).sqrt()
+    assert len(x) == 64 * 600
+    assert mean.tolist() == pytest.approx(stated["mean"], abs=1e-4)
+    assert spread.tolist() == pytest.approx(stated["std"], abs=1e-4)
