@@ -23,6 +23,7 @@ def test_the_files_are_train_then_test(tmp_path):
     assert np.flatnonzero(labels == 42)[-1] >= 200  # the third image is of the file test
 
 
+@pytest.mark.slow  # importing torchvision
 def test_torchvision_reads_the_folder_of_this_test(tmp_path, monkeypatch):
     theirs = pytest.importorskip("torchvision.datasets").CIFAR100
     write_python_folder(tmp_path)
