@@ -33,10 +33,11 @@ from metarun.cli.command import Command
 from metarun.cli.errors import explain
 from metarun.cli.resume import prepared
 from metarun.experiment.cell import RunSpec, begin, take_saved_configuration
+from metarun.experiment.choices import keep_several
 from metarun.experiment.claim import claim, unusable
 from metarun.experiment.errors import ConfigError, InterruptedRun
 from metarun.experiment.interpolations import resolve_calls
-from metarun.experiment.overrides import quoted
+from metarun.experiment.overrides import key_of, quoted
 from metarun.run_folder import CONFIG, HYDRA, OVERRIDES
 
 if TYPE_CHECKING:
@@ -202,6 +203,7 @@ def _composed(overrides: list[str]) -> RunSpec:
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error, command)) from error
     hydra = cfg.hydra
+    keep_several(hydra, cfg, {key_of(o): o.value() for o in command.overrides})
     with open_dict(cfg):
         del cfg["hydra"]
     choices = {str(group): str(name) for group, name in hydra.runtime.choices.items()}

@@ -77,7 +77,7 @@ LIGHT = (
     *("experiment/multirun", "experiment/overrides", "experiment/plugins", "experiment/schema", "experiment/targets"),
     *("training/compiler_cache", "training/ranks"),
 )
-TORCH = ("torch", "torchvision", "wandb", "learn2learn", "sklearn", "matplotlib")
+TORCH = ("torch", "torchvision", "wandb", "tensorboard", "mlflow", "trackio", "learn2learn", "sklearn", "matplotlib")
 HYDRA = ("hydra", "omegaconf")
 
 

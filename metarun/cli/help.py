@@ -14,7 +14,7 @@ Usage
   metarun sweep.resume=outputs/sweeps/...       run what an interrupted multirun lacks
   metarun run.resume=outputs/omniglot/maml/...  resume an interrupted run
 
-Choices (GROUP=NAME)
+Choices (GROUP=NAME; several trackers: tracker=[wandb,tensorboard])
 {choices}
 
 Common numbers (GROUP.KEY=VALUE; `--cfg job` prints all)

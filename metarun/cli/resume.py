@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from metarun.cli.command import Command
 from metarun.cli.saved import checked, choice_lines, difference_lines
-from metarun.experiment.choices import CHOSEN, GROUPS, find
+from metarun.experiment.choices import CHOSEN, GROUPS, choice_text, find
 from metarun.experiment.interpolations import refuse_calls
 from metarun.experiment.overrides import UsageError, choices_of, is_place, key_of, quoted, read, same_value
 from metarun.run_folder import (
@@ -194,7 +194,7 @@ def _refuse_contradiction(
     had = choices[key] if key in choices else _selected(saved, key)
     wanted = override.value()
     if key in choices:
-        same = str(wanted).replace("None", "null") == str(had).replace("None", "null")
+        same = choice_text(wanted).replace("None", "null") == str(had).replace("None", "null")
     else:
         same = wanted in (had, _written(config, key))
     if override.is_delete() or not same:
@@ -246,7 +246,7 @@ def _composed_as_saved(
     chosen = {key_of(read(line)) for line in lines}
     start = choice_lines(choices, chosen)
     _require_choices(start, folder / HYDRA)
-    anew = {group for group in CHOSEN if group in chosen and command.value(group) != choices.get(group)}
+    anew = {group for group in CHOSEN if group in chosen and choice_text(command.value(group)) != choices.get(group)}
     composed: Any = OmegaConf.to_container(command.with_settings([*start, *lines]).compose())
     nodes = [node for node in (*CHOSEN, "seed", "run", "paper") if node not in anew]
     said = {*chosen, "paper"} if "data" in anew else chosen
@@ -267,9 +267,10 @@ def _require_choices(lines: Sequence[str], file: Path) -> None:
         group = key_of(override)
         if group not in GROUPS or override.value() is None:
             continue
-        for name in choices_of(override):
-            if find(group, str(read(f"{group}={name}").value())) is None:
-                raise UsageError(f"{file.parent} has {group}={name}, which is not there{_own_folders(file)}")
+        for choice in choices_of(override):
+            value = read(f"{group}={choice}").value()
+            if any(find(group, str(name)) is None for name in (value if isinstance(value, list) else [value])):
+                raise UsageError(f"{file.parent} has {group}={choice}, which is not there{_own_folders(file)}")
 
 
 def _own_folders(file: Path) -> str:

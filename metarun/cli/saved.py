@@ -13,7 +13,7 @@ from typing import Any
 
 from hydra.core.override_parser.types import Override
 
-from metarun.experiment.choices import CHOSEN, GROUPS, names, roles
+from metarun.experiment.choices import CHOSEN, GROUPS, SEVERAL, names, names_in, roles
 from metarun.experiment.interpolations import only_names
 from metarun.experiment.overrides import UsageError, key_of, quoted, read, shortened, written
 from metarun.plain_text import one_line
@@ -114,7 +114,13 @@ def choice_lines(choices: Mapping[str, str], without: set[str]) -> list[str]:
         without: groups that the command chooses itself.
     """
     chosen = {group: choices.get(group) for group in CHOSEN if group not in without}
-    return [f"{group}={quoted(name)}" for group, name in chosen.items() if name not in (None, "None", "null")]
+    return [choice_line(group, name) for group, name in chosen.items() if name not in (None, "None", "null")]
+
+
+def choice_line(group: str, choice: str) -> str:
+    """`algo='maml'`, or of several choices `tracker=['wandb','tensorboard']`."""
+    found = names_in(choice) if group in SEVERAL else [choice]
+    return f"{group}={quoted(choice)}" if found == [choice] else f"{group}=[{','.join(map(quoted, found))}]"
 
 
 def difference_lines(

@@ -21,6 +21,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from metarun.experiment.choices import keep_several
 from metarun.experiment.claim import FolderError, claim, reason, unusable
 from metarun.experiment.errors import ConfigError
 from metarun.experiment.interpolations import resolve_calls
@@ -104,6 +105,10 @@ def composed_spec(cfg: DictConfig) -> RunSpec:
     logging.raiseExceptions = False  # a log that cannot be written, on a full disk, would print a traceback for a line
     context = HydraConfig.get()
     sweep = Path(context.sweep.dir).name if context.mode == RunMode.MULTIRUN else None
+    task = [read(line) for line in context.overrides.task]
+    whole: Any = HydraConfig.instance().cfg
+    keep_several(whole.hydra, cfg, {key_of(o): o.value() for o in task})
+    context = HydraConfig.get()
     choices = {str(group): str(name) for group, name in context.runtime.choices.items()}
     folder = Path(context.runtime.output_dir)
     resolve_calls(cfg)

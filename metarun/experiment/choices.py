@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from metarun.experiment.plugins import plugin_folders
 
@@ -60,6 +60,7 @@ def find(group: str, name: str) -> Path | None:
 
 CHOSEN = ("data", "algo", "backbone", "device", "optimizer", "scheduler", "tracker")  # what a run is made of
 GROUPS = (*CHOSEN, "experiment", "sweep")
+SEVERAL = ("tracker",)  # of which a run may have several choices at once, [wandb,tensorboard]: Hydra merges their keys
 
 # The backbone of a role that the data set does not offer, the default in conf/config.yaml. It composes, with any
 # `backbone.KEY=VALUE`, because Hydra composes a multirun once without its swept values, for example with the default
@@ -68,6 +69,36 @@ UNOFFERED = "unoffered"
 ConfigStore.instance().store(
     group="backbone", name=UNOFFERED, node=DictConfig({}, flags={"struct": False}), provider="metarun"
 )
+
+
+def names_in(choice: str) -> list[str]:
+    """The names in a choice as it is kept: of `maml` that one, of `[wandb,tensorboard]` both."""
+    several = choice.startswith("[") and choice.endswith("]")
+    return [name.strip() for name in choice[1:-1].split(",") if name.strip()] if several else [choice]
+
+
+def choice_text(value: Any) -> str:
+    """A choice as it is kept, of what is typed: a list of one is that one."""
+    if not isinstance(value, list):
+        return str(value)
+    chosen = list(dict.fromkeys(map(str, value)))
+    return chosen[0] if len(chosen) == 1 else f"[{','.join(chosen)}]"
+
+
+def keep_several(hydra: DictConfig, config: Mapping[str, Any], typed: Mapping[str, Any]) -> None:
+    """Add to Hydra's own record of the choices a group of which several are chosen, which Hydra leaves out.
+
+    Args:
+        hydra: its part of the configuration; changed.
+        config: what is composed.
+        typed: values of the command line by key. What a file chose is known by the keys that it brought.
+    """
+    for group in SEVERAL:
+        if group not in hydra.runtime.choices and isinstance(config.get(group), Mapping | DictConfig):
+            value = typed.get(group)
+            names_of = value if isinstance(value, list) else [str(key) for key in config[group]] or ["none"]
+            with read_write(hydra), open_dict(hydra):
+                hydra.runtime.choices[group] = choice_text(names_of)
 
 
 def names(group: str) -> list[str]:

@@ -19,7 +19,7 @@ from hydra.core.override_parser.types import Glob, IntervalSweep, Override, Quot
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from metarun.experiment.choices import GROUPS, names
+from metarun.experiment.choices import GROUPS, SEVERAL, names
 from metarun.plain_text import one_line
 from metarun.run_folder import PLACE
 
@@ -141,6 +141,11 @@ def in_our_words(lines: Iterable[str]) -> Iterator[None]:
         if not is_name and names(key):
             got = "null" if value is None else shortened(str(value))
             raise UsageError(f"{key} must be one of {', '.join(names(key))}; got {got}")
+        if key in SEVERAL and isinstance(value, list) and not (value and all(name in names(key) for name in value)):
+            raise UsageError(
+                f"{key} must be one of {', '.join(names(key))}, or a list of them, as {key}=[wandb,tensorboard]; "
+                f"got {shortened(value_text(override))}"
+            )
     try:
         yield
     except (ValueError, TypeError, LookupError, AttributeError, AssertionError, OSError, RecursionError) as error:

@@ -16,7 +16,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from metarun.experiment.choices import CHOSEN
+from metarun.experiment.choices import CHOSEN, SEVERAL
 from metarun.experiment.errors import ConfigError
 from metarun.experiment.interpolations import resolve_calls
 from metarun.experiment.multirun import SweepJob
@@ -123,6 +123,8 @@ def require_values(composed: DictConfig) -> None:
     if not isinstance(composed.get("run"), DictConfig):
         raise UsageError(f"run must be a group of settings, as run.iterations=100; got {composed.get('run')!r}")
     for group in CHOSEN:
+        if group in SEVERAL:
+            continue
         if composed.get(group) is not None and group not in composed.hydra.runtime.choices:
             raise UsageError(f"{group} must be one choice, {group}=NAME, without brackets")
     with _current(composed):

@@ -6,14 +6,11 @@ anything: else what was recorded online would go on offline, or in another proje
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from metarun.checks import require, require_choice
-from metarun.files import write_json
 
 MODES = ("online", "offline", "disabled")
 OTHER_MODES = {"run": "online", "dryrun": "offline"}  # W&B's older words
@@ -122,17 +119,3 @@ def agents_run_id(environment: Mapping[str, str], several: bool) -> str | None:
         several: the run is one of a multirun, of which each needs an id of its own.
     """
     return None if several else environment.get("WANDB_RUN_ID") or None
-
-
-def read_begun(file: Path) -> dict[str, Any]:
-    """How a run was begun, as `write_begun` wrote it; empty where nobody did, or where it cannot be read."""
-    try:
-        begun = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return {key: begun[key] for key in KEPT if isinstance(begun.get(key), str)} if isinstance(begun, dict) else {}
-
-
-def write_begun(file: Path, settings: WandbSettings) -> None:
-    """Keep how a run is recorded, for when it is resumed."""
-    write_json(file, settings.kept())

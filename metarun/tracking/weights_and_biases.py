@@ -35,9 +35,11 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any, Concatenate, Literal, ParamSpec, cast
 
+from metarun.tracking.begun import read_begun, write_begun
 from metarun.tracking.jsonl import read_metrics
+from metarun.tracking.records import flat_result
 from metarun.tracking.tracker import TrackerError
-from metarun.tracking.wandb_settings import agents_run_id, read_begun, wandb_settings, write_begun
+from metarun.tracking.wandb_settings import KEPT, agents_run_id, wandb_settings
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +137,7 @@ class WandbTracker:
         self.several = group is not None
         begun = folder / "wandb" / "settings.json"
         if run_id is not None:
-            self.settings = wandb_settings(self.typed, os.environ, read_begun(begun))
+            self.settings = wandb_settings(self.typed, os.environ, read_begun(begun, KEPT))
         if self.mode == "disabled":
             return
         self.folder = folder.resolve()
@@ -149,7 +151,7 @@ class WandbTracker:
             )
             self.run_id = self.run.id
             self.step = self.run.starting_step - 1  # `run.step` is 0 until the first row, of a resumed run too
-        write_begun(begun, self.settings)
+        write_begun(begun, self.settings.kept())
         if run_id is not None:
             self.replay(folder / "metrics.jsonl")
 
@@ -364,19 +366,3 @@ def flush_setting(fields: Mapping[str, Any]) -> dict[str, Any]:
     """
     name = "x_transaction_log_flush_interval"
     return {name: FLUSH_SECONDS} if name in fields else {}
-
-
-def flat_result(result: Mapping[str, Any]) -> dict[str, Any]:
-    """result.json as W&B's summary: `test/METRIC` with `_ci95` and `_median`, the rest under `result/`."""
-    summary: dict[str, Any] = {}
-    headline = {result["metric"]: result} if result.get("metric") else {}
-    for metric, estimate in {**headline, **result.get("metrics", {})}.items():
-        summary[f"test/{metric}"] = estimate.get("mean")
-        summary[f"test/{metric}_ci95"] = estimate.get("ci95")
-        summary[f"test/{metric}_median"] = estimate.get("median")
-    for key, value in result.items():
-        if key not in ("mean", "ci95", "median") and isinstance(value, str | int | float):
-            summary[f"result/{key}"] = value
-    for key, value in (result.get("paper") or {}).items():
-        summary[f"paper/{key}"] = value
-    return {key: value for key, value in summary.items() if value is not None}

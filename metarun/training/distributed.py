@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
+from inspect import signature
 from typing import Any, cast
 
 import torch
@@ -28,6 +29,9 @@ from metarun.training.ranks import ranks
 TIMEOUT = timedelta(hours=24)  # of a collective operation: processes wait while the first one validates
 MEETINGS = itertools.count()  # of this process; those of one number meet
 START_TIMEOUT = timedelta(minutes=5)  # until all processes are there
+# DistributedDataParallel's argument, by the name that this version of torch has for it.
+NAMES = ("forward_sync_buffers", "broadcast_buffers")
+SYNC_BUFFERS = next(name for name in NAMES if name in signature(DistributedDataParallel.__init__).parameters)
 
 
 class MissingProcessError(RuntimeError):
@@ -98,7 +102,8 @@ class ProcessGroup(SingleProcess):
         # A parameter that an objective, or a stage, does not depend on gets no gradient there.
         some_unused = sum(len(stage.objectives) for stage in learner.stages) > 1
         module = program if isinstance(program, nn.Module) else learner
-        return DistributedDataParallel(module, forward_sync_buffers=False, find_unused_parameters=some_unused)
+        options: dict[str, Any] = {SYNC_BUFFERS: False, "find_unused_parameters": some_unused}
+        return DistributedDataParallel(module, **options)
 
     def no_sync(self, program: Callable[..., Tensor]) -> AbstractContextManager[None]:
         return cast(DistributedDataParallel, program).no_sync()

@@ -11,7 +11,7 @@ from scripts.docs.families import FAMILIES
 START = ("index.md", "install.md", "gallery.md", "which_learner.md", "pitfalls.md", "faq.md", "glossary.md")
 GUIDES = (
     *("own_data", "own_learner", "python", "sweeps", "comparing", "resume", "processes_and_gpus", "clusters"),
-    *("weights_and_biases", "reproducing_a_paper"),
+    *("weights_and_biases", "trackers", "reproducing_a_paper"),
 )
 CONCEPTS = ("task", "learner", "streams", "random_inputs", "transductive", "fused_replicas", "intervals")
 

@@ -31,6 +31,9 @@ TYPOS = {
     "a key that is not there": ("~algo.nothing", ["algo.nothing"]),
     "a value for the settings of a run": ("++run=x", ["run must be a group of settings", "'x'"]),
     "a list of choices": ("backbone=[mlp]", ["backbone must be one choice, backbone=NAME, without brackets"]),
+    "a list of trackers with an unknown one": ("tracker=[wandb,wandbb]", ["or a list of them", "got [wandb,wandbb]"]),
+    "an empty list of trackers": ("tracker=[]", ["tracker must be one of", "tensorboard", "or a list of them", "[]"]),
+    "a list of lists": ("tracker=[[wandb]]", ["or a list of them", "[[wandb]]"]),
     "a folder that cannot be named": ("hydra.output_subdir=${oc.env:NO_SUCH}", ["hydra.output_subdir", "NO_SUCH"]),
     "an unknown variable": ("seed=${oc.env:NO_SUCH_VARIABLE}", ["NO_SUCH_VARIABLE"]),
 }

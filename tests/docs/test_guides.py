@@ -14,7 +14,7 @@ from metarun.experiment.choices import GROUPS, names
 
 DOCS = ROOT / "docs"
 GUIDES = ("own_data", "own_learner", "sweeps", "comparing", "resume", "processes_and_gpus", "clusters")
-GUIDES += ("weights_and_biases", "python", "reproducing_a_paper")
+GUIDES += ("weights_and_biases", "trackers", "python", "reproducing_a_paper")
 CONCEPTS = ("task", "learner", "streams", "random_inputs", "transductive", "fused_replicas", "intervals")
 RUN = (
     "index",

@@ -20,8 +20,8 @@ from metarun.evaluation.evaluate import evaluate
 from metarun.evaluation.verification import Roc, accuracies, best_threshold, equal_error, evaluate_verification
 from metarun.experiment.build import build, load_components, saved_config
 from metarun.run_folder import read_result
+from metarun.tracking.records import flat_result
 from metarun.tracking.trackers import Trackers
-from metarun.tracking.weights_and_biases import flat_result
 
 
 def scored(tasks=20, pairs=50, gap=1.5, decimals=1, seed=0, shift=0.0):

@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 import pytest
+from omegaconf import OmegaConf
 
-from metarun.experiment.choices import CONF, GROUPS, describe, is_of_published_pair, names, setting_scheduler
+from metarun.experiment.choices import (
+    CONF,
+    GROUPS,
+    choice_text,
+    describe,
+    is_of_published_pair,
+    keep_several,
+    names,
+    names_in,
+    setting_scheduler,
+)
 
 
 def test_choices_are_the_files_nested_ones_too():
@@ -53,3 +64,35 @@ def test_a_setting_has_its_own_scheduler_or_that_of_the_setting_it_builds_on():
 )
 def test_published_figures_are_of_their_own_data_and_algorithm(choices, published):
     assert is_of_published_pair(choices) == published
+
+
+@pytest.mark.parametrize(
+    ("typed", "kept"),
+    [
+        ("wandb", "wandb"),
+        (None, "None"),
+        (["wandb"], "wandb"),
+        (["wandb", "wandb"], "wandb"),
+        (["wandb", "none"], "[wandb,none]"),
+    ],
+)
+def test_a_choice_as_it_is_kept(typed, kept):
+    assert choice_text(typed) == kept
+    assert names_in(kept) == (list(dict.fromkeys(typed)) if isinstance(typed, list) else [kept])
+
+
+@pytest.mark.parametrize(
+    ("config", "typed", "kept"),
+    [
+        ({"wandb": {}, "jsonl": {}}, {}, "[wandb,jsonl]"),  # a file's
+        ({"wandb": {}}, {"tracker": ["wandb", "none"]}, "[wandb,none]"),
+        ({}, {}, "none"),
+    ],
+)
+def test_several_choices_which_hydra_leaves_out_are_kept(config, typed, kept):
+    hydra = OmegaConf.create({"runtime": {"choices": {"algo": "maml"}}})
+    OmegaConf.set_readonly(hydra, True)
+    keep_several(hydra, {"tracker": config}, typed)
+    assert hydra.runtime.choices == {"algo": "maml", "tracker": kept}
+    keep_several(hydra, {"tracker": config}, {"tracker": ["other"]})
+    assert hydra.runtime.choices.tracker == kept

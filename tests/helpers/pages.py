@@ -36,6 +36,7 @@ from metarun.report import main as report
 FENCE = re.compile(r"(?:^<!-- test: (\w+) -->\n)?^```(\w*)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # Other programs: their lines are for the reader.
 OTHERS = ("pip", "uv", "make", "source", "cd", "git", "wandb", "optuna-dashboard", "metarun-download", "nvidia-smi")
+OTHERS += ("tensorboard",)
 TOOLS: dict[str, Callable[[list[str]], object]] = {"metarun-report": report.main, "metarun-predict": predict.main}
 DATA = {"omniglot": "synthetic", "miniimagenet": "synthetic", "omniglot_pairs": "synthetic_pairs"}
 GONE = ("data.root", "data.partition", "data.split_seed", "backbone")  # with the data, whose they are

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from metarun.tracking.begun import read_begun, write_begun
 from metarun.tracking.wandb_settings import (
+    KEPT,
     VARIABLES,
     agents_run_id,
-    read_begun,
     tags_of,
     wandb_mode,
     wandb_settings,
-    write_begun,
 )
 
 NOTHING: dict[str, str] = {}
@@ -83,8 +83,8 @@ def test_one_run_takes_the_agent_s_id_and_a_multirun_s_do_not():
 
 def test_a_resumed_run_goes_on_where_it_was_begun(tmp_path):
     begun = wandb_settings({}, {"WANDB_MODE": "online", "WANDB_PROJECT": "warm-up", "WANDB_ENTITY": "our-team"})
-    write_begun(tmp_path / "settings.json", begun)
-    kept = read_begun(tmp_path / "settings.json")
+    write_begun(tmp_path / "settings.json", begun.kept())
+    kept = read_begun(tmp_path / "settings.json", KEPT)
     assert kept == begun.kept() == {"mode": "online", "project": "warm-up", "entity": "our-team"}
     assert wandb_settings({}, NOTHING, kept).kept() == kept
     assert wandb_settings({"project": "typed"}, {"WANDB_MODE": "offline"}, kept).kept() == {
@@ -97,4 +97,4 @@ def test_a_resumed_run_goes_on_where_it_was_begun(tmp_path):
 @pytest.mark.parametrize("text", ["", "{", "[1]", '{"mode": 3, "project": ["x"]}', "[" * 100_000])
 def test_a_damaged_record_of_it_is_none(text, tmp_path):
     (tmp_path / "settings.json").write_text(text)
-    assert read_begun(tmp_path / "settings.json") == read_begun(tmp_path / "none") == {}
+    assert read_begun(tmp_path / "settings.json", KEPT) == read_begun(tmp_path / "none", KEPT) == {}
