@@ -200,6 +200,14 @@ class TaskSet(ABC):
             names = ("held-out", split, block, self.eval_seed)
         return self.sample(split, stream, BLOCK, stream_generator("cpu", *names))
 
+    def groups(self, tasks: int) -> tuple[str, ...]:
+        """The group that each of the first `tasks` held-out tasks belongs to, such as the data set it is drawn from.
+
+        Results are then reported for each group too. Empty: there are no groups.
+        """
+        del tasks
+        return ()
+
     def curves(self, tasks: int, points: int, generator: torch.Generator) -> tuple[Task, list[str]] | None:
         """Sample tasks for a figure of adapted curves; None: inputs are not points on a line.
 

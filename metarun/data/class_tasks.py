@@ -11,7 +11,6 @@ from torch import Tensor
 
 from metarun.checks import is_int, require, require_choice, require_int
 from metarun.images.sampler import Sampler, Store
-from metarun.sampling import draw_distinct
 from metarun.tasks import Batch, DataError, Kind, Needed, Split, TaskAndBatch, TaskOfClasses, TaskSet
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -85,6 +84,10 @@ class ClassTasks(TaskSet):
             DataError: they are missing or unusable.
         """
 
+    def sampler_of(self, split: Split) -> Sampler:
+        """What draws from a split. Asked for once."""
+        return Sampler(self.store(split))
+
     def classes(self, split: Split) -> tuple[str, ...]:
         """Names of the split's classes, in the order of the labels of the stream `batches`. Loads the split."""
         return self._sampler(split).store.names
@@ -118,7 +121,7 @@ class ClassTasks(TaskSet):
         if stream == "sequences":
             return sampler.sequences(tasks, ways, self.instances, self.shots, generator)
         if stream == "episodes_of_classes":
-            return self.sample_classes(split, draw_distinct(tasks, sampler.classes, ways, generator), generator)
+            return self.sample_classes(split, sampler.choose(tasks, ways, generator), generator)
         shots = self._shots(split, generator)
         episodes = sampler.episodes(tasks, ways, shots, queries, generator, self.classes_per_way)
         if stream == "episodes":
@@ -174,7 +177,7 @@ class ClassTasks(TaskSet):
         """The sampler of a split, checked for a stream; None: for no more than that the split is there."""
         if split not in self._samplers:
             require_choice("split", split, SPLITS)
-            self._samplers[split] = Sampler(self.store(split))
+            self._samplers[split] = self.sampler_of(split)
         sampler = self._samplers[split]
         if stream is not None and (split, stream) not in self._checked:
             self._check_sizes(split, stream, sampler)

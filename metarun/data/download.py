@@ -1,10 +1,10 @@
-"""The command `metarun-download`: Omniglot and mini-ImageNet, from where torchvision and learn2learn get them.
+"""The command `metarun-download`: data sets of images, from where torchvision, learn2learn and their authors have them.
 
     metarun-download omniglot --root FOLDER
 
 pooch downloads a file and checks its hash; only a file that passes gets its name, and one that is there and passes is
-left alone. A download that breaks off is resumed by the same command. Nothing else in metarun needs a network, except
-the class lists of Omniglot's partition `vinyals` where the data has none.
+left alone. A download that breaks off is resumed by the same command. An archive is unpacked beside itself. Nothing
+else in metarun needs a network, except the class lists of Omniglot's partition `vinyals` where the data has none.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import argparse
 import hashlib
 import os
 import sys
+import tarfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -42,6 +44,8 @@ class Remote(NamedTuple):
         known_hash: pooch's `ALGORITHM:HEX`; None where the source publishes none.
         check: raises DataError for a file whose contents are wrong; None where the hash is enough.
         by_hand: where a person finds the file, for the error message.
+        unpack: a folder in the archive, which is put beside it; where it is there, the archive is not needed. None: the
+            file is used as it is.
     """
 
     name: str
@@ -49,6 +53,7 @@ class Remote(NamedTuple):
     known_hash: str | None
     check: Callable[[Path], None] | None
     by_hand: str
+    unpack: str | None = None
 
 
 def _zip(half: str, md5: str) -> Remote:
@@ -84,6 +89,36 @@ def _pickle(split: Split, dropbox: str) -> Remote:
     return Remote(f"mini_imagenet/{name}", urls, None, check, by_hand)
 
 
+# Address and md5: torchvision 0.23, datasets/cifar.py.
+CIFAR100 = Remote(
+    "cifar-100-python.tar.gz",
+    ("https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",),
+    "md5:eb9058c3a382ffc7106e4002c42a8d85",
+    None,
+    "the python version of CIFAR-100, from www.cs.toronto.edu/~kriz/cifar.html; or a file of the data set's authors, "
+    "such as cifar100.zip, which the README of the GitHub repository bertinetto/r2d2 links to, or FC100_*.pickle of "
+    "kjunelee/MetaOptNet's, which is used as it is",
+    "cifar-100-python",
+)
+# Address: record 65de6-vp158 of CaltechDATA; md5: torchmeta 1.8, datasets/cub.py.
+CUB = Remote(
+    "CUB_200_2011.tgz",
+    ("https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz?download=1",),
+    "md5:97eceeb196236b17998738112f37df78",
+    None,
+    "CUB_200_2011.tgz is in record 65de6-vp158 of data.caltech.edu",
+    "CUB_200_2011",
+)
+TIERED_IMAGENET = Remote(
+    "tiered-imagenet.tar",
+    (),  # Google Drive asks a person to confirm a file of 12.9 GB
+    None,
+    None,
+    "the README of the GitHub repository renmengye/few-shot-ssl-public links to tiered-imagenet.tar (12.9 GB) on "
+    "Google Drive; the folder that it holds, tiered-imagenet with {train,val,test}_images_png.pkl and "
+    "{train,val,test}_labels.pkl, does as well",
+    "tiered-imagenet",
+)
 VINYALS: dict[Split, Remote] = {
     "train": _class_list("train", "984522c194c30fb678ce53304a160a42faf5403ad4f9a67010f32dd3a35738e0"),
     "val": _class_list("val", "11f99e54faee3e26f53d3231c1cceac5bf7b8730e9be31cb6dab256551dc0c1a"),
@@ -100,17 +135,26 @@ DATASETS: dict[str, tuple[Remote, ...]] = {
         _pickle("val", "ip1b7se3gij3r1b"),
         _pickle("test", "ye9jeb5tyz0x01b"),
     ),
+    "cifar_fs": (CIFAR100,),
+    "fc100": (CIFAR100,),
+    "tiered_imagenet": (TIERED_IMAGENET,),
+    "cub": (CUB,),
 }
 
 
 def fetch(remote: Remote, root: Path) -> Path:
-    """The path of a file below `root`, downloaded if it is not there, and checked in any case.
+    """The path of a file below `root`, or of what was unpacked from it, downloaded if it is not there.
+
+    A file that is there is checked; a folder that was unpacked is taken as it is.
 
     Raises:
         DataError: no source has it, what came is something else, or the folder cannot be written; the message says why
             and what to do by hand.
     """
     target = root / remote.name
+    unpacked = target.parent / remote.unpack if remote.unpack else None
+    if unpacked is not None and unpacked.is_dir():
+        return unpacked
     if target.exists() and not target.is_file():
         raise DataError(f"{target} must be a file; got a folder, a pipe or a device in its place")
     try:
@@ -119,9 +163,29 @@ def fetch(remote: Remote, root: Path) -> Path:
         with FileLock(target.with_name(f".{target.name}.lock")):
             if not (target.exists() and _passes(target, remote)):
                 _download(remote, target)
+            if unpacked is not None and not unpacked.is_dir():
+                _unpack(target, unpacked)
     except OSError as error:
         raise DataError(f"{root} cannot be written ({error}): free space there, or name another with --root") from error
-    return target
+    return unpacked or target
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    """Unpack a folder of a tar archive beside it; whole or not at all.
+
+    Raises:
+        DataError: the archive is damaged, holds no such folder, or names that lead out of it.
+    """
+    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+        try:
+            with tarfile.open(archive) as tar:
+                inside = (member for member in tar if Path(member.name).parts[:1] == (folder.name,))
+                tar.extractall(temporary, inside, filter="data")
+        except (tarfile.TarError, EOFError, zlib.error) as error:
+            raise DataError(f"{archive} cannot be unpacked ({error}): download it again") from error
+        if not (Path(temporary) / folder.name).is_dir():
+            raise DataError(f"{archive} must hold the folder {folder.name}, which it does not: download it again")
+        os.replace(Path(temporary) / folder.name, folder)
 
 
 def _passes(target: Path, remote: Remote) -> bool:
@@ -145,10 +209,11 @@ def _download(remote: Remote, target: Path) -> None:
             return
         except (requests.RequestException, ValueError) as error:  # ValueError: a wrong hash, or a DataError of `check`
             failures.append(f"{url}: {error}")
-    reasons = "\n".join(f"    {failure}" for failure in failures)
+    reasons = "\n".join(f"    {failure}" for failure in failures or ["no address serves it to a program"])
+    resumed = "Run this again if the connection broke off: it is resumed. " if failures else ""
     raise DataError(
         f"{target.name} could not be downloaded:\n{reasons}\n"
-        f"Run this again if the connection broke off: it is resumed. By hand: {remote.by_hand}; put it at\n"
+        f"{resumed}By hand: {remote.by_hand}; put it at\n"
         f"    {target}\nand run this again, which will check it."
     )
 

@@ -51,3 +51,6 @@ class SyntheticPairs(Verification, Synthetic):
 
 class ImageFolderPairs(Verification, ImageFolder):
     """Pairs of your own images, such as faces, a folder for each person."""
+
+    def describe(self) -> dict[str, Any]:
+        return super().describe() | self.division()

@@ -34,12 +34,14 @@ class Evaluation:
         step: adaptation steps at which the headline is taken.
         values: metrics by name.
         episodes: hash of the tasks.
+        groups: the group of each task (`TaskSet.groups`); empty: there are none.
     """
 
     headline: str
     step: int
     values: dict[str, np.ndarray]
     episodes: str = ""
+    groups: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.values = {
@@ -57,6 +59,13 @@ class Evaluation:
         """Mean and interval of a metric (the headline) after a number of steps (where the headline is taken)."""
         values = self.values[metric or self.headline]
         return Estimate.of(values[:, min(self.step if step is None else step, values.shape[1] - 1)])
+
+    def by_group(self) -> dict[str, Estimate]:
+        """The headline of the tasks of each group, by the name METRIC/GROUP."""
+        values, of_task = self.values[self.headline], np.array(self.groups)
+        column = min(self.step, values.shape[1] - 1)
+        groups = dict.fromkeys(self.groups)
+        return {f"{self.headline}/{group}": Estimate.of(values[of_task == group, column]) for group in groups}
 
     def curve(self) -> list[dict[str, float]]:
         """The headline after each number of steps, as `result.json` has it."""
@@ -137,7 +146,7 @@ def evaluate_with(
         learner.train(was_training)
         learner.ways = ways
     values = {name: np.concatenate([entry[name] for entry in collected], axis=-2) for name in collected[0]}
-    return Evaluation(data.metric, learner.eval_steps, values, digest.hexdigest()[:16])
+    return Evaluation(data.metric, learner.eval_steps, values, digest.hexdigest()[:16], data.groups(tasks))
 
 
 def _blocks(data: TaskSet, split: Split, stream: str, tasks: int) -> Iterator[tuple[int, Task | Pairs | Presentations]]:

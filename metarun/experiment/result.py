@@ -72,6 +72,7 @@ class Outcome(NamedTuple):
         headline, metrics = evaluation.headline, [name for name in evaluation.metrics if name != evaluation.headline]
         pooled: dict[str, Any] = {}
         details: dict[str, Any] = {}
+        groups = {name: estimate.as_dict() for name, estimate in evaluation.by_group().items()}
         if self.diverged:
             details |= {"status": "diverged", "error": self.diverged}
         if self.verification is not None:
@@ -84,7 +85,7 @@ class Outcome(NamedTuple):
             **evaluation.estimate()._asdict(),
             "step": evaluation.step,
             "steps": self.curve,
-            "metrics": {name: evaluation.estimate(name).as_dict() for name in metrics} | pooled,
+            "metrics": {name: evaluation.estimate(name).as_dict() for name in metrics} | groups | pooled,
             "episodes": evaluation.episodes,
             **details,
         }

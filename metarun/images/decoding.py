@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import PurePosixPath
 
 import numpy as np
+from PIL import Image
 
 from metarun.images.cache import Contents
 from metarun.images.files import Files, Folder, disguise_of, is_image
@@ -140,6 +141,32 @@ def class_contents(
 
     shape = (decoder.channels, decoder.height, decoder.width)
     return Contents(list(classes), [len(names) for names in classes.values()], shape, chunks(), notes)
+
+
+def array_contents(pixels: np.ndarray, classes: Mapping[str, np.ndarray], decoder: ImageDecoder) -> Contents:
+    """Images that lie decoded in an array.
+
+    Args:
+        pixels: uint8 `[n, H, W, C]`.
+        classes: indices of the images, by class.
+        decoder: decides channels and size; images that have them already stay as they are.
+    """
+    order = np.concatenate(list(classes.values()))
+    shape = (decoder.channels, decoder.height, decoder.width)
+
+    def chunks() -> Iterator[np.ndarray]:
+        for start in range(0, len(order), CHUNK):
+            yield prepared(pixels[order[start : start + CHUNK]], decoder)
+
+    return Contents(list(classes), [len(indices) for indices in classes.values()], shape, chunks())
+
+
+def prepared(images: np.ndarray, decoder: ImageDecoder) -> np.ndarray:
+    """Decoded images, uint8 `[n, H, W, C]`, as `decoder` has those of files: `[n, channels, height, width]`."""
+    if images.shape[1:] == (decoder.height, decoder.width, decoder.channels):
+        return images.transpose(0, 3, 1, 2)
+    plain = images[..., 0] if images.shape[-1] == 1 else images
+    return np.stack([decoder.prepare(Image.fromarray(image)) for image in plain])
 
 
 def decode_file(data: bytes, name: str, decoder: ImageDecoder) -> Decoded:

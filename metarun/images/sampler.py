@@ -6,6 +6,7 @@ else is kept class after class and looked up by number.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -72,7 +73,7 @@ class Sampler:
             `support.x [T, ways * classes_per_way * shots, ...]` and `query.x [T, ways * classes_per_way * queries,
             ...]`, with their labels.
         """
-        classes = draw_distinct(tasks, self.classes, ways * classes_per_way, generator)
+        classes = self.choose(tasks, ways * classes_per_way, generator)
         return self.episodes_of(classes, shots, queries, generator, classes_per_way)
 
     def episodes_of(
@@ -88,6 +89,10 @@ class Sampler:
             y = label.repeat_interleave(n).repeat(tasks, 1)
             sets.append(Examples(self.store.take(chosen.reshape(tasks, width * n), generator), y))
         return Task(*sets)
+
+    def choose(self, tasks: int, k: int, generator: torch.Generator) -> Tensor:
+        """k distinct classes for each of `tasks` tasks, `[tasks, k]`, all ordered choices equally likely."""
+        return draw_distinct(tasks, self.classes, k, generator)
 
     def batches(self, tasks: int, batch_size: int, generator: torch.Generator) -> Examples:
         """`x [T, batch_size, ...]`, `y [T, batch_size]`: examples of the split, all equally likely, and their classes.
@@ -107,7 +112,7 @@ class Sampler:
         n = tasks * pairs // 2
         one = torch.randint(self.classes, (n,), generator=generator, device=generator.device)
         same = self.of_classes(one, 2, generator)
-        different = self.of_classes(draw_distinct(n, self.classes, 2, generator).flatten(), 1, generator)
+        different = self.of_classes(self.choose(n, 2, generator).flatten(), 1, generator)
         index = torch.cat([half.view(tasks, pairs // 2, 2) for half in (same, different)], 1)
         y = torch.tensor([1, 0], device=generator.device).repeat_interleave(pairs // 2).repeat(tasks, 1)
         return Pairs(self.store.take(index, generator), y)
@@ -117,7 +122,7 @@ class Sampler:
 
         Scored are those that `shots` of their class come before.
         """
-        classes = draw_distinct(tasks, self.classes, ways, generator).flatten()
+        classes = self.choose(tasks, ways, generator).flatten()
         index = self.of_classes(classes, instances, generator).view(tasks, ways * instances)
         order = torch.rand(tasks, ways * instances, generator=generator, device=generator.device).argsort(1)
         y = order // instances
@@ -137,3 +142,29 @@ class Sampler:
         """Number of each class's first example, `[classes]`."""
         counts = self.counts.to(device)
         return counts.cumsum(0) - counts
+
+
+class GroupSampler(Sampler):
+    """Draws the classes of a task from one group of classes: first a group, all equally likely, then its classes.
+
+    Args:
+        store: the examples, group after group.
+        sizes: classes of each group.
+
+    Attributes:
+        turn: the group of the first of the next tasks, which then take turns; None: groups are drawn.
+    """
+
+    def __init__(self, store: Store, sizes: Sequence[int]):
+        super().__init__(store)
+        self.sizes = torch.tensor(sizes)
+        self.turn: int | None = None
+
+    def choose(self, tasks: int, k: int, generator: torch.Generator) -> Tensor:
+        sizes, device = self.sizes.to(generator.device), generator.device
+        if self.turn is None:
+            group = torch.randint(len(sizes), (tasks,), generator=generator, device=device)
+        else:
+            group = (torch.arange(tasks, device=device) + self.turn) % len(sizes)
+        within = draw_below(sizes[group], int(self.sizes.max()), k, generator)
+        return (sizes.cumsum(0) - sizes)[group][:, None] + within

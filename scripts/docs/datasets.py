@@ -32,7 +32,10 @@ STREAMS = {
     "oracle": "the tasks of `episodes`, with their true parameters beside x",
 }
 GROUPS = {
-    "Images": ("omniglot", "miniimagenet", "imagefolder", "digits", "synthetic"),
+    "Images": (
+        *("omniglot", "miniimagenet", "tiered_imagenet", "cifar_fs", "fc100", "cub"),
+        *("imagefolder", "union", "digits", "synthetic"),
+    ),
     "Verification: pairs": ("omniglot_pairs", "imagefolder_pairs", "synthetic_pairs"),
     "Curves": ("sinusoid", "sinusoid_varied", "sinusoid_line", "sinusoid_bmaml", "polynomial"),
     "Points and functions": ("clusters", "quadratics"),

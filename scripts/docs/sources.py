@@ -44,6 +44,12 @@ _OMNIGLOT_LAYOUT = (
     f"`omniglot_png.zip`; {FOUND}. `metarun-download omniglot --root data` brings the two zips and the class lists of "
     f"partition `vinyals` (in `omniglot/splits/vinyals/`)."
 )
+CIFAR = "CIFAR-100's page (cs.toronto.edu/~kriz/cifar.html) states no licence, and asks for a citation."
+_PARTITIONS = (
+    "`folders`: the three folders are the splits. `seeded`, for folders `CLASS/IMAGE` without splits: 60 "
+    "% of the classes "
+    "for training, 20 % for validation, 20 % for the test, as `data.split_seed` decides; the result names them."
+)
 _FOLDERS = (
     f"`train/CLASS/IMAGE`, `val/CLASS/IMAGE` and `test/CLASS/IMAGE` (PNG, JPEG, WebP, TIFF and others that Pillow "
     f"reads); {FOUND}. Only the splits that a run draws from need be there."
@@ -75,12 +81,74 @@ SOURCES: dict[str, Source] = {
         "`ravi`: 64 classes for training, 16 for validation, 20 for the test.",
         public=False,
     ),
-    "imagefolder": Source("Your own images.", OWN, _FOLDERS, "The three folders are the splits.", public=False),
+    "tiered_imagenet": Source(
+        "608 classes of ImageNet in 34 categories, 779,165 images (Ren et al.: Meta-Learning for "
+        "Semi-Supervised Few-Shot "
+        "Classification, ICLR 2018), github renmengye/few-shot-ssl-public, whose class lists these are. No figure was "
+        "measured: the data could not be had here, and the loader is tested on files of its forms.",
+        IMAGENET,
+        f"In one of three forms, directly in the folder, in `tiered_imagenet/` or in `tiered-imagenet/`: the authors' "
+        f"`{{train,val,test}}_images_png.pkl` and `{{train,val,test}}_labels.pkl`; folders "
+        f"`SPLIT/CLASS/IMAGE`; or folders "
+        f"`CLASS/IMAGE` of all of ImageNet (`data.root=.../ILSVRC2012/train`), classes by WordNet numbers; {FOUND}. "
+        "`metarun-download tiered_imagenet --root data` says how to get the pickles (12.9 GB), and unpacks "
+        "their archive.",
+        "`ren`: 351 classes for training, 97 for validation, 160 for the test; no category is in two splits.",
+        public=False,
+    ),
+    "cifar_fs": Source(
+        "The 100 classes of CIFAR-100, 600 images each (Bertinetto et al.: Meta-learning with Differentiable "
+        "Closed-form "
+        "Solvers, ICLR 2019), github bertinetto/r2d2. No figure was measured.",
+        CIFAR,
+        f"In one of four forms, directly in the folder or in `cifar_fs/`: `cifar-100-python/` as torchvision "
+        f"leaves it; "
+        f"MetaOptNet's `CIFAR_FS_{{train,val,test}}.pickle`; the authors' `cifar100.zip`; or that unpacked, "
+        f"`cifar100/data/CLASS/IMAGE`; {FOUND}. `metarun-download cifar_fs --root data` brings CIFAR-100.",
+        "`bertinetto`: 64 classes for training, 16 for validation, 20 for the test, at random.",
+        public=False,
+    ),
+    "fc100": Source(
+        "CIFAR-100, divided by its superclasses (Oreshkin et al.: TADAM, NeurIPS 2018), github "
+        "ServiceNow/TADAM. No figure "
+        "was measured.",
+        CIFAR,
+        f"In one of three forms, directly in the folder or in `fc100/`: `cifar-100-python/` as torchvision leaves it; "
+        f"TADAM's `few-shot-{{train,val,test}}.npz`; or `FC100_{{train,val,test}}.pickle` of MetaOptNet and "
+        f"learn2learn; "
+        f"{FOUND}. `metarun-download fc100 --root data` brings CIFAR-100.",
+        "`tadam`: 60 classes for training, 20 for validation, 20 for the test; no superclass is in two splits.",
+        public=False,
+    ),
+    "cub": Source(
+        "11,788 photographs of 200 species of birds (Wah et al.: The Caltech-UCSD Birds-200-2011 Dataset, "
+        "2011), record "
+        "65de6-vp158 of CaltechDATA, with the split of Chen et al. (ICLR 2019), github wyharveychen/CloserLookFewShot. "
+        "No figure was measured: the data could not be had here, and the loader is tested on files of its form.",
+        "Non-commercial research and education; the photographs are from Flickr, and their rights lie with their "
+        "photographers.",
+        f"`images.txt` and `images/CLASS/IMAGE`, directly in the folder, in `CUB_200_2011/` or in `cub/CUB_200_2011/`; "
+        f"{FOUND}. `metarun-download cub --root data` brings and unpacks the archive (1.1 GB).",
+        "`chen`: of the species in order every second is for training (100), and of the others every second for "
+        "validation (50), the rest for the test (50).",
+        public=False,
+    ),
+    "imagefolder": Source("Your own images.", OWN, _FOLDERS, _PARTITIONS, public=False),
+    "union": Source(
+        "Several of the other data sets; a task is drawn from one of them, as in Meta-Dataset (Triantafillou "
+        "et al., ICLR "
+        "2020). `data.members` names them.",
+        "Those of the members.",
+        f"All members below one folder, each as its own page says; {FOUND}.",
+        "Those of the members. Held-out tasks are of the members in turn, and `metrics` of the result has "
+        "`accuracy/MEMBER` for each.",
+        public=False,
+    ),
     "imagefolder_pairs": Source(
         "Your own images, such as faces with a folder for each person.",
         OWN,
         _FOLDERS,
-        f"The three folders are the splits. {PAIRS}",
+        f"{_PARTITIONS} {PAIRS}",
         public=False,
     ),
     "digits": Source(

@@ -2,10 +2,12 @@
 
 import hashlib
 import importlib
+import io
 import os
 import pickle
 import stat
 import sys
+import tarfile
 import threading
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
@@ -199,6 +201,68 @@ def test_without_a_hash_the_contents_decide(server, tmp_path, monkeypatch):
     assert path.read_bytes() == server.content["/good"]
 
 
+def tar(files, links=()):
+    """A tar.gz archive."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+        for name, target in links:
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = tarfile.SYMTYPE, target
+            archive.addfile(info)
+    return buffer.getvalue()
+
+
+def archived(server, data):
+    server.content["/data.bin"] = data
+    return remote(server)._replace(name="some/birds.tgz", known_hash=md5(data), unpack="birds")
+
+
+def test_an_archive_is_unpacked_beside_itself_once(server, tmp_path):
+    birds = archived(server, tar({"birds/images.txt": b"1 a/b.jpg", "attributes.txt": b"not ours"}))
+    assert fetch(birds, tmp_path) == tmp_path / "some" / "birds"
+    assert (tmp_path / "some" / "birds" / "images.txt").read_bytes() == b"1 a/b.jpg"
+    assert left(tmp_path) == ["birds", "birds.tgz"]
+    (tmp_path / "some" / "birds.tgz").unlink()  # nor is it needed again
+    assert fetch(birds, tmp_path) == tmp_path / "some" / "birds" and len(server.requests) == 1
+
+
+def test_an_archive_that_was_put_there_by_hand_is_unpacked(server, tmp_path):
+    (tmp_path / "some").mkdir()
+    birds = archived(server, b"")._replace(urls=(), known_hash=None)
+    with pytest.raises(DataError, match=r"(?s)no address serves it to a program.*By hand: ask the author"):
+        fetch(birds, tmp_path)
+    (tmp_path / "some" / "birds.tgz").write_bytes(tar({"birds/x": b"y"}))
+    assert (fetch(birds, tmp_path) / "x").read_bytes() == b"y" and server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"rubbish", "birds.tgz cannot be unpacked"),
+        (tar({"birds/x": bytes(range(256)) * 99})[:-200], "birds.tgz cannot be unpacked"),
+        (tar({"fish/x": b"y"}), "birds.tgz must hold the folder birds, which it does not"),
+        (tar({"birds/../../../out": b"y"}), "birds.tgz cannot be unpacked"),
+        (tar({"birds/x": b"y"}, [("birds/link", "/etc")]), "birds.tgz cannot be unpacked"),
+    ],
+)
+def test_an_archive_that_is_damaged_or_leads_out_leaves_nothing(server, tmp_path, data, says):
+    with pytest.raises(DataError, match=says):
+        fetch(archived(server, data), tmp_path)
+    assert left(tmp_path) == ["birds.tgz"] and not (tmp_path / "out").exists()
+
+
+def test_tiered_imagenet_is_told_by_hand(tmp_path, capsys):
+    assert main(["tiered_imagenet", "--root", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert "renmengye/few-shot-ssl-public" in said and str(tmp_path / "tiered-imagenet.tar") in said
+    (tmp_path / "tiered-imagenet").mkdir()
+    assert main(["tiered_imagenet", "--root", str(tmp_path)]) == 0
+
+
 def test_the_command(server, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(DATASETS, "omniglot", (remote(server), remote(server, "/gone")._replace(name="some/x")))
     assert main(["omniglot", "--root", str(tmp_path)]) == 1
@@ -211,6 +275,8 @@ def test_the_command(server, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("names", [["all"], ["omniglot", "miniimagenet"], ["miniimagenet", "all", "miniimagenet"]])
 def test_several_data_sets_at_once(server, tmp_path, monkeypatch, names):
+    for name in DATASETS:
+        monkeypatch.setitem(DATASETS, name, ())
     monkeypatch.setitem(DATASETS, "omniglot", (remote(server)._replace(name="some/a"),))
     monkeypatch.setitem(DATASETS, "miniimagenet", (remote(server)._replace(name="some/b"),))
     assert main([*names, "--root", str(tmp_path)]) == 0
@@ -295,6 +361,7 @@ def test_what_is_downloaded_is_where_it_is_looked_for():
     names = {remote.name for remotes in DATASETS.values() for remote in remotes}
     assert {f"omniglot/{half}.zip" for half in omniglot.HALVES} <= names
     assert {f"mini_imagenet/mini-imagenet-cache-{split}.pkl" for split in ("train", "validation", "test")} <= names
+    assert {"cifar-100-python.tar.gz", "CUB_200_2011.tgz", "tiered-imagenet.tar"} <= names
     assert {f"omniglot/splits/vinyals/{split}.txt" for split in ("train", "val", "test")} <= names
 
 
@@ -304,6 +371,10 @@ def test_addresses_and_hashes_are_torchvisions_and_learn2learns():
         half = Path(remote.name).stem
         assert remote.known_hash == "md5:" + torchvision.zips_md5[half]
         assert remote.urls == (f"{torchvision.download_url_prefix}/{half}.zip",)
+    cifar = pytest.importorskip("torchvision.datasets").CIFAR100
+    (archive,) = {remote for name in ("cifar_fs", "fc100") for remote in DATASETS[name]}
+    assert (archive.name, archive.unpack) == (cifar.filename, cifar.base_folder)
+    assert archive.urls == (cifar.url,) and archive.known_hash == f"md5:{cifar.tgz_md5}"
     theirs = Path(pytest.importorskip("learn2learn").__file__).parent / "vision" / "datasets" / "mini_imagenet.py"
     source = theirs.read_text()
     assert all(url in source for remote in DATASETS["miniimagenet"] for url in remote.urls)

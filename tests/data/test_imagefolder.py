@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from metarun.data.imagefolder import ImageFolder
+from metarun.data.imagefolder import ImageFolder, seeded
+from metarun.data.pairs import ImageFolderPairs
 from metarun.tasks import DataError
 
 COUNTS = {"cat": 4, "dog": 9, "owl": 5}
@@ -278,3 +279,89 @@ def test_pixels_are_those_of_the_file(tmp_path, sizes):
         Image.fromarray(image).save(folder / f"{i}.png")
     ours = open_folder(tmp_path, sizes, size=5).load("test").pixels
     assert np.array_equal(ours.numpy(), pixels.transpose(0, 3, 1, 2))
+
+
+# ------------------------------------------------------------------------------------------ partition seeded
+
+DIVIDED = {"val": ["c1", "c2"], "test": ["c0", "c4"]}  # with split_seed=0
+
+
+@pytest.fixture
+def plain(tmp_path):
+    """Ten classes without splits: class i has three images of its own grey, 20 i."""
+    for i in range(10):
+        (tmp_path / "plain" / f"c{i}").mkdir(parents=True)
+        for k in range(3):
+            Image.new("RGB", (20 + k, 20), (20 * i,) * 3).save(tmp_path / "plain" / f"c{i}" / f"{k}.png")
+    return tmp_path / "plain"
+
+
+def open_seeded(root, sizes, split_seed=0, **changes):
+    return open_folder(root, sizes, partition="seeded", split_seed=split_seed, **changes)
+
+
+def test_plain_folders_are_divided_by_the_seed(plain, sizes):
+    data = open_seeded(plain, sizes)
+    data.prepare()
+    names = {split: data.classes(split) for split in ("train", "val", "test")}
+    assert {split: len(of_split) for split, of_split in names.items()} == {"train": 6, "val": 2, "test": 2}
+    assert sorted(name for of_split in names.values() for name in of_split) == [f"c{i}" for i in range(10)]
+    for split, of_split in names.items():
+        grey = data.load(split).pixels[:, 0, 0, 0].tolist()
+        assert grey == [20 * int(name[1]) for name in of_split for _ in range(3)]
+    again = open_seeded(plain, sizes)
+    assert {split: again.classes(split) for split in names} == names
+    other = open_seeded(plain, sizes, split_seed=1)
+    assert {split: other.classes(split) for split in names} != names
+
+
+def test_the_division_is_the_same_for_ever(plain, sizes):
+    """Runs and weights of one version stay comparable with those of the next."""
+    data = open_seeded(plain, sizes)
+    assert {split: list(data.classes(split)) for split in ("val", "test")} == DIVIDED
+    described = data.describe()
+    assert (described["partition"], described["split_seed"], described["split_classes"]) == ("seeded", 0, DIVIDED)
+    assert "split_seed" not in open_folder(plain, sizes).describe()
+
+
+@pytest.mark.parametrize(("number", "counts"), [(3, (1, 1, 1)), (4, (2, 1, 1)), (8, (4, 2, 2)), (100, (60, 20, 20))])
+def test_every_split_has_a_fifth_of_the_classes_and_at_least_one(number, counts):
+    names = [f"class {i}" for i in range(number)]
+    splits = [seeded(names, split, 3) for split in ("train", "val", "test")]
+    assert tuple(map(len, splits)) == counts
+    assert sorted(name for split in splits for name in split) == sorted(names)
+
+
+def test_too_few_classes_for_three_splits_are_refused(plain, sizes):
+    for i in range(2, 10):
+        shutil.rmtree(plain / f"c{i}")
+    with pytest.raises(DataError, match="must hold at least 3 folders of classes, .*; got c0, c1"):
+        open_seeded(plain, sizes).prepare()
+
+
+def test_plain_folders_without_a_partition_are_told_of_it(plain, sizes):
+    with pytest.raises(DataError, match=r"Of folders CLASS/IMAGE without splits, data\.partition=seeded makes the spl"):
+        open_folder(plain, sizes).prepare()
+    with pytest.raises(DataError, match="folders of classes not found"):
+        open_seeded(plain.parent / "none", sizes).prepare()
+
+
+def test_what_is_skipped_is_said_once_for_all_splits(plain, sizes, capsys):
+    (plain / "notes.txt").write_text("x")
+    shutil.copy(plain / "c0" / "0.png", plain / "c1" / "copy.png")
+    data = open_seeded(plain, sizes)
+    data.prepare()
+    lines = said(capsys)
+    assert sum("1 file skipped" in line for line in lines) == 1
+    same = data.classes("train"), data.classes("val"), data.classes("test")
+    apart = not any({"c0", "c1"} <= set(names) for names in same)
+    assert any(line.startswith("warning: splits ") and f"of {plain} have 1 image" in line for line in lines) == apart
+
+
+def test_pairs_are_divided_alike(plain, sizes):
+    few = {"pairs": 4, "pair_batch_size": 4, "device": "cpu", "size": 12, "channels": 3}
+    data = ImageFolderPairs(root=plain, partition="seeded", split_seed=0, **few)
+    assert list(data.classes("val")) == DIVIDED["val"]
+    described = data.describe()
+    assert (described["pairs"], described["split_classes"]) == (4, {"val": DIVIDED["val"]})
+    assert "split_seed" not in ImageFolderPairs(root=plain, partition="folders", **few).describe()

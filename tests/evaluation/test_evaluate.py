@@ -11,7 +11,7 @@ from referees import roc_auc_score
 
 from metarun.algos.baselines.nearest_centroid import NearestCentroid
 from metarun.data.pairs import SyntheticPairs
-from metarun.evaluation.evaluate import evaluate, evaluate_batch, has_headline_metric
+from metarun.evaluation.evaluate import Evaluation, evaluate, evaluate_batch, has_headline_metric
 from metarun.learner.learner import slice_tasks
 
 
@@ -28,6 +28,16 @@ def test_values_are_those_of_single_tasks_step_by_step():
             assert scores.values["mse"][20 + t, step] == pytest.approx(by_hand, rel=1e-4)
     assert scores.estimate().mean == pytest.approx(scores.values["mse"][:, 2].mean())  # the headline: eval_steps
     assert [row["step"] for row in scores.curve()] == [0, 1, 2, 3, 4]
+
+
+def test_each_group_of_tasks_has_its_estimate_at_the_headlines_step():
+    values = np.array([[9.0, 1.0], [9.0, 10.0], [9.0, 3.0], [9.0, 30.0]])
+    evaluation = Evaluation("mse", 5, {"mse": values}, groups=("a", "b", "a", "b"))
+    assert {name: (row.mean, row.tasks) for name, row in evaluation.by_group().items()} == {
+        "mse/a": (2.0, 2),
+        "mse/b": (20.0, 2),
+    }
+    assert Evaluation("mse", 5, {"mse": values}).by_group() == {}
 
 
 def test_without_the_curve_the_last_step_is_scored_alone():

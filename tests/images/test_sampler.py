@@ -6,7 +6,7 @@ import torch
 from numbered_images import ODDS, class_of, generator, numbers, stored
 from referees import chisquare
 
-from metarun.images.sampler import Sampler
+from metarun.images.sampler import GroupSampler, Sampler
 
 COUNTS = pytest.mark.parametrize("counts", [[10] * 8, [4, 10, 6, 10, 5, 10, 8, 7]], ids=["equal", "unequal"])
 PAIR_COUNTS = pytest.mark.parametrize("counts", [[10] * 8, [4, 10, 6, 2, 5, 10, 8, 7]], ids=["equal", "unequal"])
@@ -92,3 +92,26 @@ def test_classes_and_images_of_pairs_are_uniform(counts):
         seen = torch.bincount(images, minlength=sum(counts)).numpy()
         expected = np.repeat(len(images) / 8 / np.array(counts), counts)
         assert chisquare(seen, expected).pvalue > ODDS
+
+
+GROUPS = [3, 1, 4]  # classes of each group
+
+
+def group_of(classes):
+    return torch.searchsorted(torch.tensor(GROUPS).cumsum(0), classes, right=True)
+
+
+def test_a_task_is_of_one_group_and_groups_and_their_classes_are_uniform():
+    sampler = GroupSampler(stored([10] * 8), [3, 5])
+    classes = sampler.choose(20_000, 3, generator(8))
+    groups = (classes >= 3).long()
+    assert (groups == groups[:, :1]).all() and (classes.sort(1).values.diff(dim=1) > 0).all()
+    assert chisquare(torch.bincount(groups[:, 0]).numpy()).pvalue > ODDS
+    of_second = torch.bincount(classes[groups[:, 0] == 1].flatten() - 3, minlength=5)
+    assert chisquare(of_second.numpy()).pvalue > ODDS
+
+
+def test_groups_take_turns_where_they_are_told_to():
+    sampler = GroupSampler(stored([10] * 8), GROUPS)
+    sampler.turn = 4
+    assert group_of(sampler.choose(7, 1, generator(9)).flatten()).tolist() == [1, 2, 0, 1, 2, 0, 1]
