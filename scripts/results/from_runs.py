@@ -32,12 +32,14 @@ class Runs(NamedTuple):
         cell: the cell's name.
         folders: one for each seed.
         launcher: choice of `hydra/launcher` that they were trained with; None: each by a command of its own.
+        others: of each run, figures that its result does not hold, by name; empty: there are none.
     """
 
     target: str
     cell: str
     folders: Sequence[Path]
     launcher: str | None = None
+    others: Sequence[Mapping[str, float]] = ()
 
 
 def record_runs(runs: Runs, folder: Path = RESULTS, note: str | None = None) -> Path | None:
@@ -90,7 +92,12 @@ def make_record(runs: Runs, results: Sequence[Mapping[str, Any]], note: str) -> 
         note=note,
         transductive=_is_transductive(first),
         compiled=first["compiled"],
-        measures=[*_measures_of_steps(results), *_losses_of_steps(runs.folders, results), *_other_measures(results)],
+        measures=[
+            *_measures_of_steps(results),
+            *_losses_of_steps(runs.folders, results),
+            *_other_measures(results),
+            *_measures_beside(runs, results),
+        ],
     )
 
 
@@ -165,6 +172,12 @@ def _other_measures(results: Sequence[Mapping[str, Any]]) -> list[Measure]:
     return [
         _measure(name, results, [result["metrics"].get(name) for result in results], step) for name in first["metrics"]
     ]
+
+
+def _measures_beside(runs: Runs, results: Sequence[Mapping[str, Any]]) -> list[Measure]:
+    step = results[0]["step"] or None
+    names = runs.others[0] if runs.others else ()
+    return [_measure(name, results, [values[name] for values in runs.others], step) for name in names]
 
 
 def _is_transductive(result: Mapping[str, Any]) -> bool:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from pathlib import Path
 
 from scripts.reproduce.mtnet.results import Results, RunResult
+from scripts.reproduce.mtnet.subspace import subspace
 from scripts.reproduce.mtnet.sweeps import SEEDS, Sweep, sweeps
 from scripts.results.from_runs import Runs
 
@@ -29,10 +29,19 @@ def cells(results: Results) -> list[Runs]:
     """The cells of which every seed left a result."""
     found = []
     for sweep in sweeps():
-        folders: dict[str, dict[int, Path]] = defaultdict(dict)
+        runs: dict[str, dict[int, RunResult]] = defaultdict(dict)
         for run in results.of_sweep(sweep.name):
-            folders[name_of(sweep, run)][run.result["seed"]] = run.folder
-        for name, by_seed in folders.items():
+            runs[name_of(sweep, run)][run.result["seed"]] = run
+        for name, by_seed in runs.items():
             if by_seed.keys() >= set(SEEDS):
-                found.append(Runs(TARGET, name, [by_seed[seed] for seed in SEEDS], launcher="fused"))
+                chosen = [by_seed[seed] for seed in SEEDS]
+                others = [_subspace(run) for run in chosen] if sweep.name.startswith("polynomial") else []
+                found.append(Runs(TARGET, name, [run.folder for run in chosen], "fused", others))
     return found
+
+
+def _subspace(run: RunResult) -> dict[str, float]:
+    """Dominant directions of a run's learned subspace, and the mean mask of each layer, from the first on."""
+    found = subspace(run)
+    masks = {f"mask_{layer}": value for layer, value in enumerate(found.masks.values(), 1)}
+    return {"directions": float(found.dimensions), **masks}

@@ -45,8 +45,10 @@ def test_a_record_is_what_its_runs_say(folders, tmp_path):
     assert record.measure("mse", 2).runs[1].mean == results[1]["steps"][2]["mean"]
     assert record.measure("median_mse", 0).runs[0].mean == results[0]["steps"][0]["median"]
     assert record.measure("nll").runs[0].ci95 == results[0]["metrics"]["nll"]["ci95"]
-    record_runs(runs, tmp_path)
+    record_runs(runs._replace(others=[{"directions": 1.0}, {"directions": 2.0}]), tmp_path)
     assert load(tmp_path)[0].note == "why"  # handed on
+    beside = load(tmp_path)[0].measure("directions", 1)
+    assert ([run.mean for run in beside.runs], beside.mean) == ([1.0, 2.0], 1.5)
 
 
 @pytest.mark.slow

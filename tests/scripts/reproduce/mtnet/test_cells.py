@@ -9,6 +9,7 @@ from recorded import RECORDS
 
 from scripts.reproduce.mtnet.cells import cells, name_of
 from scripts.reproduce.mtnet.results import Results, RunResult
+from scripts.reproduce.mtnet.subspace import Subspace
 from scripts.reproduce.mtnet.sweeps import sweeps
 from scripts.results.configuration import composed
 
@@ -45,3 +46,15 @@ def test_a_cell_has_every_seed(monkeypatch):
     (cell,) = cells(Results(Path()))
     assert (cell.target, cell.cell, cell.launcher) == ("mtnet", "sinusoid maml 5-shot", "fused")
     assert cell.folders == [Path("0"), Path("1"), Path("2")]
+
+
+def test_a_cell_of_polynomials_has_the_subspace_of_each_run(monkeypatch):
+    config = composed(["experiment=mtnet/polynomial/order1"])
+    found = Subspace(1, {"0": 0.25, "2": 0.5, "4": 1.0}, [0.9, 0.06, 0.04, 0.0], 0.1)
+    runs = [RunResult(Path(str(seed)), {"algo": "mtnet", "seed": seed}, config) for seed in range(3)]
+    monkeypatch.setattr(Results, "of_sweep", lambda _, name: runs if name == "polynomial_ours" else [])
+    monkeypatch.setattr("scripts.reproduce.mtnet.cells.subspace", lambda run: found)
+    (cell,) = cells(Results(Path()))
+    assert cell.cell == "polynomial ours order 1" and f"mtnet/{cell.cell}" in RECORDS
+    assert list(cell.others) == [{"directions": 2.0, "mask_1": 0.25, "mask_2": 0.5, "mask_3": 1.0}] * 3
+    assert set(cell.others[0]) == {m.metric for m in RECORDS[f"mtnet/{cell.cell}"].measures}
