@@ -16,7 +16,7 @@ help: ## list the targets
 
 setup: $(READY) ## make .venv with everything that running and testing need
 
-demo: setup ## train MAML on the sinusoid (under a minute), show its result and a picture
+demo: setup ## train MAML on the sinusoid (a minute or two), show its result and a picture
 	@folder="outputs/demo/$$(date +%Y-%m-%d_%H-%M-%S)" && \
 	$(BIN)/metarun algo=maml data=sinusoid run.iterations=6000 device.threads=1 hydra.run.dir="$$folder" && \
 	echo "A held-out sinusoid before and after adaptation: $$folder/adapted_curves.png"
