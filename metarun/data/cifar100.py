@@ -6,7 +6,6 @@ of Features from Tiny Images"). Its page states no licence. `cifar_fs.py` and `f
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,8 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from metarun.checks import require_int
-from metarun.data.image_tasks import ImageTasks
+from metarun.data.image_tasks import ColourSquares
 from metarun.data.roots import data_roots, missing
 from metarun.images.cache import Contents, cached
 from metarun.images.decoding import array_contents, by_class, class_contents
@@ -54,7 +52,7 @@ SUPERCLASSES = {
 CLASSES = tuple(sorted(name for names in SUPERCLASSES.values() for name in names))  # in the order of the fine labels
 
 
-class Cifar100Tasks(ImageTasks):
+class Cifar100Tasks(ColourSquares):
     """A few-shot data set made of CIFAR-100's classes; a subclass says which are in which split.
 
     Attributes:
@@ -76,14 +74,6 @@ class Cifar100Tasks(ImageTasks):
     name: ClassVar[str]
     below: ClassVar[tuple[str, ...]]
     splits: ClassVar[Mapping[Split, tuple[str, ...]]]
-
-    def __init__(self, *, root: str | os.PathLike[str] | None, size: int, **sizes: Any):
-        super().__init__(channels=3, **sizes)
-        require_int("data", minimum=1, size=size)
-        self.root, self.size = root, size
-
-    def in_shape(self, stream: str = "episodes") -> tuple[int, ...]:  # noqa: ARG002  (all streams are of images)
-        return (3, self.size, self.size)
 
     def forms(self, split: Split) -> tuple[str, ...]:
         """Names of the files and folders that hold a split, below one of `below`, in the order they are looked for."""

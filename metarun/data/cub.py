@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from metarun.checks import require_int
-from metarun.data.image_tasks import ImageTasks
+from metarun.data.image_tasks import ColourSquares
 from metarun.data.roots import data_roots, missing
 from metarun.images.cache import cached
 from metarun.images.decoding import class_contents
@@ -25,7 +23,7 @@ COMMAND = "metarun-download cub --root FOLDER"
 CHEN: dict[Split, tuple[int, int]] = {"train": (2, 0), "val": (4, 1), "test": (4, 3)}  # divisor, remainder
 
 
-class Cub(ImageTasks):
+class Cub(ColourSquares):
     """CUB-200-2011, RGB, whole photographs stretched to a square: 100 train, 50 val and 50 test species.
 
     Source: record 65de6-vp158 of CaltechDATA. Licence: the pictures are from Flickr, their rights lie with their
@@ -44,14 +42,6 @@ class Cub(ImageTasks):
     """
 
     partitions: ClassVar[tuple[str, ...]] = ("chen",)
-
-    def __init__(self, *, root: str | os.PathLike[str] | None, size: int, **sizes: Any):
-        super().__init__(channels=3, **sizes)
-        require_int("data", minimum=1, size=size)
-        self.root, self.size = root, size
-
-    def in_shape(self, stream: str = "episodes") -> tuple[int, ...]:  # noqa: ARG002  (all streams are of images)
-        return (3, self.size, self.size)
 
     def load(self, split: Split) -> Images:
         below = ("", "CUB_200_2011", "cub", "cub/CUB_200_2011", "cubirds200/CUB_200_2011")

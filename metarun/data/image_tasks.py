@@ -7,11 +7,12 @@ out (`metarun.images.cache`); metarun/data/imagefolder.py is the one to begin fr
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from metarun.checks import require
+from metarun.checks import require, require_int
 from metarun.data.class_tasks import ClassTasks
 from metarun.images.preparation import Preparation
 from metarun.images.store import Images, ImageStore
@@ -78,6 +79,27 @@ class ImageTasks(ClassTasks):
         channels, height, width = self.in_shape()
         mean, std = (None if values is None else tuple(values) for values in (self.mean, self.std))
         return Preparation(channels, height, width, self.background, self.inverted, mean, std)
+
+
+class ColourSquares(ImageTasks):
+    """Images of a folder that are made RGB squares of a chosen size; a data set says how they lie there by `load`.
+
+    Args:
+        root: folder that holds the data (see `data_roots`).
+        size: height and width in pixels.
+        sizes: the arguments of `ImageTasks`, without `channels`.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    def __init__(self, *, root: str | os.PathLike[str] | None, size: int, **sizes: Any):
+        super().__init__(channels=3, **sizes)
+        require_int("data", minimum=1, size=size)
+        self.root, self.size = root, size
+
+    def in_shape(self, stream: str = "episodes") -> tuple[int, ...]:  # noqa: ARG002  (all streams are of images)
+        return (3, self.size, self.size)
 
 
 def _check_normalisation(channels: int, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:

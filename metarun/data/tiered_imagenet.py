@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from metarun.checks import require_int
-from metarun.data.image_tasks import ImageTasks
+from metarun.data.image_tasks import ColourSquares
 from metarun.data.roots import data_roots, missing
 from metarun.data.tiered_imagenet_classes import SPLITS
 from metarun.images.cache import Contents, cached
@@ -25,7 +23,7 @@ IMAGES = {"train": 448_695, "val": 124_261, "test": 206_209}  # of all classes o
 COMMAND = "metarun-download tiered_imagenet --root FOLDER"
 
 
-class TieredImageNet(ImageTasks):
+class TieredImageNet(ColourSquares):
     """tiered-ImageNet, RGB, 84x84: 351 train, 97 val and 160 test classes, no category of which is in two splits.
 
     Source: the GitHub repository renmengye/few-shot-ssl-public, whose README links to the archive (12.9 GB). Licence:
@@ -50,14 +48,6 @@ class TieredImageNet(ImageTasks):
     """
 
     partitions: ClassVar[tuple[str, ...]] = ("ren",)
-
-    def __init__(self, *, root: str | os.PathLike[str] | None, size: int, **sizes: Any):
-        super().__init__(channels=3, **sizes)
-        require_int("data", minimum=1, size=size)
-        self.root, self.size = root, size
-
-    def in_shape(self, stream: str = "episodes") -> tuple[int, ...]:  # noqa: ARG002  (all streams are of images)
-        return (3, self.size, self.size)
 
     def load(self, split: Split) -> Images:
         first, below = SPLITS[split][0], ("", "tiered_imagenet", "tiered-imagenet", "tiered-imagenet/tiered-imagenet")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -91,8 +90,7 @@ def predict(
         refusal = calibrate(trained, reject, len(counts), round(len(labels) / len(counts)))
     together = any(norm.mode == "batch" for norm in batch_norms(trained.learner))
     answers = answered(adapted, asked, refusal, len(asked.pictures) if together else AT_ONCE)
-    notes = [*_notes_of_batch(together, len(asked.pictures))]
-    return Session(known, asked, answers, refusal, notes)
+    return Session(known, asked, answers, refusal, _notes_of_batch(together, len(asked.pictures)))
 
 
 def prepared(pictures: Sequence[Picture], prepare: Preparation, on_picture: Callable[[], object]) -> Prepared:
@@ -113,12 +111,10 @@ def answered(adapted: AdaptedLearner, asked: Prepared, refusal: Refusal | None, 
     answers: list[Answer] = []
     for start in range(0, len(asked.x), at_once):
         x = asked.x[start : start + at_once]
-        probabilities = adapted.predict_proba(x)
-        near = score(adapted(x)).tolist()
-        rows = zip(asked.pictures[start:], probabilities.tolist(), near, strict=False)
-        for picture, row, value in rows:
+        probabilities = adapted.predict_proba(x).tolist()
+        far = [False] * len(x) if refusal is None else (score(adapted(x)).double() < refusal.threshold).tolist()
+        for picture, row, is_far in zip(asked.pictures[start:], probabilities, far, strict=False):
             best = str(adapted.classes[max(range(len(row)), key=row.__getitem__)])
-            is_far = refusal is not None and value < refusal.threshold
             answers.append(Answer(picture.path, None if is_far else best, row, picture.label))
     return Answers([str(name) for name in adapted.classes], answers)
 
@@ -139,8 +135,3 @@ def _notes_of_batch(together: bool, number: int) -> list[str]:
         return []
     several = f"all {number} queries were asked together" if number > 1 else "one query has only its own statistics"
     return [f"the batch norm of this learner uses the statistics of the queries: {several}, and answers depend on that"]
-
-
-def same_file(path: Path, others: Sequence[Picture]) -> bool:
-    """Whether a picture is among others."""
-    return path.resolve() in {other.path.resolve() for other in others}

@@ -27,6 +27,7 @@ from metarun.tracking.records import (
     flat_config,
     flat_result,
     measured,
+    name_of,
     not_installed,
     recorded_rows,
 )
@@ -97,7 +98,8 @@ class MLflowTracker(AsTables):
                 client = opened(self.uri)
                 known_as = {"metarun.group": group or "", "metarun.tags": ", ".join(tags)}
                 if not (run_id and self.goes_on(client, run_id)):
-                    self.run_id = new_run(client, self.experiment, self.uri, self.named(name, folder, group), known_as)
+                    called = name_of(self.name, name, folder, group)
+                    self.run_id = new_run(client, self.experiment, self.uri, called, known_as)
                     record_parameters(client, self.run_id, config)
                 client.log_dict(self.run_id, config, "config.yaml")
                 self.client = client
@@ -109,10 +111,6 @@ class MLflowTracker(AsTables):
                 why = " ".join(str(error).split())
                 raise TrackerError(f"tracker=mlflow cannot start with tracker.mlflow.uri={self.uri}: {why}") from error
         write_begun(begun, {"uri": self.uri, "experiment": self.experiment})
-
-    def named(self, name: str, folder: Path, group: str | None) -> str:
-        """The run's name; of a cell of a multirun with its folder."""
-        return name if not self.name else self.name if group is None else f"{self.name}/{folder.name}"
 
     def goes_on(self, client: Any, run_id: str) -> bool:
         """Whether MLflow has this run; then it is continued, and what it has recorded is known."""

@@ -108,6 +108,13 @@ def recorded_rows(metrics: Path) -> Iterator[tuple[int, dict[str, float]]]:
         yield iteration, {key: float("nan") if value is None else value for key, value in row.items()}
 
 
+def name_of(own: str | None, name: str, folder: Path, group: str | None) -> str:
+    """What a run is called: as the user says, in a multirun with the cell's folder; else by its usual name."""
+    if not own:
+        return name
+    return own if group is None else f"{own}/{folder.name}"
+
+
 def not_installed(choice: str, error: ImportError) -> TrackerError:
     """What to say where a tracker's package cannot be imported."""
     return TrackerError(

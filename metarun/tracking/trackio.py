@@ -28,6 +28,7 @@ from metarun.tracking.records import (
     flat_config,
     flat_result,
     measured,
+    name_of,
     not_installed,
     recorded_rows,
 )
@@ -78,8 +79,7 @@ class TrackioTracker(AsTables):
         begun = folder / "trackio.json"
         known = read_begun(begun, ("dir",)) if run_id else {}
         self.dir = folder_of_process(self.dir or known.get("dir"))
-        if self.name:
-            name = self.name if group is None else f"{self.name}/{folder.name}"
+        name = name_of(self.name, name, folder, group)
         self.run_id = run_id or token_hex(16)
         try:
             with silent():

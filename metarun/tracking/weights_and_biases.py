@@ -37,7 +37,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, cast
 
 from metarun.tracking.begun import read_begun, write_begun
 from metarun.tracking.jsonl import read_metrics
-from metarun.tracking.records import flat_result
+from metarun.tracking.records import flat_result, name_of
 from metarun.tracking.tracker import TrackerError
 from metarun.tracking.wandb_settings import KEPT, agents_run_id, wandb_settings
 
@@ -142,8 +142,7 @@ class WandbTracker:
             return
         self.folder = folder.resolve()
         (self.folder / "wandb").mkdir(parents=True, exist_ok=True)
-        if self.settings.name:
-            name = f"{self.settings.name}/{folder.name}" if self.several else self.settings.name
+        name = name_of(self.settings.name, name, folder, group)
         with self.environment():
             known = run_id or agents_run_id(os.environ, self.several)
             self.run = self.open_run(
